@@ -1,0 +1,276 @@
+"""From a plan to modules: what is kept is kept as it is, and each module of the spine gets a forward of its own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import keyword
+import linecache
+import typing
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from truncate._cut import Pick, Plan, Way
+from truncate._graph import Kind, Node, map_nested
+from truncate._operations import is_mode
+from truncate._write import PROVIDED, Names, Tap, Writer, head, refuse_way
+
+class Truncated(nn.Module):
+    """A module of the model that holds the target, rebuilt so that its forward ends there.
+
+    Its children, parameters and buffers are those of the original that the target needs, under their own names.
+    """
+
+    source: str  # of its forward
+    names: dict[str, Any]  # what the names in the source stand for
+
+    def __reduce__(self) -> Any:
+        return _restore, (type(self).__name__, self.source, self.names), self.__dict__
+
+
+class Container(nn.Module):
+    """Holds what is left of a module that is not called itself, under the same names."""
+
+
+def build(plan: Plan, result: Any = None) -> nn.Module:
+    """The module of a plan. It returns `result`: nested containers with the numbers of targets in place of values.
+
+    Without `result`, which is for the modules inside: its own output if the plan asks for it, then its picks.
+    """
+    children = {child: build(sub) for child, sub in plan.children.items()}
+    pieces = _pieces(plan, children)
+    if result is None and _is_slice(plan, pieces):
+        return _slice(plan.module, pieces)
+    made = Truncated()
+    made.training = plan.module.training
+    _fill(made, plan.module, pieces)
+    source, names = _source(plan, made, result)
+    made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
+    _keep_hooks(made, plan)
+    return made
+
+
+# -- what it holds ---------------------------------------------------------------------------------------------------
+
+
+def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
+    """What the rebuilt module has to hold, by path: rebuilt children, and everything else as it is."""
+    module, pieces, modes = plan.module, {}, set()
+    for way in plan.ways:
+        modes |= set(way.body.modes)
+        for node in way.live:
+            if node.kind is Kind.CHILD:
+                child = module.get_submodule(node.target)
+                pieces[node.target] = children.get(id(child), child)
+            elif is_mode(node):
+                modes.add(node.target)
+            elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN):
+                holder, _, name = node.target.rpartition(".")
+                pieces[node.target] = getattr(module.get_submodule(holder), name)
+    for flag in modes:
+        holder = flag.rpartition(".")[0]
+        if holder and holder not in pieces:
+            pieces[holder] = _container(module.get_submodule(holder), {})
+    return pieces
+
+
+def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
+    """Puts pieces below a module, under their paths and in the order of the original."""
+    below: dict[str, dict[str, Any]] = {}
+    for path, piece in pieces.items():
+        name, _, rest = path.partition(".")
+        below.setdefault(name, {})[rest] = piece
+    order = {name: i for i, name in enumerate([*original._parameters, *original._buffers, *original._modules])}
+    for name in sorted(below, key=lambda name: order.get(name, len(order))):
+        parts = below[name]
+        if name in original._modules:
+            child = original.get_submodule(name)
+            whole = parts.pop("", None)
+            if whole is None:
+                whole = made._modules.get(name) or _container(child, parts)
+            made._modules[name] = whole
+            if whole is not child:  # what is kept whole holds them already
+                _fill(whole, child, parts)
+        elif name in original._parameters:
+            made._parameters[name] = parts[""]
+        elif name in original._buffers:
+            made._buffers[name] = parts[""]
+            if name in original._non_persistent_buffers_set:
+                made._non_persistent_buffers_set.add(name)
+        else:
+            made.__dict__[name] = parts[""]
+
+
+def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
+    """An empty module of the plainest kind that can hold these parts of the original."""
+    names = {path.partition(".")[0] for path in parts}
+    made: nn.Module = Container()
+    if isinstance(original, nn.ModuleDict):
+        made = nn.ModuleDict()
+    elif isinstance(original, nn.ModuleList) and names == {str(i) for i in range(len(names))}:
+        made = nn.ModuleList()
+    made.training = original.training
+    return made
+
+
+def _spell(made: nn.Module, path: str) -> str:
+    """The expression by which a forward reaches what its module holds at a path."""
+    expression, holder = "self", made
+    for name in path.split("."):
+        if isinstance(holder, nn.ModuleDict):
+            expression += f"[{name!r}]"
+        elif name.isidentifier() and not keyword.iskeyword(name):
+            expression += f".{name}"
+        elif isinstance(holder, (nn.ModuleList, nn.Sequential)) and name in map(str, range(len(holder))):
+            expression += f"[{list(holder._modules).index(name)}]"
+        else:
+            expression = f"getattr({expression}, {name!r})"
+        holder = getattr(holder, "_modules", {}).get(name)
+    return expression
+
+
+def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
+    """Whether the cut leaves the first children of a plain Sequential."""
+    module = plan.module
+    if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
+        return False
+    return not plan.own and len(plan.picks) == 1 and list(module._modules)[: len(pieces)] == list(pieces)
+
+
+def _slice(module: nn.Module, pieces: dict[str, nn.Module]) -> nn.Module:
+    """A Sequential of the same class that holds only these children."""
+    made = shallow_copy(module)
+    made._modules = dict(pieces)
+    made._forward_hooks = OrderedDict()  # they would be given an output that is no longer computed
+    return made
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """Another module of the same class that shares everything, but with registries of its own."""
+    made = object.__new__(type(module))
+    made.__dict__.update({k: v.copy() if type(v) in (dict, OrderedDict, set) else v for k, v in vars(module).items()})
+    return made
+
+
+def _keep_hooks(made: nn.Module, plan: Plan) -> None:
+    """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
+    names = ["_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"]
+    for name in names:
+        getattr(made, name).update(getattr(plan.module, name))
+    if plan.own and plan.path:
+        for key, hook in plan.module._forward_hooks.items():
+            with_kwargs = key in plan.module._forward_hooks_with_kwargs
+            made.register_forward_hook(OnOwnOutput(hook), with_kwargs=with_kwargs)
+
+
+class OnOwnOutput:
+    """A forward hook for a module that returns picks beside its own output, which alone the hook is given."""
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook
+
+    def __call__(self, module: nn.Module, *given: Any) -> Any:
+        *arguments, output = given
+        changed = self.hook(module, *arguments, output[0])
+        return None if changed is None else (changed, *output[1:])
+
+
+# -- its forward -----------------------------------------------------------------------------------------------------
+
+
+def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, Any]]:
+    used = [node.target for node in plan.call.inputs if node.target in plan.used]
+    names = Names([*used, *(p.name for p in plan.call.parameters or ())])
+    define, opening, inputs = head(names, plan.call, used, _hints(plan.module))
+    spell = functools.partial(_spell, made)
+    bodies = []
+    for way in plan.ways:
+        lines = refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
+        bodies.append((dict(way.body.modes), lines))
+    return "\n    ".join([define, *opening, *_by_mode(bodies, spell)]) + "\n", names.globals
+
+
+def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str]) -> list[str]:
+    """One body for all modes if they agree, else a branch on the first flag that tells them apart."""
+    if all(lines == bodies[0][1] for _, lines in bodies):
+        return bodies[0][1]
+    flag = next(iter(bodies[0][0]))
+    sides = []
+    for value in (True, False):
+        side = [({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value]
+        sides.append([f"    {line}" for line in _by_mode(side, spell)])
+    if sides[0] == sides[1]:
+        return [line[4:] for line in sides[0]]
+    return [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]
+
+
+def _write(
+    plan: Plan, way: Way, names: Names, spell: Callable[[str], str], inputs: dict[str, str], result: Any
+) -> list[str]:
+    taps: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
+    bundles: dict[Node, list[Node | Tap]] = {}
+    for node in way.live:
+        sub = plan.children.get(id(plan.module.get_submodule(node.target))) if node.kind is Kind.CHILD else None
+        if sub is None:
+            continue
+        alone = not sub.own and len(sub.picks) == 1
+        taps.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
+        if not alone:
+            bundles[node] = [node] * sub.own + [taps[node, pick] for pick in sub.picks]
+    copies: dict[Node | Tap, Tap] = {}
+    picked: dict[int, Node | Tap] = {}
+    for node, pick in zip(way.taps, plan.picks):
+        inner = plan.inner.get((node, pick))
+        value = node if inner is None else taps[node, inner]
+        if node in way.cloned:
+            value = copies.setdefault(value, Tap())
+        picked[pick.target] = value
+    if result is None:
+        values = [way.body.result] * plan.own + list(picked.values())
+        result = values[0] if len(values) == 1 else tuple(values)
+    else:
+        result = map_nested(result, lambda t: picked.get(t, way.body.result))
+    reads = {
+        node: [source for source, given in zip(node.inputs(), sub.call.inputs) if given.target in sub.used]
+        for node in way.live
+        if node.kind is Kind.CHILD
+        and (sub := plan.children.get(id(plan.module.get_submodule(node.target))))
+        and sub.call.parameters is None
+    }
+    writer = Writer(names, spell, inputs, reads)
+    writer.write(way.live, bundles, copies, result)
+    return writer.lines
+
+
+# -- its class -------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def _compile(source: str) -> tuple[Any, str]:
+    filename = f"<truncate {hashlib.sha1(source.encode()).hexdigest()[:12]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for TorchScript
+    return compile(source, filename, "exec"), filename
+
+
+def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
+    code, _ = _compile(source)
+    space: dict[str, Any] = {**PROVIDED, **names, "__name__": __name__}
+    exec(code, space)
+    return type(name, (Truncated,), {"forward": space["forward"], "source": source, "names": names, "__module__": __name__})
+
+
+def _restore(name: str, source: str, names: dict[str, Any]) -> Truncated:
+    made = _class(name, source, names)
+    return made.__new__(made)
+
+
+def _hints(module: nn.Module) -> dict[str, Any]:
+    """The declared types of the parameters of a forward, as far as they can be had."""
+    try:
+        return typing.get_type_hints(inspect.unwrap(type(module).forward))
+    except Exception:  # a name that only a type checker sees
+        return {}

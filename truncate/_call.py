@@ -1,0 +1,78 @@
+"""What a forward is called with: nested constants, and one named INPUT node for each value that is not known."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from torch import nn
+
+from truncate._graph import Kind, Node, items_of, map_nested, nodes_in
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """The arguments of a forward. Two calls of one module that have equal `key`s run the same Python."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    parameters: tuple[inspect.Parameter, ...] | None = None  # the signature to keep; None: one argument for each input
+
+    @property
+    def inputs(self) -> list[Node]:
+        return [*nodes_in(self.args), *nodes_in(self.kwargs)]
+
+    @property
+    def key(self) -> str:
+        return repr(skeleton((self.args, self.kwargs)))
+
+
+def skeleton(value: Any) -> Any:
+    """Nested values with every node replaced by the same mark."""
+    return map_nested(value, lambda item: "·" if type(item) is Node else item)
+
+
+def from_signature(module: nn.Module) -> Call:
+    """A call with the required arguments. What may be left out is left out, and so has its default."""
+    parameters = tuple(inspect.signature(module.forward).parameters.values())
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.default is not parameter.empty:
+            continue
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            args.append(Node(Kind.INPUT, parameter.name))
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            kwargs[parameter.name] = Node(Kind.INPUT, parameter.name)
+        elif parameter.kind is parameter.VAR_POSITIONAL and not args:
+            args.append(Node(Kind.INPUT, parameter.name))  # a model takes at least one tensor
+    return Call(tuple(args), kwargs, parameters)
+
+
+def from_node(module: nn.Module, node: Node) -> Call:
+    """The call of a child that a node of its parent's graph makes."""
+    names = iter(_input_names(module, node))
+
+    def enter(value: Any) -> Any:
+        return Node(Kind.INPUT, next(names)) if type(value) is Node else value
+
+    return Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
+
+
+def _input_names(module: nn.Module, node: Node) -> list[str]:
+    """A name for each node among the arguments: that of the parameter, numbered where it is a container."""
+    count = len(node.inputs())
+    try:
+        bound = inspect.signature(module.forward).bind(*node.args, **node.kwargs).arguments
+    except (TypeError, ValueError):
+        bound = {"input": (*node.args, *node.kwargs.values())}
+    names: list[str] = []
+    for parameter, value in bound.items():
+        if type(value) is Node:
+            names.append(parameter)
+        elif items_of(value):
+            names += [f"{parameter}_{i}" for i, _ in enumerate(nodes_in(value))]
+    if len(names) != count or len(set(names)) != count:
+        names = [f"input_{i}" for i in range(count)]
+    return names

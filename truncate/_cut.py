@@ -1,0 +1,325 @@
+"""Where to cut: from the targets down the spine, which operations of each ancestor's forward are still needed.
+
+The spine are the modules that hold a target. Each is planned by itself, with its children as leaves: its graph is cut
+at the child on the way to the target, that child is planned in the same way, and what the cut no longer needs falls
+away, arguments of the child too. A `Plan` is only bookkeeping; the room `_build` makes modules of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate import _call
+from truncate._call import Call
+from truncate._effects import Effects
+from truncate._errors import CannotFollowError, NotReachedError
+from truncate._follow import follow
+from truncate._graph import Body, Kind, Node, nodes_in
+from truncate._operations import name_operations
+from truncate._target import Target, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """A target wanted from one call of a module: which, and at which of its calls within that call."""
+
+    target: int
+    call: int
+
+
+@dataclasses.dataclass(eq=False)
+class Way:
+    """What a cut leaves of one body."""
+
+    body: Body
+    live: list[Node]
+    taps: list[Node]  # where each pick of the plan appears
+    cloned: set[Node]  # taps that a later operation may overwrite
+    missing: str | None = None  # why the picks cannot be had this way
+
+
+@dataclasses.dataclass(eq=False)
+class Plan:
+    """How one module of the spine is rebuilt. Its result: its own output if `own`, then each of `picks`."""
+
+    module: nn.Module
+    path: str
+    call: Call
+    picks: tuple[Pick, ...]
+    own: bool
+    ways: list[Way]
+    children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
+    inner: dict[tuple[Node, Pick], Pick]  # a call of such a child and a pick of ours -> which of its picks that is
+
+    @property
+    def used(self) -> set[str]:
+        """The names of the inputs that the cut still reads."""
+        if self.call.parameters is not None:
+            return {node.target for node in self.call.inputs}
+        return {node.target for way in self.ways for node in way.live if node.kind is Kind.INPUT}
+
+    @property
+    def missing(self) -> str | None:
+        """Why no way leads to the picks, if none does."""
+        reasons = [way.missing for way in self.ways]
+        return reasons[0] if all(reasons) else None
+
+
+class Cutter:
+    """Plans the cut of one model at a list of targets."""
+
+    def __init__(self, model: nn.Module, targets: list[Target]) -> None:
+        self.model = model
+        self.targets = targets
+        self._bodies: dict[tuple[int, str], list[Body]] = {}
+        self._plans: dict[Any, Plan] = {}
+        self._held: dict[int, frozenset[int]] = {}
+        self._effects = Effects(self.bodies)
+
+    def plan(self) -> Plan:
+        """The plan of the model itself: its own output if a target asks for it, then all others in order."""
+        whole = [target.is_module and target.module is self.model for target in self.targets]
+        picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
+        plan = self._plan(self.model, "", _call.from_signature(self.model), picks, any(whole))
+        if plan.missing:
+            raise NotReachedError(plan.missing)
+        return plan
+
+    def bodies(self, module: nn.Module, path: str, call: Call) -> list[Body]:
+        """All ways through a forward, followed once."""
+        key = (id(module), call.key)
+        if key not in self._bodies:
+            self._bodies[key] = follow(module, call.args, call.kwargs, path)
+            for body in self._bodies[key]:
+                name_operations(body, module)
+        return self._bodies[key]
+
+    def holds(self, module: nn.Module) -> frozenset[int]:
+        """The targets that lie below a module, or are operations of its own forward."""
+        if id(module) not in self._held:
+            self._held[id(module)] = frozenset()  # a module that holds itself adds nothing
+            held = {t for t, target in enumerate(self.targets) if target.module is module and not target.is_module}
+            for child in module._modules.values():
+                if child is not None:
+                    held |= self.holds(child)
+                    held |= {t for t, target in enumerate(self.targets) if target.module is child and target.is_module}
+            self._held[id(module)] = frozenset(held)
+        return self._held[id(module)]
+
+    # -- finding a target ------------------------------------------------------------------------------------------
+
+    def _sites(self, module: nn.Module, body: Body, t: int) -> list[tuple[Node, bool]]:
+        """The nodes where a target appears; True: somewhere inside the child that the node calls."""
+        target = self.targets[t]
+        sites = []
+        for node in body.nodes:
+            if node.kind is Kind.CHILD:
+                child = module.get_submodule(node.target)
+                if target.is_module and child is target.module:
+                    sites.append((node, False))
+                elif t in self.holds(child):
+                    sites.append((node, True))
+            elif node.name and module is target.module and node.name == target.operation:
+                sites.append((node, False))
+        return sites
+
+    def _locate(self, module: nn.Module, path: str, body: Body, pick: Pick) -> tuple[Node, int | None] | None:
+        """The node where a pick appears, and which of the child's calls it is if it lies inside that child."""
+        sites = self._sites(module, body, pick.target)
+        if len(sites) == 1 and sites[0][1]:
+            return sites[0][0], pick.call
+        last = pick.call < 0
+        skip = -pick.call - 1 if last else pick.call
+        for node, deeper in reversed(sites) if last else sites:
+            # Counting the calls inside a child means following it, so it is done only where the number matters.
+            count = self._count(module, path, node, pick.target) if deeper else 1
+            if skip < count:
+                return node, None if not deeper else -skip - 1 if last else skip
+            skip -= count
+        return None
+
+    def _count(self, parent: nn.Module, path: str, node: Node, t: int) -> int:
+        """How often a target runs while `node` calls a child that holds it."""
+        child, below = parent.get_submodule(node.target), _join(path, node.target)
+        counts = {0}
+        for body in self.bodies(child, below, _call.from_node(child, node)):
+            sites = self._sites(child, body, t)
+            counts.add(sum(self._count(child, below, site, t) if deeper else 1 for site, deeper in sites))
+        if len(counts) > 2:
+            raise NotReachedError(
+                f"{self.targets[t].text!r} runs {' or '.join(map(str, sorted(counts - {0})))} times in one call of "
+                f"{below!r}, depending on its mode, so its calls cannot be numbered over several calls of {below!r}"
+            )
+        return max(counts)
+
+    def _missing(self, module: nn.Module, path: str, body: Body, pick: Pick) -> str:
+        """Why a pick cannot be found in a body."""
+        target = self.targets[pick.target]
+        holder = f"{path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
+        if body.failure:
+            return body.failure
+        if not target.is_module and module is target.module:
+            names = tuple(node.name for node in body.nodes if node.name)
+            if target.operation not in names:
+                return str(unknown(self.model, target.text, target.path, module, str(target.operation), names))
+        count = sum(
+            self._count(module, path, site, pick.target) if deeper else 1
+            for site, deeper in self._sites(module, body, pick.target)
+        )
+        mode = "".join(f" while {flag} is {value}" for flag, value in body.modes.items())
+        if count:
+            return f"{target.text!r}: {holder} runs it {count} times{mode}, so its calls are :0 to :{count - 1}"
+        return (
+            f"{target.text!r} is never run: the forward of {holder} does not call it{mode}. "
+            f"Perhaps another mode or option of the model uses it, or only its parts or methods are used; "
+            f"layers(model) lists what runs"
+        )
+
+    # -- planning --------------------------------------------------------------------------------------------------
+
+    def _plan(self, module: nn.Module, path: str, call: Call, picks: tuple[Pick, ...], own: bool) -> Plan:
+        key = (id(module), call.key, picks, own)
+        if key not in self._plans:
+            self._plans[key] = self._make_plan(module, path, call, picks, own)
+        return self._plans[key]
+
+    def _make_plan(self, module: nn.Module, path: str, call: Call, picks: tuple[Pick, ...], own: bool) -> Plan:
+        plan = Plan(module, path, call, picks, own, [], {}, {})
+        wanted: dict[int, list[Pick]] = {}  # id of a child on the spine -> what is picked from it
+        sites: dict[int, list[Node]] = {}
+        for body in self.bodies(module, path, call):
+            taps: list[Node] = []
+            missing = body.failure
+            for pick in picks:
+                found = None if body.failure else self._locate(module, path, body, pick)
+                if found is None:
+                    missing = missing or self._missing(module, path, body, pick)
+                    continue
+                node, deeper = found
+                taps.append(node)
+                if deeper is not None:
+                    child = id(module.get_submodule(node.target))
+                    inner = plan.inner[node, pick] = Pick(pick.target, deeper)
+                    if inner not in wanted.setdefault(child, []):
+                        wanted[child].append(inner)
+                    sites.setdefault(child, []).append(node)
+            plan.ways.append(Way(body, [], taps, set(), missing))
+        whole: set[int] = set()  # children on the spine whose own output is needed too
+        while True:
+            for child, inner_picks in wanted.items():
+                node = sites[child][0]
+                target = module.get_submodule(node.target)
+                calls = self._one_call(module, path, plan, child)
+                plan.children[child] = self._plan(target, _join(path, node.target), calls, tuple(inner_picks), child in whole)
+            before = set(whole)
+            for way in plan.ways:
+                self._keep(plan, way, whole)
+            if whole == before:
+                return plan
+
+    def _one_call(self, module: nn.Module, path: str, plan: Plan, child: int) -> Call:
+        """What a child on the spine is called with, which has to be alike at each of its calls."""
+        nodes = [
+            node
+            for way in plan.ways
+            for node in way.body.nodes
+            if node.kind is Kind.CHILD and id(module.get_submodule(node.target)) == child
+        ]
+        target = module.get_submodule(nodes[0].target)
+        calls = [_call.from_node(target, node) for node in nodes]
+        if len({call.key for call in calls}) > 1:
+            raise CannotFollowError(
+                f"{_join(path, nodes[0].target)!r} ({type(target).__name__}) is called in different ways by "
+                f"{type(module).__name__}, so one rebuilt module cannot serve all its calls: "
+                + " and ".join(sorted({call.key for call in calls}))
+            )
+        return calls[0]
+
+    def _keep(self, plan: Plan, way: Way, whole: set[int]) -> None:
+        """Finds which nodes of a body its taps need, and which children on the spine have to give their own output."""
+        if way.missing:
+            return
+        for tap in way.taps:
+            child = plan.children.get(self._child(plan.module, tap))
+            if child is not None and child.missing:
+                way.missing = child.missing
+                return
+        live: set[Node] = set()
+        child_of = functools.partial(self._child, plan.module)
+
+        def need(node: Node, value: bool = True) -> None:
+            """`value`: what the node returns is read, not only what is picked from inside it."""
+            if value and child_of(node) in plan.children:
+                whole.add(child_of(node))
+            pending = [node]
+            while pending:
+                reached = pending.pop()
+                if reached not in live:
+                    live.add(reached)
+                    sources = self._sources(plan, reached)
+                    whole.update(c for c in map(child_of, sources) if c in plan.children)
+                    pending += sources
+
+        for tap, pick in zip(way.taps, plan.picks):
+            need(tap, value=(tap, pick) not in plan.inner)
+        if plan.own:
+            for node in nodes_in(way.body.result):
+                need(node)
+        effects = self._effects.of(plan.module, plan.path, way.body)
+        while missed := effects.needed_writes(live, way.taps, plan.own):
+            for node in missed:
+                need(node, value=False)
+        for node in self._claims(way, live, plan.own):
+            need(node)
+        way.cloned = set()
+        way.live = sorted(live, key=lambda node: node.index)
+        for tap, pick in zip(way.taps, plan.picks):
+            inner = plan.inner.get((tap, pick))
+            if effects.overwritten_later(tap, live):
+                if inner is None or self._exposed(plan.children[child_of(tap)], inner):
+                    way.cloned.add(tap)
+
+    def _exposed(self, plan: Plan, pick: Pick) -> bool:
+        """Whether the caller of a rebuilt module may overwrite a pick, since it holds its memory by another way too."""
+        for way in plan.ways:
+            if way.missing:
+                continue
+            tap = way.taps[plan.picks.index(pick)]
+            inner = plan.inner.get((tap, pick))
+            kept = inner is not None and not self._exposed(plan.children[self._child(plan.module, tap)], inner)
+            if tap not in way.cloned and not kept and self._effects.of(plan.module, plan.path, way.body).exposes(tap):
+                return True
+        return False
+
+    def _claims(self, way: Way, live: set[Node], own: bool) -> list[Node]:
+        """The checks before the cut that ask only for what is computed anyway."""
+        end = len(way.body.nodes) if own else max(tap.index for tap in way.taps)
+        claims = [node for node in way.body.nodes[:end] if node.target is torch._assert and node not in live]
+        return [claim for claim in claims if _needs_nothing_new(claim, live)]
+
+    def _child(self, module: nn.Module, node: Node) -> int:
+        return id(module.get_submodule(node.target)) if node.kind is Kind.CHILD else 0
+
+    def _sources(self, plan: Plan, node: Node) -> list[Node]:
+        """The nodes that a node reads; a rebuilt child reads only the arguments that its cut still uses."""
+        child = plan.children.get(self._child(plan.module, node))
+        if child is None:
+            return node.inputs()
+        return [source for source, name in zip(node.inputs(), child.call.inputs) if name.target in child.used]
+
+
+def _needs_nothing_new(node: Node, live: set[Node]) -> bool:
+    if node in live:
+        return True
+    if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN):
+        return False
+    return all(_needs_nothing_new(source, live) for source in node.inputs())
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name

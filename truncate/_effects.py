@@ -1,0 +1,154 @@
+"""What operations do besides returning a value: which change a tensor in place that others read.
+
+Only asked where the answer matters: of operations whose value nobody reads, and of those that follow a tap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from truncate import _call
+from truncate._errors import TruncateError
+from truncate._graph import Body, Kind, Node, nodes_in
+from truncate._operations import is_mode, shares_memory_with, written
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a call of a module does to its inputs, by their names."""
+
+    written: frozenset[str]  # changed in place
+    returned: frozenset[str]  # the result may share their memory
+
+
+class Effects:
+    """The effects of the forwards of one model."""
+
+    def __init__(self, bodies: Callable[[nn.Module, str, _call.Call], list[Body]]) -> None:
+        self._bodies = bodies
+        self._of: dict[Body, BodyEffects] = {}
+        self._summaries: dict[tuple[int, str], Summary] = {}
+
+    def of(self, module: nn.Module, path: str, body: Body) -> BodyEffects:
+        if body not in self._of:
+            self._of[body] = BodyEffects(self, module, path, body)
+        return self._of[body]
+
+    def summary(self, module: nn.Module, path: str, call: _call.Call) -> Summary:
+        """What a call does to its inputs; the worst for each of them if the forward cannot be followed."""
+        key = (id(module), call.key)
+        if key not in self._summaries:
+            names = frozenset(node.target for node in call.inputs)
+            self._summaries[key] = Summary(names, names)  # meanwhile, should it call itself
+            self._summaries[key] = self._summarize(module, path, call, names)
+        return self._summaries[key]
+
+    def _summarize(self, module: nn.Module, path: str, call: _call.Call, names: frozenset[str]) -> Summary:
+        try:
+            bodies = self._bodies(module, path, call)
+        except TruncateError:
+            return Summary(names, names)
+        if any(body.failure for body in bodies):
+            return Summary(names, names)
+        changed: set[str] = set()
+        returned: set[str] = set()
+        for body in bodies:
+            effects = self.of(module, path, body)
+            changed |= effects.inputs_among(target for node in body.nodes for target in effects.written(node))
+            returned |= effects.inputs_among(nodes_in(body.result))
+        return Summary(frozenset(changed), frozenset(returned))
+
+
+class BodyEffects:
+    """Which values of one body may share memory, and which operations write on them."""
+
+    def __init__(self, effects: Effects, module: nn.Module, path: str, body: Body) -> None:
+        self._effects = effects
+        self._module = module
+        self._path = path
+        self._body = body
+
+    def written(self, node: Node) -> list[Node]:
+        """The nodes whose values a node changes in place."""
+        if node.kind is Kind.ASSIGN:
+            return [node]
+        if node.kind is Kind.CHILD:
+            return self._arguments(node, lambda summary: summary.written)
+        return written(node)
+
+    def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
+        child = self._module.get_submodule(node.target)
+        call = _call.from_node(child, node)
+        path = f"{self._path}.{node.target}" if self._path else node.target
+        names = which(self._effects.summary(child, path, call))
+        return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
+
+    @functools.cached_property
+    def _groups(self) -> dict[Node, Node]:
+        """Values that may share memory form a group, which is known by one of its members."""
+        groups: dict[Node, Node] = {}
+        held: dict[str, Node] = {}
+
+        def find(node: Node) -> Node:
+            while groups[node] is not node:
+                node = groups[node]
+            return node
+
+        for node in self._body.nodes:
+            groups[node] = node
+            shared: list[Node] = []
+            if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node):
+                shared.append(held.setdefault(node.target, node))
+            if node.kind is Kind.CHILD:
+                shared += self._arguments(node, lambda summary: summary.returned)
+            else:
+                shared += shares_memory_with(node)
+            for source in shared:
+                if not is_mode(source):
+                    groups[find(node)] = find(source)
+        return {node: find(node) for node in groups}
+
+    def inputs_among(self, nodes: Iterable[Node]) -> set[str]:
+        """The names of the inputs that may share memory with one of the nodes."""
+        groups = {self._groups[node] for node in nodes}
+        return {node.target for node in self._body.inputs if self._groups[node] in groups}
+
+    def exposes(self, value: Node) -> bool:
+        """Whether the caller of this forward holds memory of a value by another way: an argument, or the result."""
+        others = {self._groups[node] for node in [*self._body.inputs, *nodes_in(self._body.result)]}
+        return self._groups[value] in others
+
+    def needed_writes(self, live: set[Node], taps: Iterable[Node], own: bool) -> list[Node]:
+        """The nodes outside `live` that change something in place which a live node reads afterwards."""
+        end = len(self._body.nodes) if own else max((tap.index for tap in taps), default=-1)
+        dead = [node for node in self._body.nodes[:end] if node not in live and node.kind not in _SOURCES]
+        writers = [(node, targets) for node in dead if (targets := self.written(node))]
+        if not writers:
+            return []
+        groups = self._groups
+        last_read = {groups[tap]: tap.index for tap in taps}
+        held = set()  # tensors of the module: what is written there is read in the next call
+        for node in live:
+            for source in node.inputs():
+                last_read[groups[source]] = max(last_read.get(groups[source], -1), node.index)
+            if node.kind is Kind.ATTRIBUTE and not is_mode(node):
+                held.add(groups[node])
+        if own:
+            last_read.update((groups[node], end) for node in nodes_in(self._body.result))
+        return [
+            node
+            for node, targets in writers
+            if any(last_read.get(groups[t], -1) > node.index or groups[t] in held for t in targets)
+        ]
+
+    def overwritten_later(self, tap: Node, live: Iterable[Node]) -> bool:
+        """Whether a live node after `tap` may change its value in place."""
+        later = [node for node in live if node.index > tap.index and node.kind not in _SOURCES]
+        return any(self._groups[target] is self._groups[tap] for node in later for target in self.written(node))
+
+
+_SOURCES = frozenset((Kind.INPUT, Kind.ATTRIBUTE))

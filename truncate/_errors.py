@@ -1,0 +1,23 @@
+"""What can go wrong, as types. Each message gives the value, the likely cause and the next move."""
+
+from __future__ import annotations
+
+
+class TruncateError(Exception):
+    """Anything that this library refuses to do. The other errors are its children."""
+
+
+class UnknownTargetError(TruncateError, LookupError):
+    """A target that names no place of the model."""
+
+
+class NotReachedError(TruncateError, RuntimeError):
+    """A target that exists, but that the forward does not run (or not that often, or not in this mode)."""
+
+
+class CannotFollowError(TruncateError, RuntimeError):
+    """A forward whose Python depends on values that are only known when it runs."""
+
+
+class FixedArgumentError(TruncateError, TypeError):
+    """An argument that was left out while cutting, and so was fixed at its default, is given another value."""

@@ -1,0 +1,171 @@
+"""Following a forward: one run of it on stand-ins for each way that it can go in training and in evaluation."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from truncate import _bytecode
+from truncate._errors import CannotFollowError
+from truncate._graph import Body, Kind, Node, items_of, map_nested
+from truncate._operations import DUNDER, is_tensor, returns_tensor
+from truncate._shadow import PLAIN, Shadows, is_shadow
+from truncate._standin import StandIn, Unfollowable, standins_in
+
+
+def follow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> list[Body]:
+    """All ways through the forward of `module`, its children as leaves; the way of its present mode is first.
+
+    `args` and `kwargs` are what it is called with: nested constants, and INPUT nodes for what is not known.
+    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
+    """
+    bodies: list[Body] = []
+    pending: list[dict[str, bool]] = [{}]
+    while pending:
+        decisions = pending.pop()
+        run = _Run(module, decisions)
+        try:
+            bodies.append(run.body(args, kwargs))
+        except Exception as error:
+            explained = _explain(error, run, where)
+            if not bodies:
+                raise explained from error
+            bodies.append(Body([], None, run.decisions, str(explained)))
+        finally:
+            # Every flag that this run asked for without being told can go the other way too.
+            asked = [flag for flag in run.decisions if flag not in decisions]
+            for position, flag in enumerate(asked):
+                taken = {name: run.decisions[name] for name in [*decisions, *asked[:position]]}
+                pending.append({**taken, flag: not run.decisions[flag]})
+    return bodies
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every torch function that this thread calls, those too that take no stand-in, such as ``torch.arange``."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._run.function(func, args, kwargs or {})
+
+
+class _Run:
+    """One run of one forward on stand-ins; a `Recording`."""
+
+    def __init__(self, module: nn.Module, decisions: dict[str, bool]) -> None:
+        self.module = module
+        self.decisions = dict(decisions)
+        self._nodes: list[Node] = []
+        self._failure: Unfollowable | None = None
+        self._grad = torch.is_grad_enabled()
+
+    def body(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Body:
+        inputs: dict[Node, Node] = {}
+
+        def enter(value: Any) -> Any:
+            if not isinstance(value, Node):
+                return value
+            inputs.setdefault(value, self.node(value.kind, value.target))
+            return StandIn(self, inputs[value])
+
+        args, kwargs = map_nested(args, enter), map_nested(kwargs, enter)
+        forward = Shadows(self.module, self).at("", self.module).forward
+        grad = torch.is_grad_enabled()
+        try:
+            with _Recorder(self):
+                result = forward(*args, **kwargs)
+        finally:
+            torch.set_grad_enabled(grad)
+        if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
+            raise self._failure
+        return Body(self._nodes, self.lower(result), self.decisions)
+
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
+        grad = not self._grad or torch.is_grad_enabled()
+        made = Node(kind, target, args, kwargs or {}, len(self._nodes), grad)
+        self._nodes.append(made)
+        return made
+
+    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> StandIn:
+        lowered = tuple([self.lower(arg) for arg in args])
+        named = {key: self.lower(value) for key, value in kwargs.items()} if kwargs else {}
+        return StandIn(self, self.node(kind, target, lowered, named))
+
+    def lower(self, value: Any) -> Any:
+        """Stand-ins to their nodes, inside nested containers too."""
+        if type(value) in PLAIN:
+            return value
+        if issubclass(type(value), StandIn):
+            if value._recording is not self:
+                raise self.fail("uses a value that another call of a forward left behind")
+            return value._node
+        if is_shadow(value):
+            raise self.fail("passes a module as an argument")
+        return map_nested(value, self.lower) if items_of(value) else value
+
+    def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch function is called."""
+        if next(standins_in((args, kwargs)), None) is None and not returns_tensor(func):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__"):
+            if name == "__set__":
+                raise self.fail(f"assigns to {func.__self__.__name__!r} of a tensor")
+            return self.add(Kind.FUNCTION, getattr, (args[0], func.__self__.__name__))
+        if getattr(torch.Tensor, name, None) is func:
+            if name.startswith("__") and name.strip("_") in DUNDER:
+                return self.add(Kind.FUNCTION, DUNDER[name.strip("_")], args, kwargs)
+            return self.add(Kind.METHOD, name, args, kwargs)
+        return self.add(Kind.FUNCTION, func, args, kwargs)
+
+    def decide(self, flag: str) -> bool:
+        """Which way control flow goes that asks for the mode of a module."""
+        if flag not in self.decisions:
+            self.decisions[flag] = self.module.get_submodule(flag.rpartition(".")[0]).training
+        return self.decisions[flag]
+
+    def is_instance(self, standin: StandIn, classes: Any) -> bool:
+        if is_tensor(standin._node):
+            return any(issubclass(torch.Tensor, cls) for cls in _flat(classes))
+        raise self.fail("asks for the type of a value with isinstance")
+
+    def fail(self, why: str) -> Unfollowable:
+        self._failure = self._failure or Unfollowable(why)
+        return self._failure
+
+
+def _flat(classes: Any) -> Iterator[type]:
+    if isinstance(classes, tuple):
+        for item in classes:
+            yield from _flat(item)
+    else:
+        yield from getattr(classes, "__args__", None) or (classes,)
+
+
+def _explain(error: BaseException, run: _Run, where: str) -> CannotFollowError:
+    """What could not be followed, in the words of someone who wants to go on."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not f.filename.startswith((_OWN, _TORCH))] or frames
+    at = theirs[-1]
+    line = _bytecode.source_line(at.filename, at.lineno or 0)
+    what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
+    name = f"{where!r} ({type(run.module).__name__})" if where else f"the model itself ({type(run.module).__name__})"
+    return CannotFollowError(
+        f"cannot follow the forward of {name}: it {what}\n"
+        f"    {at.filename}, line {at.lineno}, in {at.name}\n"
+        f"        {line}\n"
+        f"A target below {name} needs that forward to be followed. Stop at that module or beside it instead, "
+        f"or change the line so that it does not depend on a value that is only known when the model runs."
+    )
+
+
+_OWN = __file__.rpartition("_follow")[0]
+_TORCH = torch.__file__.rpartition("__init__")[0]

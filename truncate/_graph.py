@@ -1,0 +1,100 @@
+"""The graph of one forward: the operations it ran, in order, and the values that flow between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+
+class Kind(Enum):
+    """What an operation does."""
+
+    INPUT = "input"  # an argument of the forward; target: its name
+    ATTRIBUTE = "attribute"  # a tensor or flag the module holds; target: its dotted path
+    CHILD = "child"  # a call of a module below this one; target: its dotted path
+    FUNCTION = "function"  # a call of a function; target: the function
+    METHOD = "method"  # a call of a method of the first argument; target: its name
+    ASSIGN = "assign"  # an assignment to a buffer of the module; target: its dotted path
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Node:
+    """One operation. Its arguments are nested tuples, lists and dicts of other nodes and of constants."""
+
+    kind: Kind
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    index: int = 0  # position in its body
+    grad: bool = True  # False: ran under ``torch.no_grad()``
+    name: str = ""  # how an operation is written as a target; empty if it is no place to stop
+
+    def inputs(self) -> list[Node]:
+        """The nodes whose values this one reads."""
+        return [*nodes_in(self.args), *nodes_in(self.kwargs)]
+
+
+@dataclasses.dataclass(eq=False)
+class Body:
+    """One way through a forward: what ran when the flags in `modes` had those values."""
+
+    nodes: list[Node]
+    result: Any  # nested nodes and constants
+    modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
+    failure: str | None = None  # why this way could not be followed, if it could not
+
+    @property
+    def inputs(self) -> list[Node]:
+        return [node for node in self.nodes if node.kind is Kind.INPUT]
+
+
+def is_dataclass_value(value: Any) -> bool:
+    return hasattr(type(value), "__dataclass_fields__") and type(value) is not Node
+
+
+def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Rebuild nested containers with `function` applied to everything that is not one.
+
+    Knows tuples and named tuples, lists, dicts and their subclasses, slices and dataclasses.
+    """
+    kind = type(value)  # not isinstance, which would ask a stand-in for its class
+    if kind is tuple:
+        return tuple([map_nested(item, function) for item in value])
+    if kind is list:
+        return [map_nested(item, function) for item in value]
+    if kind is dict:
+        return {key: map_nested(item, function) for key, item in value.items()}
+    if kind is slice:
+        return slice(*[map_nested(part, function) for part in (value.start, value.stop, value.step)])
+    if is_dataclass_value(value):
+        fields = {f.name: map_nested(getattr(value, f.name), function) for f in dataclasses.fields(value) if f.init}
+        return kind(**fields)
+    if issubclass(kind, dict):
+        return kind({key: map_nested(item, function) for key, item in value.items()})
+    if issubclass(kind, (tuple, list)):
+        items = [map_nested(item, function) for item in value]
+        return kind(*items) if hasattr(kind, "_fields") else kind(items)
+    return function(value)
+
+
+def items_of(value: Any) -> tuple[Any, ...]:
+    """What a nested container holds directly; nothing for anything else."""
+    kind = type(value)
+    if issubclass(kind, (tuple, list)):
+        return tuple(value)
+    if kind is slice:
+        return (value.start, value.stop, value.step)
+    if is_dataclass_value(value):
+        return tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    return tuple(value.values()) if issubclass(kind, dict) else ()
+
+
+def nodes_in(value: Any) -> Iterator[Node]:
+    """Every node inside nested containers."""
+    if type(value) is Node:
+        yield value
+    else:
+        for item in items_of(value):
+            yield from nodes_in(item)

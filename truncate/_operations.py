@@ -1,0 +1,136 @@
+"""What is known of torch's own functions: which make tensors, which return views, which write on their arguments."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import torch
+
+from torch import nn
+
+from truncate._graph import Body, Kind, Node, nodes_in
+
+UNARY = {"neg": operator.neg, "pos": operator.pos, "invert": operator.invert, "abs": operator.abs}
+BINARY = {
+    name: getattr(operator, name if name not in ("and", "or") else f"{name}_")
+    for name in (
+        "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift getitem eq ne lt le gt ge"
+    ).split()
+}
+INPLACE = {
+    name: getattr(operator, name)
+    for name in ("iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift").split()
+}
+DUNDER = {**UNARY, **BINARY, **INPLACE, "setitem": operator.setitem}
+_OPERATORS = frozenset(DUNDER.values())
+COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
+
+# Functions that make a tensor from plain values and have no operator of that name in ATen.
+_CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy))
+
+
+@functools.lru_cache(maxsize=1024)
+def _schemas(name: str) -> tuple[Any, ...]:
+    """The signatures of the ATen operator of that name, which say what is returned, viewed and written."""
+    packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
+    if packet is None:
+        return ()
+    return tuple(getattr(packet, overload)._schema for overload in packet.overloads())
+
+
+def name_of(node: Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def returns_tensor(func: Any) -> bool:
+    """Whether a torch function always returns one tensor."""
+    if func in _CONSTRUCTORS:
+        return True
+    if isinstance(func, torch._ops.OpOverload):
+        schemas: tuple[Any, ...] = (func._schema,)
+    else:
+        schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+    return bool(schemas) and all([str(r.type) for r in schema.returns] == ["Tensor"] for schema in schemas)
+
+
+def is_tensor(node: Node) -> bool:
+    """Whether the value of a node is certainly one tensor."""
+    if node.kind is Kind.ATTRIBUTE:
+        return not is_mode(node)
+    if node.kind is Kind.METHOD:
+        return not any(hasattr(other, node.target) for other in (dict, list, tuple, str)) and returns_tensor(node.target)
+    if node.kind is not Kind.FUNCTION or node.target is getattr:
+        return False
+    if node.target in _OPERATORS:
+        return any(is_tensor(source) for source in node.args if isinstance(source, Node))
+    return returns_tensor(node.target)
+
+
+def is_mode(node: Node) -> bool:
+    """Whether a node reads the ``training`` flag of a module."""
+    return node.kind is Kind.ATTRIBUTE and node.target.rpartition(".")[2] == "training"
+
+
+def written(node: Node) -> list[Node]:
+    """The arguments that an operation (not a child) changes in place."""
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD):
+        return []
+    name = name_of(node)
+    targets: list[Any] = []
+    if node.target is operator.setitem or node.target in INPLACE.values():
+        targets.append(node.args[0])
+    elif name.endswith("_") and not name.endswith("__"):
+        targets.append(node.args[0] if node.args else None)
+    elif node.kwargs.get("inplace") not in (None, False):
+        targets.append(node.args[0] if node.args else next(iter(node.kwargs.values())))
+    elif name in ("batch_norm", "instance_norm"):  # the running statistics, in training
+        targets += [*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var")]
+    targets.append(node.kwargs.get("out"))
+    return [target for value in targets for target in nodes_in(value)]
+
+
+def shares_memory_with(node: Node) -> list[Node]:
+    """The arguments of an operation (not of a child) that its value may be, or be a view of."""
+    changed = written(node)
+    if changed:  # an operation in place returns what it changes
+        return changed
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD):
+        return []
+    if node.target in _OPERATORS and node.target is not operator.getitem:
+        return []
+    name = name_of(node)
+    schemas = _schemas(name)
+    # Dropout in evaluation returns its argument, which no signature says.
+    fresh = schemas and "dropout" not in name and not any(_is_view(r) for s in schemas for r in s.returns)
+    return [] if fresh else node.inputs()
+
+
+def _is_view(returned: Any) -> bool:
+    return returned.alias_info is not None and not returned.alias_info.is_write
+
+
+def name_operations(body: Body, module: nn.Module) -> None:
+    """Names the operations of a forward at which one may stop: ``add``, ``add_1``, ``flatten``, in running order.
+
+    Those that only compute with sizes, or only have an effect, are no such places.
+    """
+    sizes: set[Node] = set()
+    used = set(module._modules)
+    for node in body.nodes:
+        if node.kind not in (Kind.FUNCTION, Kind.METHOD):
+            continue
+        reads = node.inputs()
+        name = name_of(node).strip("_")
+        if node.target in INPLACE.values():
+            name = name[1:]  # `x += y` is an `add`
+        about_sizes = node.target is getattr or (node.kind is Kind.METHOD and name in ("size", "dim", "numel", "stride"))
+        if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):
+            sizes.add(node)
+        elif name not in ("setitem", "assert") and name.isidentifier():
+            count = 0
+            while (unique := f"{name}_{count}" if count else name) in used:
+                count += 1
+            used.add(unique)
+            node.name = unique

@@ -1,0 +1,185 @@
+"""Stand-ins: objects that take the place of values which are only known when the module runs.
+
+Whatever is done to one is written into the graph of its `Recording`. What only a real value could answer (a branch,
+a length, a Python number) raises `Unfollowable`, and so does what would silently get a wrong answer (``isinstance``).
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any, Protocol
+
+import torch
+
+from truncate import _bytecode
+from truncate._graph import Kind, Node, items_of
+from truncate._operations import BINARY, COMPARISONS, INPLACE, UNARY, is_mode
+
+
+class Unfollowable(Exception):
+    """Raised inside a forward that does something which only a real value could answer. The text says what."""
+
+
+class Recording(Protocol):
+    """Where stand-ins write what is done to them."""
+
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
+
+    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any: ...
+
+    def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+    def decide(self, flag: str) -> bool: ...
+
+    def is_instance(self, standin: StandIn, classes: Any) -> bool: ...
+
+    def fail(self, why: str) -> Unfollowable: ...
+
+
+class StandIn:
+    """A value that is only known when the module runs."""
+
+    __slots__ = ("_lazy", "_recording")
+
+    def __init__(self, recording: Recording, lazy: Node | Callable[[], Node]) -> None:
+        self._recording = recording
+        self._lazy = lazy
+
+    @property
+    def _node(self) -> Node:
+        # Written down at first use: asking a module for something and not using it leaves no trace.
+        if not isinstance(self._lazy, Node):
+            self._lazy = self._lazy()
+        return self._lazy
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Met by `isinstance` outside the code that is followed, which would silently get the answer "no"."""
+        caller = sys._getframe(1)
+        if "isinstance" in caller.f_code.co_names and not _answers_isinstance(caller.f_code, caller.f_globals):
+            raise self._recording.fail("asks for the type of a value with isinstance")
+        return type(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Member(self, name)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return next(standins_in((args, kwargs)))._recording.function(func, args, kwargs or {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._recording.add(Kind.FUNCTION, operator.setitem, (self, index, value))
+
+    def __iter__(self) -> Iterator[StandIn]:
+        count = _bytecode.unpacked_items(sys._getframe(1))
+        if count is None:
+            raise self._recording.fail("iterates over a value of unknown length")
+        return iter([self[i] for i in range(count)])
+
+    def __bool__(self) -> bool:
+        if is_mode(self._node):
+            return self._recording.decide(self._node.target)
+        claim = _bytecode.assertion(sys._getframe(1))
+        if claim is None:
+            raise self._recording.fail("branches on a value")
+        self._recording.add(Kind.FUNCTION, torch._assert, (self, claim))
+        return True
+
+    def __len__(self) -> int:
+        raise self._recording.fail("asks for the length of a value")
+
+    def __contains__(self, item: Any) -> bool:
+        raise self._recording.fail("searches a value with `in`")
+
+    def _to_number(self, *_: Any) -> Any:
+        raise self._recording.fail("turns a value into a Python number")
+
+    __int__ = __float__ = __complex__ = __index__ = __round__ = __floor__ = __ceil__ = __trunc__ = _to_number
+
+    def __format__(self, spec: str) -> str:
+        return "?"  # for the text of an error: no forward computes with it
+
+    def __str__(self) -> str:
+        return "?"
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise self._recording.fail("copies a value with copy.deepcopy")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self._recording.fail("copies or pickles a value")
+
+    def __repr__(self) -> str:
+        return "<a value that is only known when the module runs>"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Member(StandIn):
+    """``value.name``: an attribute when it is used, a method when it is called."""
+
+    __slots__ = ("_name", "_owner")
+
+    def __init__(self, owner: StandIn, name: str) -> None:
+        self._owner = owner
+        self._name = name
+        super().__init__(owner._recording, lambda: owner._recording.node(Kind.FUNCTION, getattr, (owner._node, name)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._recording.add(Kind.METHOD, self._name, (self._owner, *args), kwargs)
+
+
+class Held(StandIn):
+    """A parameter, buffer or other tensor that the module holds. Its shape is known and does not change."""
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, recording: Recording, path: str, tensor: torch.Tensor) -> None:
+        self._tensor = tensor
+        super().__init__(recording, lambda: recording.node(Kind.ATTRIBUTE, path))
+
+    def __getattr__(self, name: str) -> Any:
+        known = name in ("shape", "ndim", "size", "dim", "numel", "is_floating_point", "is_complex")
+        return getattr(self._tensor, name) if known else super().__getattr__(name)
+
+    def __len__(self) -> int:
+        return len(self._tensor)
+
+
+def _operation(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
+    def method(self: StandIn, *others: Any) -> Any:
+        return self._recording.add(Kind.FUNCTION, function, (*others, self) if reflected else (self, *others))
+
+    return method
+
+
+for _name, _function in {**UNARY, **BINARY, **INPLACE}.items():
+    setattr(StandIn, f"__{_name}__", _operation(_function))
+for _name, _function in BINARY.items():
+    if _name != "getitem" and _name not in COMPARISONS:
+        setattr(StandIn, f"__r{_name}__", _operation(_function, reflected=True))
+
+
+def standins_in(value: Any) -> Iterator[StandIn]:
+    """Every stand-in inside nested containers."""
+    if issubclass(type(value), StandIn):  # not isinstance: it would ask the stand-in for its class
+        yield value
+    else:
+        for item in items_of(value):
+            yield from standins_in(item)
+
+
+def _answers_isinstance(code: CodeType, names: dict[str, Any]) -> bool:
+    """Whether that code may ask for the class of a stand-in: ours, code that is followed, and torch's dispatch."""
+    if "_answers_isinstance" in names.get("__builtins__", ()) or code.co_filename.startswith(_OWN):
+        return True
+    return code.co_filename.startswith(_TORCH) and code is not torch.is_tensor.__code__
+
+
+_OWN = __file__.rpartition("_standin")[0]
+_TORCH = torch.__file__.rpartition("__init__")[0]

@@ -1,0 +1,130 @@
+"""How a place in a model is written, and which place that is."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+from torch import nn
+
+from truncate._errors import TruncateError, UnknownTargetError
+
+# One step of a path: `.name`, `.3`, `.-2`, `[3]`, `[-2]`, `["name"]`.
+_STEP = re.compile(r"""\.?(?P<name>[^.\[\]]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """A place to stop: a module, or an operation (`operation`) of the forward of `module`, at one of its calls."""
+
+    text: str
+    path: str  # of `module`, as named_modules() spells it
+    module: nn.Module
+    operation: str | None = None
+    call: int = -1  # which of its calls, counted as Python counts items
+
+    @property
+    def is_module(self) -> bool:
+        return self.operation is None
+
+
+def resolve(model: nn.Module, written: Any) -> Target:
+    """The place that `written` names: a path in any spelling, or a module of the model itself."""
+    if isinstance(written, nn.Module):
+        for path, module in model.named_modules(remove_duplicate=False):
+            if module is written:
+                return Target(path, path, module)
+        raise UnknownTargetError(
+            f"the {type(written).__name__} given as a target is not part of this {type(model).__name__}. "
+            f"Was it taken from a copy of the model, or replaced since?"
+        )
+    if not isinstance(written, str):
+        raise TruncateError(
+            f"a target is a path such as 'layer1.0.conv1', or a module of the model, "
+            f"but got {written!r} of type {type(written).__name__}"
+        )
+    path, call = _split_call(written)
+    steps = _steps(path, written)
+    module, found = model, []
+    for position, step in enumerate(steps):
+        name = _child_name(module, step)
+        if name is None:
+            if position == len(steps) - 1 and step.isidentifier():  # perhaps an operation: its forward will tell
+                return Target(written, ".".join(found), module, step, call)
+            raise unknown(model, written, ".".join(found), module, step)
+        found.append(name)
+        module = module._modules[name]  # type: ignore[assignment]
+    return Target(written, ".".join(found), module, None, call)
+
+
+def _split_call(written: str) -> tuple[str, int]:
+    path, colon, call = written.rpartition(":")
+    if not colon:
+        return written.strip(), -1
+    if not re.fullmatch(r"-?\d+", call.strip()):
+        raise UnknownTargetError(f"{written!r}: what follows the colon is the number of a call, such as {path + ':0'!r}")
+    return path.strip(), int(call)
+
+
+def _steps(path: str, written: str) -> list[str]:
+    """The steps of a path; an index in brackets keeps them, so that it is not taken for a name."""
+    steps, end = [], 0
+    while end < len(path):
+        step = _STEP.match(path, end)
+        if step is None or (end == 0 and path[0] == "."):
+            raise UnknownTargetError(
+                f"{written!r} is not a path: cannot read {path[end:]!r}. Write it as 'features.3', 'features[3]' or 'features.-2'"
+            )
+        name, index, key = step["name"], step["index"], step["key"]
+        steps.append(name if name is not None else key if key is not None else f"[{index}]")
+        end = step.end()
+    return steps
+
+
+def _child_name(module: nn.Module, step: str) -> str | None:
+    """The name of the child that a step leads to, if there is one."""
+    children = module._modules
+    if children.get(step) is not None:
+        return step
+    index = step.strip("[]")
+    if not re.fullmatch(r"-?\d+", index):
+        return None
+    names = list(children)
+    if step.startswith("[") and not isinstance(module, nn.Sequential):
+        # Only a Sequential counts its children by position; elsewhere [3] is the child named "3".
+        if children.get(index) is not None:
+            return index
+    if int(index) >= 0 and not step.startswith("["):
+        return None
+    position = int(index)
+    return names[position] if -len(names) <= position < len(names) and children[names[position]] is not None else None
+
+
+def unknown(
+    model: nn.Module, written: str, parent: str, module: nn.Module, step: str, operations: tuple[str, ...] = ()
+) -> UnknownTargetError:
+    """Names the places that come close, and what the last good parent holds."""
+    step = step.strip("[]")
+    holder = f"{parent!r} ({type(module).__name__})" if parent else f"the model ({type(module).__name__})"
+    text = f"no place {written!r}: {holder} holds no {step!r}."
+    if step in module._parameters or step in module._buffers:
+        return UnknownTargetError(
+            f"{written!r} is a tensor that {holder} holds, not a place that its forward passes. Stop at {parent!r} instead."
+        )
+    children = [*module._modules, *operations]
+    close = difflib.get_close_matches(step, children, n=3, cutoff=0.6)
+    candidates = [f"{parent}.{name}" if parent else name for name in close]
+    if not candidates:
+        candidates = difflib.get_close_matches(written, [path for path, _ in model.named_modules() if path], n=3, cutoff=0.6)
+    if candidates:
+        text += f" Did you mean {' or '.join(repr(c) for c in candidates)}?"
+    elif not children:
+        text += " It has no children; stop at it, or at one beside it."
+    if children:
+        shown = ", ".join(children[:12]) + (f", … ({len(children)} in all)" if len(children) > 12 else "")
+        text += f" It holds: {shown}."
+    if not module._modules and not parent:
+        text += " layers(model) lists every place."
+    return UnknownTargetError(text)

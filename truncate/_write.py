@@ -1,0 +1,432 @@
+"""From what a cut leaves of a forward to Python source, as a person would write it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import keyword
+import math
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from truncate._call import Call
+from truncate._errors import FixedArgumentError, NotReachedError
+from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested, nodes_in
+from truncate._operations import INPLACE, is_tensor, name_of
+
+_BINARY_SIGNS = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+    "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+}  # fmt: skip
+_UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~"}
+_PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
+PROVIDED: dict[str, Any] = {"torch": torch, "F": F, "Tensor": Tensor}
+
+
+def clone(value: Any) -> Any:
+    """A copy of a tensor, or of every tensor in nested containers. TorchScript compiles it for tensors."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return _clone_nested(value)
+
+
+def _clone_nested(value: Any) -> Any:
+    return map_nested(value, lambda item: item.clone() if isinstance(item, torch.Tensor) else item)
+
+
+class Names:
+    """What the names in a piece of source stand for, beyond ``torch``, ``F`` and the builtins."""
+
+    def __init__(self, reserved: Iterable[str]) -> None:
+        self.globals: dict[str, Any] = {}
+        self._reserved = {*reserved, *PROVIDED, *keyword.kwlist, *dir(__builtins__), "self"}
+
+    def taken(self, name: str) -> bool:
+        return name in self.globals or name in self._reserved
+
+    def of(self, value: Any) -> str:
+        """A name for an object that source cannot spell out."""
+        for name, known in self.globals.items():
+            if known is value:
+                return name
+        base = getattr(value, "__name__", type(value).__name__.lower())
+        base = base if base.isidentifier() else "constant"
+        name = next(n for n in _numbered(base) if not self.taken(n))
+        self.globals[name] = value
+        return name
+
+
+def _numbered(base: str) -> Iterable[str]:
+    yield base
+    for i in range(1, 1_000_000):
+        yield f"{base}_{i}"
+
+
+class Tap:
+    """A value to be handed out: a copy of what a node returned, or a pick from inside the child that it calls."""
+
+
+class Writer:
+    """Writes one way through a forward. `spell` gives the expression for what the module holds at a path."""
+
+    def __init__(
+        self,
+        names: Names,
+        spell: Callable[[str], str],
+        inputs: dict[str, str],
+        reads: dict[Node, list[Node]] | None = None,
+    ) -> None:
+        self.names = names
+        self.lines: list[str] = []
+        self._spell = spell
+        self._inputs = inputs  # name of an input -> the expression for it
+        self._reads = reads or {}  # call of a rebuilt child -> the arguments that it still takes, by position
+        self._used = set(names.globals)
+        self._expressions: dict[Node | Tap, str] = {}
+        self._holders: dict[str, Node | Tap] = {}  # variable -> whose value it holds now
+        self._indent = ""
+
+    # -- values ----------------------------------------------------------------------------------------------------
+
+    def value(self, value: Any) -> str:
+        """An expression for nested nodes and constants."""
+        kind = type(value)
+        if kind in (Node, Tap):
+            return self._expressions[value]
+        if kind is float:
+            return repr(value) if math.isfinite(value) else f'float("{value}")'
+        if kind in _PRINTED:
+            return "..." if value is ... else repr(value)
+        if kind is torch.device:
+            return f'torch.device("{value}")'
+        if kind in (tuple, torch.Size):
+            return f"({', '.join(map(self.value, value))}{',' if len(value) == 1 else ''})"
+        if kind is list:
+            return f"[{', '.join(map(self.value, value))}]"
+        if kind is dict:
+            return f"{{{', '.join(f'{self.value(key)}: {self.value(item)}' for key, item in value.items())}}}"
+        if kind is slice:
+            return f"slice({', '.join(map(self.value, (value.start, value.stop, value.step)))})"
+        if is_dataclass_value(value):
+            fields = {f: getattr(value, f) for f in value.__dataclass_fields__ if value.__dataclass_fields__[f].init}
+            return f"{self.names.of(kind)}({', '.join(f'{f}={self.value(item)}' for f, item in fields.items())})"
+        if issubclass(kind, (dict, tuple, list)) and next(nodes_in(value), None) is not None:
+            if hasattr(kind, "_fields"):
+                return f"{self.names.of(kind)}({', '.join(map(self.value, value))})"
+            plain = dict(value) if issubclass(kind, dict) else list(value)
+            return f"{self.names.of(kind)}({self.value(plain)})"
+        return self.names.of(value)
+
+    def _index(self, value: Any) -> str:
+        """What stands between the brackets of an index."""
+        if type(value) is tuple and value:
+            return ", ".join(map(self._index_item, value)) + ("," if len(value) == 1 else "")
+        return self._index_item(value)
+
+    def _index_item(self, value: Any) -> str:
+        if type(value) is not slice:
+            return self.value(value)
+        start, stop, step = ("" if part is None else self.value(part) for part in (value.start, value.stop, value.step))
+        return f"{start}:{stop}" + (f":{step}" if step else "")
+
+    def _arguments(self, args: Iterable[Any], kwargs: dict[str, Any]) -> str:
+        return ", ".join([*map(self.value, args), *(f"{name}={self.value(value)}" for name, value in kwargs.items())])
+
+    def operation(self, node: Node) -> str:
+        """The expression that computes a node."""
+        if node.kind is Kind.CHILD:
+            given = self._reads.get(node)
+            arguments = self._arguments(node.args, node.kwargs) if given is None else ", ".join(map(self.value, given))
+            return f"{self._spell(node.target)}({arguments})"
+        if node.kind is Kind.METHOD:
+            return f"{self.value(node.args[0])}.{node.target}({self._arguments(node.args[1:], node.kwargs)})"
+        if node.kind is Kind.ATTRIBUTE:
+            return self._spell(node.target)
+        name = name_of(node)
+        if getattr(operator, name, None) is node.target:
+            if name in _BINARY_SIGNS:
+                return f"{self.value(node.args[0])} {_BINARY_SIGNS[name]} {self.value(node.args[1])}"
+            if name in _UNARY_SIGNS:
+                return f"{_UNARY_SIGNS[name]}{self.value(node.args[0])}"
+            if name == "getitem":
+                return f"{self.value(node.args[0])}[{self._index(node.args[1])}]"
+            if name == "abs":
+                return f"abs({self.value(node.args[0])})"
+        if node.target is getattr:
+            return f"{self.value(node.args[0])}.{node.args[1]}"
+        return f"{self._function(node.target)}({self._arguments(node.args, _without_defaults(node))})"
+
+    def _function(self, function: Any) -> str:
+        name = getattr(function, "__name__", "")
+        if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+            return "torch.ops." + str(function).replace("::", ".")
+        for module, prefix in ((F, "F"), (torch, "torch")):
+            if getattr(module, name, None) is function:
+                return f"{prefix}.{name}"
+        return self.names.of(function)
+
+    # -- statements ------------------------------------------------------------------------------------------------
+
+    def write(
+        self, nodes: list[Node], bundles: dict[Node, list[Node | Tap]], copies: dict[Node | Tap, Tap], result: Any
+    ) -> None:
+        """Writes all statements, and returns nested nodes and taps.
+
+        `bundles` says for each call of a rebuilt child what it returns, in order: the node for the child's own
+        output, a tap for a pick. `copies` are the values to be copied at once.
+        """
+        last_use: dict[Node | Tap, int] = {s: n.index for n in nodes for s in self._reads.get(n, n.inputs())}
+        last_use |= {value: nodes[-1].index + 1 if nodes else 0 for value in _outputs_in(result)}
+        dying: dict[int, list[Node | Tap]] = {}
+        for value, index in last_use.items():
+            dying.setdefault(index, []).append(value)
+        assigned = {node.target for node in nodes if node.kind is Kind.ASSIGN}
+        for node in nodes:
+            if node.kind is Kind.INPUT:
+                self._expressions[node] = self._inputs[node.target]
+                if self._inputs[node.target].isidentifier():
+                    self._holders[self._inputs[node.target]] = node
+            elif node.kind is Kind.ATTRIBUTE and node.target not in assigned:
+                self._expressions[node] = self._spell(node.target)
+            else:
+                self._block(node.grad)
+                dead = [value for value in dying.get(node.index, ()) if self._variable_of(value)]
+                if node in bundles:
+                    self._call_bundle(node, [v if v in last_use or v in copies else None for v in bundles[node]])
+                else:
+                    self._statement(node, dead, node in last_use or node in copies)
+                for value in bundles.get(node, [node]):
+                    if value in copies:
+                        self._copy(value, copies[value])
+                gone = [name for value in dead if (name := self._variable_of(value))]
+                if gone and node is not nodes[-1] and not all(type(v) is Node and _about_sizes(v) for v in dead):
+                    self._line(f"del {', '.join(gone)}")
+        self._block(True)
+        self._return(self.value(result))
+
+    def _line(self, text: str) -> None:
+        self.lines.append(self._indent + text)
+
+    def _block(self, grad: bool) -> None:
+        """Opens or closes a block for what the forward ran with gradients switched off."""
+        if not grad and not self._indent:
+            self._line("with torch.no_grad():")
+        self._indent = "" if grad else "    "
+
+    def _variable_of(self, value: Node | Tap) -> str | None:
+        """The variable that holds a value, unless another value has taken it over."""
+        name = self._expressions.get(value, "")
+        return name if self._holders.get(name) is value else None
+
+    def _new_variable(self, base: str, value: Node | Tap) -> str:
+        taken = {*self._inputs.values(), *self._used}
+        name = next(n for n in _numbered(base) if n not in taken and not self.names.taken(n))
+        self._used.add(name)
+        self._hold(name, value)
+        return name
+
+    def _hold(self, name: str, value: Node | Tap) -> None:
+        self._holders[name] = value
+        self._expressions[value] = name
+
+    def _statement(self, node: Node, dead: list[Node | Tap], read: bool) -> None:
+        if node.target is operator.setitem:
+            target, index, value = node.args
+            self._line(f"{self.value(target)}[{self._index(index)}] = {self.value(value)}")
+        elif node.kind is Kind.ASSIGN:
+            self._line(f"{self._spell(node.target)} = {self.value(node.args[0])}")
+        elif node.target in INPLACE.values():
+            # A number is not changed by `+=`, so the old value keeps its variable if it is still read.
+            target, value = map(self.value, node.args)
+            name = self._name(node, dead)
+            if name != target:
+                self._line(f"{name} = {target}")
+            self._line(f"{name} {_INPLACE_SIGNS[node.target]} {value}")
+        else:
+            expression = self.operation(node)
+            self._line(f"{self._name(node, dead)} = {expression}" if read else expression)
+
+    def _name(self, node: Node, dead: list[Node | Tap]) -> str:
+        """The variable for a result: that of the first argument where the value flows on, as in ``x = self.fc(x)``."""
+        first = node.args[0] if node.args else None
+        if type(first) is Node and first in dead and not _about_sizes(node) and not _about_sizes(first):
+            name = self._expressions[first]
+            self._hold(name, node)
+            return name
+        return self._new_variable(_base(node), node)
+
+    def _call_bundle(self, node: Node, outputs: list[Node | Tap | None]) -> None:
+        call = self.operation(node)
+        names = ["_" if value is None else self._new_variable(_base(node), value) for value in outputs]
+        self._line(f"{', '.join(names)} = {call}")
+
+    def _copy(self, original: Node | Tap, tap: Tap) -> None:
+        value = self._expressions[original]
+        copied = self._new_variable(f"{value}_copy" if value.isidentifier() else "copy", tap)
+        certain = type(original) is Node and is_tensor(original)
+        self._line(f"{copied} = {value}.clone()" if certain else f"{copied} = {self.names.of(clone)}({value})")
+
+    def _return(self, value: str) -> None:
+        """``return``, of the last expression itself where it would only be named to be returned."""
+        head, equals, expression = self.lines[-1].partition(" = ") if self.lines else ("", "", "")
+        if equals and head == value:
+            self.lines[-1] = f"return {expression}"
+        else:
+            self.lines.append(f"return {value}")
+
+
+_INPLACE_SIGNS = {
+    function: (_BINARY_SIGNS.get(name[1:]) or _BINARY_SIGNS[f"{name[1:]}_"]) + "=" for name, function in INPLACE.items()
+}
+
+
+def _outputs_in(value: Any) -> Iterable[Node | Tap]:
+    if type(value) in (Node, Tap):
+        yield value
+    else:
+        for item in items_of(value):
+            yield from _outputs_in(item)
+
+
+def _about_sizes(node: Node) -> bool:
+    """Whether a node reads or computes plain numbers, which are given names of their own."""
+    return node.target in (getattr, operator.getitem) or (node.kind is Kind.METHOD and node.target in ("size", "dim"))
+
+
+def _base(node: Node) -> str:
+    """What a person would call the value of a node."""
+    if node.kind is Kind.CHILD:
+        *holders, last = node.target.split(".")
+        base = last if last.isidentifier() else "_".join([*holders[-1:], last])
+    elif node.target is getattr:
+        base = node.args[1]
+    elif node.target is operator.getitem and type(node.args[1]) is int and _about_sizes(node.args[0]):
+        base = f"{_base(node.args[0])}_{node.args[1]}"
+    elif node.target is operator.getitem:
+        base = "item"
+    else:
+        base = name_of(node).strip("_")
+    return base if base.isidentifier() else "x"
+
+
+@functools.lru_cache(maxsize=1024)
+def _defaults(function: Any) -> dict[str, Any]:
+    try:
+        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _without_defaults(node: Node) -> dict[str, Any]:
+    """The keyword arguments that say something: torch passes on all of them, those left out too."""
+    defaults = _defaults(node.target) if callable(node.target) and node.kwargs else {}
+    plain = (type(None), bool, int, float, str)
+    return {
+        name: value
+        for name, value in node.kwargs.items()
+        if not (name in defaults and type(value) in plain and type(defaults[name]) is type(value) and defaults[name] == value)
+    }
+
+
+# -- the head of a forward -------------------------------------------------------------------------------------------
+
+
+def annotation(names: Names, hint: Any) -> str:
+    """The text of a type that TorchScript knows, or nothing."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return "None"
+    if hint is Tensor or hint in (int, float, bool, str):
+        return str(hint.__name__)
+    inner = [annotation(names, arg) for arg in args if arg is not type(None)]
+    if not origin or not all(inner):
+        return ""
+    if origin in (typing.Union, types.UnionType) and len(inner) == 1 and len(args) == 2:
+        names.globals["Optional"] = typing.Optional
+        return f"Optional[{inner[0]}]"
+    if origin in (list, dict, tuple):
+        spelled = origin.__name__.capitalize()
+        names.globals[spelled] = getattr(typing, spelled)
+        return f"{spelled}[{', '.join(inner)}]"
+    return ""
+
+
+def head(names: Names, call: Call, used: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+    """The ``def`` line, the statements that open the body, and the expression for each input."""
+    if call.parameters is None:
+        typed = [(name, annotation(names, hints.get(name))) for name in used]
+        parameters = ["self", *(f"{name}: {text}" if text else name for name, text in typed)]
+        return f"def forward({', '.join(parameters)}):", [], {name: name for name in used}
+    signature = inspect.Signature(list(call.parameters))
+    bound = signature.bind(*call.args, **call.kwargs).arguments
+    parameters, opening, inputs = ["self"], [], {}
+    for parameter in call.parameters:
+        name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in parameters):
+            parameters.append("*")
+        text = f"{stars}{name}"
+        if hint := annotation(names, hints.get(name)):
+            text += f": {hint}"
+        if parameter.default is not parameter.empty:
+            text += f" = {_constant(names, parameter.default)}"
+        parameters.append(text)
+        if given is _LEFT_OUT and not stars:
+            given = parameter.default
+        elif given is _LEFT_OUT:
+            given = () if stars == "*" else {}
+        _open(names, name, given, opening, inputs)
+    return f"def forward({', '.join(parameters)}):", opening, inputs
+
+
+_LEFT_OUT = object()
+
+
+def _constant(names: Names, value: Any) -> str:
+    return Writer(names, str, {}).value(value)
+
+
+def _open(names: Names, expression: str, given: Any, opening: list[str], inputs: dict[str, str]) -> None:
+    """Reads the inputs out of one argument, and refuses what differs from the constants that were assumed."""
+    if type(given) is Node:
+        inputs[given.target] = expression
+        return
+    if type(given) in (tuple, list, dict):
+        if not given or type(given) is not dict:
+            differs = f"len({expression}) != {len(given)}"
+        else:
+            differs = f"set({expression}) != {set(given)!r}"
+        _refuse(names, differs, expression, _shape_text(given), opening)
+        for key, item in given.items() if type(given) is dict else enumerate(given):
+            _open(names, f"{expression}[{key!r}]", item, opening, inputs)
+        return
+    plain = type(given) in (bool, int, float, str)
+    differs = f"{expression} != {_constant(names, given)}" if plain else f"{expression} is not {_constant(names, given)}"
+    _refuse(names, differs, expression, _constant(names, given), opening)
+
+
+def _shape_text(given: Any) -> str:
+    return f"{type(given).__name__} of {len(given)}"
+
+
+def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: list[str]) -> None:
+    names.globals["FixedArgumentError"] = FixedArgumentError
+    text = (
+        f"this module was cut with {expression} = {fixed}, and its forward was followed for that value alone. "
+        f"Leave {expression} out, or cut the model again"
+    )
+    opening += [f"if {condition}:", f"    raise FixedArgumentError({text!r})"]
+
+
+def refuse_way(names: Names, reason: str) -> list[str]:
+    """The body of a way that does not lead to the target."""
+    names.globals["NotReachedError"] = NotReachedError
+    return [f"raise NotReachedError({reason!r})"]
