@@ -10,6 +10,7 @@ from torch import nn
 from truncate._build import build, shallow_copy
 from truncate._cut import Cutter
 from truncate._errors import TruncateError
+from truncate._forwards import Forwards
 from truncate._target import Target, resolve
 
 
@@ -42,11 +43,12 @@ def truncate(model: nn.Module, upto: Any, *, copy: bool = False) -> nn.Module:
     arrangement = _arrange(model, upto, targets)
     if not targets:
         raise TruncateError(f"nothing to stop at: upto is {upto!r}, which holds no target")
+    cutter = Cutter(model, targets, Forwards(model))
     if isinstance(arrangement, int):
         result = shallow_copy(model) if targets[0].path == "" and targets[0].is_module else None
-        result = result or build(Cutter(model, targets).plan())
+        result = result or build(cutter.plan())
     else:
-        result = build(Cutter(model, targets).plan(), arrangement)
+        result = build(cutter.plan(), arrangement)
     return copying.deepcopy(result) if copy else result
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import keyword
 import linecache
-import typing
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from truncate._call import declared_types
 from truncate._cut import Pick, Plan, Way
 from truncate._graph import Kind, Node, map_nested
 from truncate._operations import is_mode
@@ -185,7 +184,7 @@ class OnOwnOutput:
 def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, Any]]:
     used = [node.target for node in plan.call.inputs if node.target in plan.used]
     names = Names([*used, *(p.name for p in plan.call.parameters or ())])
-    define, opening, inputs = head(names, plan.call, used, _hints(plan.module))
+    define, opening, inputs = head(names, plan.call, used, declared_types(plan.module))
     spell = functools.partial(_spell, made)
     bodies = []
     for way in plan.ways:
@@ -266,11 +265,3 @@ def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
 def _restore(name: str, source: str, names: dict[str, Any]) -> Truncated:
     made = _class(name, source, names)
     return made.__new__(made)
-
-
-def _hints(module: nn.Module) -> dict[str, Any]:
-    """The declared types of the parameters of a forward, as far as they can be had."""
-    try:
-        return typing.get_type_hints(inspect.unwrap(type(module).forward))
-    except Exception:  # a name that only a type checker sees
-        return {}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import typing
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from truncate._graph import Kind, Node, items_of, map_nested, nodes_in
+from truncate._outline import Known
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,26 +41,42 @@ def skeleton(value: Any) -> Any:
 def from_signature(module: nn.Module) -> Call:
     """A call with the required arguments. What may be left out is left out, and so has its default."""
     parameters = tuple(inspect.signature(module.forward).parameters.values())
+    hints = declared_types(module)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for parameter in parameters:
         if parameter.default is not parameter.empty:
             continue
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            args.append(Node(Kind.INPUT, parameter.name))
+            args.append(_given(parameter.name, hints))
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            kwargs[parameter.name] = Node(Kind.INPUT, parameter.name)
+            kwargs[parameter.name] = _given(parameter.name, hints)
         elif parameter.kind is parameter.VAR_POSITIONAL and not args:
             args.append(Node(Kind.INPUT, parameter.name))  # a model takes at least one tensor
     return Call(tuple(args), kwargs, parameters)
 
 
-def from_node(module: nn.Module, node: Node) -> Call:
-    """The call of a child that a node of its parent's graph makes."""
+def _given(name: str, hints: dict[str, Any]) -> Node:
+    declared = Known.TENSOR if hints.get(name) is torch.Tensor else Known.GIVEN
+    return Node(Kind.INPUT, name, known=lambda: declared)
+
+
+def declared_types(module: nn.Module) -> dict[str, Any]:
+    """The declared types of the parameters of a forward, as far as they can be had."""
+    try:
+        return typing.get_type_hints(inspect.unwrap(type(module).forward))
+    except Exception:  # a name that only a type checker sees
+        return {}
+
+
+def from_node(module: nn.Module, node: Node, outline: Callable[[Node], Any]) -> Call:
+    """The call of a child that a node of its parent's graph makes; `outline` knows the values of that graph."""
     names = iter(_input_names(module, node))
 
     def enter(value: Any) -> Any:
-        return Node(Kind.INPUT, next(names)) if type(value) is Node else value
+        if type(value) is not Node:
+            return value
+        return Node(Kind.INPUT, next(names), known=functools.partial(outline, value))
 
     return Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
 

@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate import _call
 from truncate._call import Call
 from truncate._effects import Effects
 from truncate._errors import CannotFollowError, NotReachedError
-from truncate._follow import follow
+from truncate._forwards import Forwards, join
 from truncate._graph import Body, Kind, Node, nodes_in
-from truncate._operations import name_operations
 from truncate._target import Target, unknown
 
 
@@ -73,31 +71,22 @@ class Plan:
 class Cutter:
     """Plans the cut of one model at a list of targets."""
 
-    def __init__(self, model: nn.Module, targets: list[Target]) -> None:
+    def __init__(self, model: nn.Module, targets: list[Target], forwards: Forwards) -> None:
         self.model = model
         self.targets = targets
-        self._bodies: dict[tuple[int, str], list[Body]] = {}
+        self.forwards = forwards
         self._plans: dict[Any, Plan] = {}
         self._held: dict[int, frozenset[int]] = {}
-        self._effects = Effects(self.bodies)
+        self._effects = Effects(forwards)
 
     def plan(self) -> Plan:
         """The plan of the model itself: its own output if a target asks for it, then all others in order."""
         whole = [target.is_module and target.module is self.model for target in self.targets]
         picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
-        plan = self._plan(self.model, "", _call.from_signature(self.model), picks, any(whole))
+        plan = self._plan(self.model, "", self.forwards.entry, picks, any(whole))
         if plan.missing:
             raise NotReachedError(plan.missing)
         return plan
-
-    def bodies(self, module: nn.Module, path: str, call: Call) -> list[Body]:
-        """All ways through a forward, followed once."""
-        key = (id(module), call.key)
-        if key not in self._bodies:
-            self._bodies[key] = follow(module, call.args, call.kwargs, path)
-            for body in self._bodies[key]:
-                name_operations(body, module)
-        return self._bodies[key]
 
     def holds(self, module: nn.Module) -> frozenset[int]:
         """The targets that lie below a module, or are operations of its own forward."""
@@ -145,9 +134,9 @@ class Cutter:
 
     def _count(self, parent: nn.Module, path: str, node: Node, t: int) -> int:
         """How often a target runs while `node` calls a child that holds it."""
-        child, below = parent.get_submodule(node.target), _join(path, node.target)
+        child, below = parent.get_submodule(node.target), join(path, node.target)
         counts = {0}
-        for body in self.bodies(child, below, _call.from_node(child, node)):
+        for body in self.forwards.bodies(child, below, self.forwards.call(parent, path, node)):
             sites = self._sites(child, body, t)
             counts.add(sum(self._count(child, below, site, t) if deeper else 1 for site, deeper in sites))
         if len(counts) > 2:
@@ -192,7 +181,7 @@ class Cutter:
         plan = Plan(module, path, call, picks, own, [], {}, {})
         wanted: dict[int, list[Pick]] = {}  # id of a child on the spine -> what is picked from it
         sites: dict[int, list[Node]] = {}
-        for body in self.bodies(module, path, call):
+        for body in self.forwards.bodies(module, path, call):
             taps: list[Node] = []
             missing = body.failure
             for pick in picks:
@@ -215,7 +204,7 @@ class Cutter:
                 node = sites[child][0]
                 target = module.get_submodule(node.target)
                 calls = self._one_call(module, path, plan, child)
-                plan.children[child] = self._plan(target, _join(path, node.target), calls, tuple(inner_picks), child in whole)
+                plan.children[child] = self._plan(target, join(path, node.target), calls, tuple(inner_picks), child in whole)
             before = set(whole)
             for way in plan.ways:
                 self._keep(plan, way, whole)
@@ -231,10 +220,10 @@ class Cutter:
             if node.kind is Kind.CHILD and id(module.get_submodule(node.target)) == child
         ]
         target = module.get_submodule(nodes[0].target)
-        calls = [_call.from_node(target, node) for node in nodes]
+        calls = [self.forwards.call(module, path, node) for node in nodes]
         if len({call.key for call in calls}) > 1:
             raise CannotFollowError(
-                f"{_join(path, nodes[0].target)!r} ({type(target).__name__}) is called in different ways by "
+                f"{join(path, nodes[0].target)!r} ({type(target).__name__}) is called in different ways by "
                 f"{type(module).__name__}, so one rebuilt module cannot serve all its calls: "
                 + " and ".join(sorted({call.key for call in calls}))
             )
@@ -319,7 +308,3 @@ def _needs_nothing_new(node: Node, live: set[Node]) -> bool:
     if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN):
         return False
     return all(_needs_nothing_new(source, live) for source in node.inputs())
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path and name else path or name

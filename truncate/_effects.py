@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 
 from torch import nn
 
-from truncate import _call
+from truncate._call import Call
 from truncate._errors import TruncateError
+from truncate._forwards import Forwards, join
 from truncate._graph import Body, Kind, Node, nodes_in
 from truncate._operations import is_mode, shares_memory_with, written
 
@@ -28,8 +29,8 @@ class Summary:
 class Effects:
     """The effects of the forwards of one model."""
 
-    def __init__(self, bodies: Callable[[nn.Module, str, _call.Call], list[Body]]) -> None:
-        self._bodies = bodies
+    def __init__(self, forwards: Forwards) -> None:
+        self.forwards = forwards
         self._of: dict[Body, BodyEffects] = {}
         self._summaries: dict[tuple[int, str], Summary] = {}
 
@@ -38,7 +39,7 @@ class Effects:
             self._of[body] = BodyEffects(self, module, path, body)
         return self._of[body]
 
-    def summary(self, module: nn.Module, path: str, call: _call.Call) -> Summary:
+    def summary(self, module: nn.Module, path: str, call: Call) -> Summary:
         """What a call does to its inputs; the worst for each of them if the forward cannot be followed."""
         key = (id(module), call.key)
         if key not in self._summaries:
@@ -47,9 +48,9 @@ class Effects:
             self._summaries[key] = self._summarize(module, path, call, names)
         return self._summaries[key]
 
-    def _summarize(self, module: nn.Module, path: str, call: _call.Call, names: frozenset[str]) -> Summary:
+    def _summarize(self, module: nn.Module, path: str, call: Call, names: frozenset[str]) -> Summary:
         try:
-            bodies = self._bodies(module, path, call)
+            bodies = self.forwards.bodies(module, path, call)
         except TruncateError:
             return Summary(names, names)
         if any(body.failure for body in bodies):
@@ -82,9 +83,8 @@ class BodyEffects:
 
     def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
         child = self._module.get_submodule(node.target)
-        call = _call.from_node(child, node)
-        path = f"{self._path}.{node.target}" if self._path else node.target
-        names = which(self._effects.summary(child, path, call))
+        call = self._effects.forwards.call(self._module, self._path, node)
+        names = which(self._effects.summary(child, join(self._path, node.target), call))
         return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
 
     @functools.cached_property

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from truncate import _bytecode
+from truncate._bytecode import assigned_names, names_tested_for_none, source_line
+from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._graph import Body, Kind, Node, items_of, map_nested
-from truncate._operations import DUNDER, is_tensor, returns_tensor
+from truncate._operations import DUNDER, returns_tensor
+from truncate._outline import Known, fill, is_known, outline_of
 from truncate._shadow import PLAIN, Shadows, is_shadow
-from truncate._standin import StandIn, Unfollowable, standins_in
+from truncate._standin import Held, StandIn, Unfollowable, standins_in
 
 
-def follow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], where: str) -> list[Body]:
+def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node], Any]) -> list[Body]:
     """All ways through the forward of `module`, its children as leaves; the way of its present mode is first.
 
-    `args` and `kwargs` are what it is called with: nested constants, and INPUT nodes for what is not known.
-    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
+    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`. `of_child` gives the
+    outline of what the call of a child returns.
     """
     bodies: list[Body] = []
     pending: list[dict[str, bool]] = [{}]
     while pending:
         decisions = pending.pop()
-        run = _Run(module, decisions)
+        run = _Run(module, decisions, of_child)
         try:
-            bodies.append(run.body(args, kwargs))
+            bodies.append(run.body(call))
         except Exception as error:
             explained = _explain(error, run, where)
             if not bodies:
@@ -60,23 +64,26 @@ class _Recorder(TorchFunctionMode):
 class _Run:
     """One run of one forward on stand-ins; a `Recording`."""
 
-    def __init__(self, module: nn.Module, decisions: dict[str, bool]) -> None:
+    def __init__(self, module: nn.Module, decisions: dict[str, bool], of_child: Callable[[Node], Any]) -> None:
         self.module = module
         self.decisions = dict(decisions)
+        self._of_child = of_child
         self._nodes: list[Node] = []
+        self._asked: dict[str, Any] = {}
         self._failure: Unfollowable | None = None
         self._grad = torch.is_grad_enabled()
 
-    def body(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Body:
-        inputs: dict[Node, Node] = {}
+    def body(self, call: Call) -> Body:
+        tested = names_tested_for_none(inspect.unwrap(type(self.module).forward).__code__)
 
         def enter(value: Any) -> Any:
-            if not isinstance(value, Node):
+            if type(value) is not Node:
                 return value
-            inputs.setdefault(value, self.node(value.kind, value.target))
-            return StandIn(self, inputs[value])
+            entered = self.node(Kind.INPUT, value.target)
+            entered.known = value.known
+            return self._answerable(StandIn(self, entered)) if value.target in tested else StandIn(self, entered)
 
-        args, kwargs = map_nested(args, enter), map_nested(kwargs, enter)
+        args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
         forward = Shadows(self.module, self).at("", self.module).forward
         grad = torch.is_grad_enabled()
         try:
@@ -86,13 +93,41 @@ class _Run:
             torch.set_grad_enabled(grad)
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        return Body(self._nodes, self.lower(result), self.decisions)
+        return Body(self._nodes, self.lower(result), self.decisions, asked=self._asked)
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
         grad = not self._grad or torch.is_grad_enabled()
         made = Node(kind, target, args, kwargs or {}, len(self._nodes), grad)
         self._nodes.append(made)
         return made
+
+    def held(self, path: str, tensor: torch.Tensor) -> Held:
+        """What the forward sees in place of a tensor that the module holds."""
+        return Held(self, path, tensor)
+
+    def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A child is called. Where the forward asks whether what it returns is None, it must be given an answer."""
+        returned = self.add(Kind.CHILD, path, args, kwargs)
+        caller = sys._getframe(2)
+        tested = names_tested_for_none(caller.f_code)
+        return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
+
+    def _answerable(self, standin: StandIn) -> Any:
+        """A stand-in of which one may ask whether it, or a part of it, is None: Python cannot ask a stand-in that."""
+        outline = self.outline(standin._node)
+        if not is_known(outline):
+            raise self.fail("asks whether a value is None that another module returns")
+        return fill(outline, standin)
+
+    def outline(self, node: Node) -> Any:
+        """What is known of a value."""
+        found = outline_of(node, self._of_child)
+        source = node
+        while source.target in (getattr, operator.getitem) and type(source.args[0]) is Node:
+            source = source.args[0]
+        if source.kind is Kind.INPUT and source.known is not None:
+            self._asked[source.target] = source.known()
+        return found
 
     def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> StandIn:
         lowered = tuple([self.lower(arg) for arg in args])
@@ -133,9 +168,12 @@ class _Run:
         return self.decisions[flag]
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool:
-        if is_tensor(standin._node):
+        outline = self.outline(standin._node)
+        if outline is Known.TENSOR:
             return any(issubclass(torch.Tensor, cls) for cls in _flat(classes))
-        raise self.fail("asks for the type of a value with isinstance")
+        if type(outline) is Known:
+            raise self.fail("asks for the type of a value with isinstance")
+        return isinstance(outline, classes)
 
     def fail(self, why: str) -> Unfollowable:
         self._failure = self._failure or Unfollowable(why)
@@ -155,7 +193,7 @@ def _explain(error: BaseException, run: _Run, where: str) -> CannotFollowError:
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith((_OWN, _TORCH))] or frames
     at = theirs[-1]
-    line = _bytecode.source_line(at.filename, at.lineno or 0)
+    line = source_line(at.filename, at.lineno or 0)
     what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
     name = f"{where!r} ({type(run.module).__name__})" if where else f"the model itself ({type(run.module).__name__})"
     return CannotFollowError(

@@ -29,6 +29,7 @@ class Node:
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     index: int = 0  # position in its body
     grad: bool = True  # False: ran under ``torch.no_grad()``
+    known: Callable[[], Any] | None = None  # for an INPUT: the outline of what the caller passes
     name: str = ""  # how an operation is written as a target; empty if it is no place to stop
 
     def inputs(self) -> list[Node]:
@@ -44,6 +45,7 @@ class Body:
     result: Any  # nested nodes and constants
     modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
     failure: str | None = None  # why this way could not be followed, if it could not
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on
 
     @property
     def inputs(self) -> list[Node]:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from truncate._graph import Kind, map_nested
-from truncate._standin import Held, Recording, StandIn
+from truncate._standin import Recording, StandIn
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(...)))
 _MODULE_STATE = frozenset(vars(nn.Module()))
@@ -51,7 +51,7 @@ class Shadows:
         del state["training"]  # answered by the property of Shadow
         state[_PLACE] = (self, path)
         for tensors in ("_parameters", "_buffers"):
-            state[tensors] = _Lazy(state[tensors], lambda name, value: Held(self.recording, prefix + name, value))
+            state[tensors] = _Lazy(state[tensors], lambda name, value: self.recording.held(prefix + name, value))
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
         for name, value in module.__dict__.items():
             if type(value) not in PLAIN and name not in _MODULE_STATE:
@@ -61,7 +61,7 @@ class Shadows:
     def _translate(self, value: Any, path: str) -> Any:
         """What the forward finds in a Python attribute: modules and tensors that it reaches there are stand-ins too."""
         if isinstance(value, torch.Tensor):
-            return Held(self.recording, path, value)
+            return self.recording.held(path, value)
         if isinstance(value, nn.Module):
             place = self.path_of(value)
             return value if place is None else self.at(place, value)
@@ -128,7 +128,7 @@ class _Compiled:
         self._path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._recording.add(Kind.CHILD, self._path, args, kwargs)
+        return self._recording.child(self._path, args, kwargs)
 
 
 class _Whole(Protocol):
@@ -148,7 +148,7 @@ class Shadow:
         if place is None:  # made while the forward ran, such as a slice of a ModuleList
             return self.forward(*args, **kwargs)
         shadows, path = place
-        return shadows.recording.add(Kind.CHILD, path, args, kwargs)
+        return shadows.recording.child(path, args, kwargs)
 
     @property
     def training(self) -> Any:
@@ -223,7 +223,7 @@ def _copy_function(function: types.FunctionType) -> types.FunctionType:
     helpers = {}
     for name in code.co_names:
         helper = names.get(name)
-        if isinstance(helper, types.FunctionType) and not helper.__module__.startswith("torch."):
+        if isinstance(helper, types.FunctionType) and not _is_torch(helper):
             copied = _copy_function(helper)
             if copied is not helper:
                 helpers[name] = copied
@@ -239,12 +239,16 @@ def _copy_function(function: types.FunctionType) -> types.FunctionType:
     return _copies[function]
 
 
+def _is_torch(function: types.FunctionType) -> bool:
+    return (function.__module__ or "").partition(".")[0] == "torch"
+
+
 def _copy_cell(cell: types.CellType) -> types.CellType:
     try:
         inner = cell.cell_contents
     except ValueError:  # not filled yet
         return cell
-    if not isinstance(inner, types.FunctionType) or inner.__module__.startswith("torch."):
+    if not isinstance(inner, types.FunctionType) or _is_torch(inner):
         return cell
     copied = _copy_function(inner)
     return cell if copied is inner else types.CellType(copied)

@@ -1,0 +1,76 @@
+"""What the forwards of a model do, each followed once, and what they pass to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from truncate import _call
+from truncate._call import Call
+from truncate._errors import TruncateError
+from truncate._follow import follow
+from truncate._graph import Body, Node, map_nested
+from truncate._operations import name_operations
+from truncate._outline import Known, outline_of
+
+
+class Forwards:
+    """The forwards of one model and of everything below it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.entry = _call.from_signature(model)
+        self._followed: dict[tuple[int, str], list[list[Body]]] = {}
+
+    def bodies(self, module: nn.Module, path: str, call: Call) -> list[Body]:
+        """All ways through the forward of the module at `path`, called like that; its present mode's is first.
+
+        Raises:
+            CannotFollowError: It depends on values that are only known when it runs.
+        """
+        known = self._followed.setdefault((id(module), call.key), [])
+        for bodies in known:
+            if _relies_on_no_other(bodies, call):
+                return bodies
+        bodies = follow(module, call, path, lambda node: self._returned(module, path, node))
+        for body in bodies:
+            name_operations(body, module)
+        known.append(bodies)
+        return bodies
+
+    def call(self, parent: nn.Module, path: str, node: Node) -> Call:
+        """How a node in the graph of `parent` calls a child."""
+        child = parent.get_submodule(node.target)
+        return _call.from_node(child, node, lambda source: self.outline(parent, path, source))
+
+    def outline(self, module: nn.Module, path: str, node: Node) -> Any:
+        """What is known of the value of a node in the graph of `module`."""
+        return outline_of(node, lambda child: self._returned(module, path, child))
+
+    def _returned(self, parent: nn.Module, path: str, node: Node) -> Any:
+        """What is known of what the call of a child returns: nothing if its modes differ in that."""
+        child, below = parent.get_submodule(node.target), join(path, node.target)
+        try:
+            bodies = self.bodies(child, below, self.call(parent, path, node))
+        except TruncateError:
+            return Known.NOTHING
+        outlines = [
+            map_nested(body.result, lambda item: self.outline(child, below, item) if type(item) is Node else item)
+            for body in bodies
+        ]
+        return outlines[0] if all(repr(outline) == repr(outlines[0]) for outline in outlines) else Known.NOTHING
+
+
+def _relies_on_no_other(bodies: list[Body], call: Call) -> bool:
+    """Whether what these ways were told of their inputs is true of another call too."""
+    given = {node.target: node for node in call.inputs}
+    return all(
+        repr(told) == repr(given[name].known() if given[name].known is not None else None)  # type: ignore[misc]
+        for body in bodies
+        for name, told in body.asked.items()
+    )
+
+
+def join(path: str, name: str) -> str:
+    """The dotted path of `name` below `path`."""
+    return f"{path}.{name}" if path and name else path or name

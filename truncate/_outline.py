@@ -1,0 +1,60 @@
+"""What is known of a value before it exists: that it is a tensor, a tuple of two, None; or nothing."""
+
+from __future__ import annotations
+
+import enum
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested
+from truncate._operations import is_tensor
+
+
+class Known(enum.Enum):
+    """A leaf of an outline, which otherwise is made of containers and constants."""
+
+    TENSOR = "a tensor"
+    GIVEN = "an argument that the caller gave: not None"
+    NOTHING = "nothing is known"
+
+
+def outline_of(node: Node, of_child: Callable[[Node], Any]) -> Any:
+    """The outline of the value of a node; `of_child` knows what the call of a child returns."""
+    if is_tensor(node):
+        return Known.TENSOR
+    if node.kind is Kind.INPUT:
+        return node.known() if node.known is not None else Known.GIVEN
+    if node.kind is Kind.CHILD:
+        return of_child(node)
+    if node.target is operator.getitem and type(node.args[0]) is Node:
+        whole = outline_of(node.args[0], of_child)
+        if whole is Known.TENSOR:
+            return whole
+        try:
+            return whole[node.args[1]]
+        except (TypeError, LookupError):
+            return Known.NOTHING
+    if node.target is getattr and type(node.args[0]) is Node:
+        whole = outline_of(node.args[0], of_child)
+        return getattr(whole, node.args[1], Known.NOTHING) if items_of(whole) else Known.NOTHING
+    return Known.NOTHING
+
+
+def is_known(outline: Any) -> bool:
+    return outline is not Known.NOTHING and all(map(is_known, items_of(outline)))
+
+
+def fill(outline: Any, whole: Any) -> Any:
+    """The containers and constants of an outline around the parts of a stand-in for the whole."""
+    if type(outline) is Known:
+        return whole
+    if is_dataclass_value(outline):
+        fields = {f: fill(getattr(outline, f), getattr(whole, f)) for f in outline.__dataclass_fields__}
+        return type(outline)(**fields)
+    if issubclass(type(outline), dict):
+        return type(outline)({key: fill(item, whole[key]) for key, item in outline.items()})
+    if issubclass(type(outline), (tuple, list)):
+        parts = [fill(item, whole[i]) for i, item in enumerate(outline)]
+        return type(outline)(*parts) if hasattr(outline, "_fields") else type(outline)(parts)
+    return map_nested(outline, lambda item: item)
