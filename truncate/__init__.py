@@ -8,12 +8,16 @@ from truncate._errors import (
     TruncateError,
     UnknownTargetError,
 )
+from truncate._layers import Layers, Place, layers
 
 __all__ = [
     "CannotFollowError",
     "FixedArgumentError",
+    "Layers",
     "NotReachedError",
+    "Place",
     "TruncateError",
     "UnknownTargetError",
+    "layers",
     "truncate",
 ]
