@@ -7,6 +7,7 @@ from truncate._errors import (
     NotReachedError,
     TruncateError,
     UnknownTargetError,
+    WrongResultError,
 )
 from truncate._layers import Layers, Place, layers
 
@@ -18,6 +19,7 @@ __all__ = [
     "Place",
     "TruncateError",
     "UnknownTargetError",
+    "WrongResultError",
     "layers",
     "truncate",
 ]

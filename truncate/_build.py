@@ -69,7 +69,8 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
                 modes.add(node.target)
             elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN):
                 holder, _, name = node.target.rpartition(".")
-                pieces[node.target] = getattr(module.get_submodule(holder), name)
+                constant = way.body.constants.get(node.target)
+                pieces[node.target] = getattr(module.get_submodule(holder), name) if constant is None else constant
     for flag in modes:
         holder = flag.rpartition(".")[0]
         if holder and holder not in pieces:
@@ -190,10 +191,12 @@ def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, An
     for way in plan.ways:
         lines = refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
         bodies.append((dict(way.body.modes), lines))
-    return "\n    ".join([define, *opening, *_by_mode(bodies, spell)]) + "\n", names.globals
+    return "\n    ".join([define, *opening, *_by_mode(bodies, spell, names)]) + "\n", names.globals
 
 
-def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str]) -> list[str]:
+def _by_mode(
+    bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str], names: Names
+) -> list[str]:
     """One body for all modes if they agree, else a branch on the first flag that tells them apart."""
     if all(lines == bodies[0][1] for _, lines in bodies):
         return bodies[0][1]
@@ -201,7 +204,8 @@ def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[s
     sides = []
     for value in (True, False):
         side = [({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value]
-        sides.append([f"    {line}" for line in _by_mode(side, spell)])
+        way = _by_mode(side, spell, names) if side else refuse_way(names, "this combination of modes was not run on the example")
+        sides.append([f"    {line}" for line in way])
     if sides[0] == sides[1]:
         return [line[4:] for line in sides[0]]
     return [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]

@@ -56,6 +56,17 @@ def from_signature(module: nn.Module) -> Call:
     return Call(tuple(args), kwargs, parameters)
 
 
+def from_example(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """A call like one whose arguments are at hand: their tensors are inputs, all else is fixed."""
+
+    def enter(value: Any) -> Any:
+        return Node(Kind.INPUT, "") if isinstance(value, torch.Tensor) else value
+
+    call = from_node(module, Node(Kind.CHILD, "", map_nested(args, enter), map_nested(kwargs, enter)), lambda _: Known.TENSOR)
+    call.parameters = tuple(inspect.signature(module.forward).parameters.values())
+    return call
+
+
 def _given(name: str, hints: dict[str, Any]) -> Node:
     declared = Known.TENSOR if hints.get(name) is torch.Tensor else Known.GIVEN
     return Node(Kind.INPUT, name, known=lambda: declared)

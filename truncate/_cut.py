@@ -19,7 +19,8 @@ from truncate._effects import Effects
 from truncate._errors import CannotFollowError, NotReachedError
 from truncate._forwards import Forwards, join
 from truncate._graph import Body, Kind, Node, nodes_in
-from truncate._target import Target, unknown
+from truncate._spine import Spine
+from truncate._target import unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +72,12 @@ class Plan:
 class Cutter:
     """Plans the cut of one model at a list of targets."""
 
-    def __init__(self, model: nn.Module, targets: list[Target], forwards: Forwards) -> None:
+    def __init__(self, model: nn.Module, spine: Spine, forwards: Forwards) -> None:
         self.model = model
-        self.targets = targets
+        self.targets = spine.targets
+        self.holds = spine.holds
         self.forwards = forwards
         self._plans: dict[Any, Plan] = {}
-        self._held: dict[int, frozenset[int]] = {}
         self._effects = Effects(forwards)
 
     def plan(self) -> Plan:
@@ -87,18 +88,6 @@ class Cutter:
         if plan.missing:
             raise NotReachedError(plan.missing)
         return plan
-
-    def holds(self, module: nn.Module) -> frozenset[int]:
-        """The targets that lie below a module, or are operations of its own forward."""
-        if id(module) not in self._held:
-            self._held[id(module)] = frozenset()  # a module that holds itself adds nothing
-            held = {t for t, target in enumerate(self.targets) if target.module is module and not target.is_module}
-            for child in module._modules.values():
-                if child is not None:
-                    held |= self.holds(child)
-                    held |= {t for t, target in enumerate(self.targets) if target.module is child and target.is_module}
-            self._held[id(module)] = frozenset(held)
-        return self._held[id(module)]
 
     # -- finding a target ------------------------------------------------------------------------------------------
 
@@ -308,3 +297,10 @@ def _needs_nothing_new(node: Node, live: set[Node]) -> bool:
     if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN):
         return False
     return all(_needs_nothing_new(source, live) for source in node.inputs())
+
+
+def assumptions_of(plan: Plan) -> tuple[Any, ...]:
+    """What was fixed in the recorded forwards of a plan, each once."""
+    found = [assumption for way in plan.ways for assumption in way.body.assumptions]
+    found += [assumption for child in plan.children.values() for assumption in assumptions_of(child)]
+    return tuple(dict.fromkeys(found))

@@ -21,3 +21,7 @@ class CannotFollowError(TruncateError, RuntimeError):
 
 class FixedArgumentError(TruncateError, TypeError):
     """An argument that was left out while cutting, and so was fixed at its default, is given another value."""
+
+
+class WrongResultError(TruncateError, AssertionError):
+    """The result differed from the model on the example. This is a mistake of this library."""

@@ -37,7 +37,7 @@ def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node],
         try:
             bodies.append(run.body(call))
         except Exception as error:
-            explained = _explain(error, run, where)
+            explained = explain(error, module, where)
             if not bodies:
                 raise explained from error
             bodies.append(Body([], None, run.decisions, str(explained)))
@@ -188,20 +188,27 @@ def _flat(classes: Any) -> Iterator[type]:
         yield from getattr(classes, "__args__", None) or (classes,)
 
 
-def _explain(error: BaseException, run: _Run, where: str) -> CannotFollowError:
+def explain(error: BaseException, module: nn.Module, path: str, recorded: bool = False) -> CannotFollowError:
     """What could not be followed, in the words of someone who wants to go on."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [f for f in frames if not f.filename.startswith((_OWN, _TORCH))] or frames
     at = theirs[-1]
     line = source_line(at.filename, at.lineno or 0)
-    what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
-    name = f"{where!r} ({type(run.module).__name__})" if where else f"the model itself ({type(run.module).__name__})"
+    name = f"{path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
+    if recorded:
+        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__}: {error}"
+        remedy = "It was run on the example; does the model itself run on it?"
+    else:
+        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
+        remedy = (
+            f"Give an example input, args=(x,) or kwargs={{...}}: then this forward is recorded on it. "
+            f"Or stop at {path or 'the model itself'!r} or beside it."
+        )
     return CannotFollowError(
         f"cannot follow the forward of {name}: it {what}\n"
         f"    {at.filename}, line {at.lineno}, in {at.name}\n"
         f"        {line}\n"
-        f"A target below {name} needs that forward to be followed. Stop at that module or beside it instead, "
-        f"or change the line so that it does not depend on a value that is only known when the model runs."
+        f"{remedy}"
     )
 
 

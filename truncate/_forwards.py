@@ -8,35 +8,86 @@ from torch import nn
 
 from truncate import _call
 from truncate._call import Call
-from truncate._errors import TruncateError
+from truncate._errors import CannotFollowError, TruncateError
+from truncate._example import Example, Pass
 from truncate._follow import follow
 from truncate._graph import Body, Node, map_nested
 from truncate._operations import name_operations
 from truncate._outline import Known, outline_of
+from truncate._spine import Spine
 
 
 class Forwards:
     """The forwards of one model and of everything below it."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.entry = _call.from_signature(model)
+    def __init__(self, model: nn.Module, spine: Spine, example: Example | None = None) -> None:
+        self.entry = _call.from_signature(model) if example is None else _call.from_example(model, example.args, example.kwargs)
+        self._model = model
+        self._spine = spine
+        self._example = example
         self._followed: dict[tuple[int, str], list[list[Body]]] = {}
+        self._failed: dict[tuple[int, str], CannotFollowError] = {}
+        self._recorded: dict[tuple[int, str], list[Body]] = {}
+        self.passed: Pass | None = None
 
     def bodies(self, module: nn.Module, path: str, call: Call) -> list[Body]:
         """All ways through the forward of the module at `path`, called like that; its present mode's is first.
 
         Raises:
-            CannotFollowError: It depends on values that are only known when it runs.
+            CannotFollowError: It depends on values that are only known when it runs, and there is no example.
         """
-        known = self._followed.setdefault((id(module), call.key), [])
+        try:
+            return self.follow(module, path, call)
+        except CannotFollowError:
+            if self._example is None or not self._spine.holds(module):
+                raise
+            self._record()
+            bodies = self._recorded.get((id(module), call.key))
+            if bodies is None:
+                raise
+            return bodies
+
+    def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]:
+        """All ways through a forward as stand-ins find them."""
+        key = (id(module), call.key)
+        if key in self._failed:
+            raise self._failed[key]
+        known = self._followed.setdefault(key, [])
         for bodies in known:
             if _relies_on_no_other(bodies, call):
                 return bodies
-        bodies = follow(module, call, path, lambda node: self._returned(module, path, node))
+        try:
+            bodies = follow(module, call, path, lambda node: self._returned(module, path, node))
+        except CannotFollowError as error:
+            self._failed[key] = error
+            raise
         for body in bodies:
             name_operations(body, module)
         known.append(bodies)
         return bodies
+
+    def _record(self) -> None:
+        """Runs the example, and once more in the other mode if a forward branches on its mode."""
+        if self.passed is not None or self._example is None:
+            return
+        self.passed = Pass(self._model, self._example, self._spine, self)
+        for key, body in self.passed.recorded.items():
+            self._recorded[key] = [body]
+        if any(body.modes for body in self.passed.recorded.values()):
+            other: dict[tuple[int, str], Body] = {}
+            why = "the forward took another way in the other mode"
+            try:
+                other = Pass(self._model, self._example, self._spine, self, flip=True).recorded
+            except Exception as error:
+                why = f"the example does not run in the other mode: {type(error).__name__}: {error}"
+            for key, body in self.passed.recorded.items():
+                if body.modes:
+                    flipped = {flag: not value for flag, value in body.modes.items()}
+                    self._recorded[key].append(other.get(key) or Body([], None, flipped, why))
+        for key, bodies in self._recorded.items():
+            module = next(m for m in self._model.modules() if id(m) == key[0])
+            for body in bodies:
+                name_operations(body, module)
 
     def call(self, parent: nn.Module, path: str, node: Node) -> Call:
         """How a node in the graph of `parent` calls a child."""

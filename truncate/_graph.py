@@ -45,6 +45,8 @@ class Body:
     result: Any  # nested nodes and constants
     modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
     failure: str | None = None  # why this way could not be followed, if it could not
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
+    assumptions: list[Any] = dataclasses.field(default_factory=list)  # what was fixed, if it was recorded
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on
 
     @property

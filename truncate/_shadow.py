@@ -7,7 +7,6 @@ properties, nothing global is patched, and what it assigns to ``self`` never rea
 
 from __future__ import annotations
 
-import builtins
 import functools
 import types
 import weakref
@@ -17,10 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from truncate._builtins import with_own_builtins
 from truncate._graph import Kind, map_nested
 from truncate._standin import Recording, StandIn
 
-PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(...)))
+PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
 
@@ -152,7 +152,10 @@ class Shadow:
 
     @property
     def training(self) -> Any:
-        shadows, path = self.__dict__[_PLACE]
+        place = self.__dict__.get(_PLACE)
+        if place is None:
+            return False
+        shadows, path = place
         recording = shadows.recording
         return StandIn(recording, lambda: recording.node(Kind.ATTRIBUTE, f"{path}.training" if path else "training"))
 
@@ -197,91 +200,3 @@ def _shadow_class(cls: type) -> type:
         made = type(cls)(cls.__name__, (Shadow, cls), members)
         _classes[cls] = made
     return made
-
-
-# -- builtins that know stand-ins ------------------------------------------------------------------------------------
-
-
-def with_own_builtins(function: Any) -> Any:
-    """A copy of a function in which `isinstance`, `hasattr` and `type` do not guess about a stand-in.
-
-    Python's own would ask the stand-in and not the value, and the forward would silently take a wrong branch. The
-    helper functions that it calls by name, and the function inside a decorator, are copied likewise.
-    """
-    return _copy_function(function) if isinstance(function, types.FunctionType) else function
-
-
-_copies: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-_ASKING = frozenset(("isinstance", "hasattr", "type"))
-
-
-def _copy_function(function: types.FunctionType) -> types.FunctionType:
-    if function in _copies:
-        return _copies[function]
-    _copies[function] = function  # while its helpers are looked at, which may call it
-    code, names = function.__code__, function.__globals__
-    helpers = {}
-    for name in code.co_names:
-        helper = names.get(name)
-        if isinstance(helper, types.FunctionType) and not _is_torch(helper):
-            copied = _copy_function(helper)
-            if copied is not helper:
-                helpers[name] = copied
-    closure = function.__closure__ or ()
-    cells = [_copy_cell(cell) for cell in closure]
-    if helpers or cells != list(closure) or not _ASKING.isdisjoint(code.co_names):
-        own = {**names, **helpers, "__builtins__": _OWN_BUILTINS}
-        copy = types.FunctionType(code, own, function.__name__, function.__defaults__, tuple(cells) or None)
-        copy.__kwdefaults__ = function.__kwdefaults__
-        copy.__dict__.update(function.__dict__)
-        copy.__annotations__ = function.__annotations__
-        _copies[function] = copy
-    return _copies[function]
-
-
-def _is_torch(function: types.FunctionType) -> bool:
-    return (function.__module__ or "").partition(".")[0] == "torch"
-
-
-def _copy_cell(cell: types.CellType) -> types.CellType:
-    try:
-        inner = cell.cell_contents
-    except ValueError:  # not filled yet
-        return cell
-    if not isinstance(inner, types.FunctionType) or _is_torch(inner):
-        return cell
-    copied = _copy_function(inner)
-    return cell if copied is inner else types.CellType(copied)
-
-
-def _isinstance(value: Any, classes: Any) -> bool:
-    if issubclass(type(value), StandIn):
-        return value._recording.is_instance(value, classes)
-    return isinstance(value, classes)
-
-
-def _hasattr(value: Any, name: str) -> bool:
-    if issubclass(type(value), StandIn) and not value._recording.is_instance(value, torch.Tensor):
-        raise value._recording.fail(f"asks whether a value has {name!r}")
-    return hasattr(torch.Tensor if issubclass(type(value), StandIn) else value, name)
-
-
-class _TypeOfType(type):
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and issubclass(type(args[0]), StandIn):
-            if args[0]._recording.is_instance(args[0], torch.Tensor):
-                return torch.Tensor
-            raise args[0]._recording.fail("asks for the type of a value")
-        return type(*args, **kwargs)
-
-    def __instancecheck__(cls, value: Any) -> bool:
-        return isinstance(value, type)
-
-
-_OWN_BUILTINS = {
-    **vars(builtins),
-    "isinstance": _isinstance,
-    "hasattr": _hasattr,
-    "type": _TypeOfType("type", (), {}),
-    "_answers_isinstance": True,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
 import keyword
@@ -26,7 +27,7 @@ _BINARY_SIGNS = {
     "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
 }  # fmt: skip
-_UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~"}
+_UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
 _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
 PROVIDED: dict[str, Any] = {"torch": torch, "F": F, "Tensor": Tensor}
 
@@ -168,9 +169,9 @@ class Writer:
         name = getattr(function, "__name__", "")
         if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
             return "torch.ops." + str(function).replace("::", ".")
-        for module, prefix in ((F, "F"), (torch, "torch")):
+        for module, prefix in ((F, "F."), (torch, "torch."), (builtins, "")):
             if getattr(module, name, None) is function:
-                return f"{prefix}.{name}"
+                return f"{prefix}{name}"
         return self.names.of(function)
 
     # -- statements ------------------------------------------------------------------------------------------------

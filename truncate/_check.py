@@ -1,0 +1,52 @@
+"""Comparing a result with the model on the example that it was cut on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._errors import WrongResultError
+from truncate._example import Example, outputs_of, tensors_in
+from truncate._forwards import Forwards
+from truncate._ghost import fresh, ghost_of, random_state_kept
+from truncate._spine import Spine
+
+
+def compare(
+    model: nn.Module, result: nn.Module, arrangement: Any, example: Example, spine: Spine, forwards: Forwards
+) -> None:
+    """Raises `WrongResultError` if the result gives anything else on the example than hooks on the model capture."""
+    expected = forwards.passed.outputs if forwards.passed is not None else outputs_of(model, example, spine.targets)
+    ghost = ghost_of(result, example.is_meta)
+    with random_state_kept():
+        given = ghost(*fresh(example.args), **fresh(example.kwargs))
+    for t, value in _leaves(arrangement, given):
+        target = spine.targets[t]
+        if target.is_module and not same(value, expected[t][target.call]):
+            raise WrongResultError(
+                f"{target.text!r}: the result differs from the model on the example. Please report this, with the "
+                f"model; check=False returns the result all the same.\n{result}"
+            )
+
+
+def _leaves(arrangement: Any, given: Any) -> list[tuple[int, Any]]:
+    if isinstance(arrangement, int):
+        return [(arrangement, given)]
+    keys = arrangement if isinstance(arrangement, dict) else range(len(arrangement))
+    return [leaf for key in keys for leaf in _leaves(arrangement[key], given[key])]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested values hold the same tensors, bit for bit; NaN equals NaN."""
+    ones, others = list(tensors_in(one)), list(tensors_in(other))
+    return len(ones) == len(others) and all(map(_same_tensor, ones, others))
+
+
+def _same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype or one.is_meta or other.is_meta:
+        return one.shape == other.shape and one.dtype == other.dtype
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+

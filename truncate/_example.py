@@ -1,0 +1,162 @@
+"""Real passes of a model on an example: to record the forwards that cannot be followed, and to check the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from truncate._call import Call
+from truncate._errors import CannotFollowError
+from truncate._follow import explain
+from truncate._ghost import fresh, ghost_of, random_state_kept
+from truncate._graph import Body, Kind, Node, items_of, map_nested
+from truncate._record import Recording
+from truncate._spine import Spine
+from truncate._target import Target
+
+if TYPE_CHECKING:
+    from truncate._forwards import Forwards
+
+
+@dataclasses.dataclass
+class Example:
+    """The arguments of one call of a model, as in ``torch.export.export(mod, args, kwargs)``."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def is_meta(self) -> bool:
+        return any(tensor.is_meta for tensor in tensors_in((self.args, self.kwargs)))
+
+
+class Pass:
+    """One pass of a model on an example: what each target returned, and a recording of what cannot be followed."""
+
+    def __init__(self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool = False) -> None:
+        self.outputs: list[list[Any]] = [[] for _ in spine.targets]
+        self.recorded: dict[tuple[int, str], Body] = {}
+        self._forwards = forwards
+        self._calls: list[_Calls] = []
+        self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
+        self._ghosts: dict[int, nn.Module] = {}
+        ghost = ghost_of(model, example.is_meta)
+        for original, module in zip(model.modules(), ghost.modules()):
+            module.training ^= flip
+            self._ghosts[id(original)] = module
+            if spine.holds(original):
+                self._take_over(original, module)
+        for t, target in enumerate(spine.targets):
+            if target.is_module:
+                keep = self.outputs[t]
+                self._ghosts[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
+        with random_state_kept():
+            ghost(*fresh(example.args), **fresh(example.kwargs))
+
+    def _take_over(self, original: nn.Module, ghost: nn.Module) -> None:
+        """From now on a call of this module of the spine is seen, and recorded if need be."""
+        own = ghost.__dict__.get("forward")
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            entered = self._entered(original)
+            if own is None:
+                del ghost.__dict__["forward"]
+            else:
+                ghost.__dict__["forward"] = own
+            try:
+                return ghost.forward(*args, **kwargs) if entered is None else self._run(*entered, ghost, args, kwargs)
+            finally:
+                ghost.__dict__["forward"] = forward
+
+        ghost.__dict__["forward"] = forward
+
+    def _entered(self, original: nn.Module) -> tuple[nn.Module, str, Call] | None:
+        """Where and how a module of the spine was just called: its parent announced it, or the parent's graph tells."""
+        if self._next is not None and self._next[0] is original:
+            entered, self._next = self._next, None
+            return entered
+        return self._calls[-1].next_of(original) if self._calls else None
+
+    def _run(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
+        try:
+            bodies = self._forwards.follow(module, path, call)
+        except CannotFollowError:
+            return self._record(module, path, call, ghost, args, kwargs)
+        taken = [b for b in bodies if all(ghost.get_submodule(f.rpartition(".")[0]).training is v for f, v in b.modes.items())]
+        self._calls.append(_Calls(self._forwards, module, path, taken[0]))
+        try:
+            return ghost.forward(*args, **kwargs)
+        finally:
+            self._calls.pop()
+
+    def _record(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
+        def call_child(name: str, node: Node, args: Any, kwargs: Any) -> Any:
+            self._next = (module.get_submodule(name), f"{path}.{name}" if path else name, self._forwards.call(module, path, node))
+            try:
+                return ghost.get_submodule(name)(*args, **kwargs)
+            finally:
+                self._next = None
+
+        recording = Recording(ghost, path, call_child, {})
+        self._calls.append(_Calls(self._forwards, module, path, Body([], None, {})))
+        try:
+            body, result = recording.run(call, args, kwargs)
+        except Exception as error:
+            raise explain(error, module, path, recorded=True) from error
+        finally:
+            self._calls.pop()
+        self.recorded.setdefault((id(module), call.key), body)
+        return result
+
+
+class _Calls:
+    """The calls of children that the graph of a running forward announces, in order."""
+
+    def __init__(self, forwards: Forwards, module: nn.Module, path: str, body: Body) -> None:
+        self._forwards = forwards
+        self._module = module
+        self._path = path
+        self._nodes: dict[int, Iterator[Node]] = {}
+        calls: dict[int, list[Node]] = {}
+        for node in body.nodes:
+            if node.kind is Kind.CHILD:
+                calls.setdefault(id(module.get_submodule(node.target)), []).append(node)
+        self._nodes = {child: iter(nodes) for child, nodes in calls.items()}
+
+    def next_of(self, child: nn.Module) -> tuple[nn.Module, str, Call] | None:
+        node = next(self._nodes.get(id(child), iter(())), None)
+        if node is None:
+            return None
+        path = f"{self._path}.{node.target}" if self._path else node.target
+        return child, path, self._forwards.call(self._module, self._path, node)
+
+
+def outputs_of(model: nn.Module, example: Example, targets: list[Target]) -> list[list[Any]]:
+    """What hooks on the targets capture in a pass of the model as it is, each call cloned at once."""
+    ghost = ghost_of(model, example.is_meta)
+    twins = dict(zip(map(id, model.modules()), ghost.modules()))
+    outputs: list[list[Any]] = [[] for _ in targets]
+    for t, target in enumerate(targets):
+        if target.is_module:
+            keep = outputs[t]
+            twins[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
+    with random_state_kept():
+        ghost(*fresh(example.args), **fresh(example.kwargs))
+    return outputs
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    else:
+        for item in items_of(value):
+            yield from tensors_in(item)
+
+
+def cloned(value: Any) -> Any:
+    return map_nested(value, lambda item: item.detach().clone() if isinstance(item, torch.Tensor) else item)

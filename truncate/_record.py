@@ -1,0 +1,400 @@
+"""Recording one forward on real tensors, to a graph.
+
+For Python that cannot be followed on stand-ins: branches on a value or a shape, loops over data. The forward runs on
+the tensors that it gets in one real pass, under a `TorchFunctionMode` (which is thread-local) that writes each
+operation into the graph. Children are leaves here too. What had to be fixed, such as the way that a branch went, is
+written down as an `Assumption` and checked again at run time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import enum
+import functools
+import operator
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from truncate._bytecode import source_line
+from truncate._call import Call
+from truncate._graph import Body, Kind, Node, is_dataclass_value, items_of, map_nested
+from truncate._operations import DUNDER, written
+from truncate._shadow import PLAIN, Shadows, is_shadow
+from truncate._standin import StandIn, Unfollowable
+from truncate._traced import Traced, TracedBool, plain, traced
+
+Lazy = Node | Callable[[], Node]
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumption:
+    """Something that was fixed when a forward was recorded on an example."""
+
+    module: str  # path of the module whose forward it is
+    file: str
+    line: int
+    code: str  # the line of source
+    what: str  # what was fixed
+    value: Any
+
+    def __str__(self) -> str:
+        where = f"{self.file}, line {self.line}, in the forward of {self.module or 'the model itself'}"
+        return f"{self.what} {self.value!r}: {self.code} ({where})"
+
+
+class Recording(TorchFunctionMode):
+    """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
+
+    def __init__(self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any], modes: dict[str, bool]) -> None:
+        super().__init__()
+        self.module = module
+        self.path = path
+        self.modes = modes
+        self.assumptions: list[Assumption] = []
+        self.constants: dict[str, torch.Tensor] = {}
+        self._call_child = call_child
+        self._nodes: list[Node] = []
+        self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
+        self._ranks: set[Node] = set()
+        self._paused = 0
+        self._grad = torch.is_grad_enabled()
+        self._failure: Unfollowable | None = None
+        self._own = {id(value) for m in module.modules() for value in vars(m).values()}
+
+    def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
+        """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
+        args = self._enter_like(call.args, args)
+        kwargs = self._enter_like(call.kwargs, kwargs)
+        forward = Shadows(self.module, self).at("", self.module).forward
+        with self:
+            result = forward(*args, **kwargs)
+        if self._failure is not None:
+            raise self._failure
+        body = Body(self._nodes, self.lower(result), self.modes, constants=self.constants, assumptions=self.assumptions)
+        return body, self.real(result)
+
+    # -- values and their nodes ------------------------------------------------------------------------------------
+
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
+        grad = not self._grad or torch.is_grad_enabled()
+        made = Node(kind, target, args, kwargs or {}, len(self._nodes), grad)
+        self._nodes.append(made)
+        return made
+
+    def _enter_like(self, given: Any, value: Any) -> Any:
+        """Takes in arguments: what is a node in `given` is an input, the rest are constants that both share."""
+        if type(given) is Node:
+            return self._enter(value, self.node(Kind.INPUT, given.target))
+        if is_dataclass_value(given):
+            fields = {f: self._enter_like(getattr(given, f), getattr(value, f)) for f in given.__dataclass_fields__}
+            return type(given)(**fields)
+        if issubclass(type(given), dict):
+            return type(given)({key: self._enter_like(item, value[key]) for key, item in given.items()})
+        if issubclass(type(given), (tuple, list)):
+            items = [self._enter_like(*pair) for pair in zip(given, value)]
+            return type(given)(*items) if hasattr(given, "_fields") else type(given)(items)
+        return value
+
+    def _enter(self, value: Any, lazy: Lazy) -> Any:
+        """Takes in a value that comes from outside: its tensors and numbers get nodes that read them out of it."""
+        if isinstance(value, torch.Tensor):
+            if id(value) in self._values:  # the same object under another name: tell them apart
+                with torch._C.DisableTorchFunction():
+                    value = value.view_as(value)
+            self._values[id(value)] = lazy, value
+            return value
+        if type(value) in (int, float, bool):
+            return traced(value, self, lazy)
+        if type(value) in PLAIN:
+            return value
+        kind = type(value)
+        if kind is tuple or kind is torch.Size:
+            return kind([self._enter(item, self._part(lazy, operator.getitem, i)) for i, item in enumerate(value)])
+        if kind is list:  # in place, like all that follows: others may hold the same object
+            value[:] = [self._enter(item, self._part(lazy, operator.getitem, i)) for i, item in enumerate(value)]
+        elif issubclass(kind, dict):
+            for key, item in list(value.items()):
+                dict.__setitem__(value, key, self._enter(item, self._part(lazy, operator.getitem, key)))
+        elif issubclass(kind, (tuple, list)):
+            for i, item in enumerate(value):
+                self._enter(item, self._part(lazy, operator.getitem, i))
+        if id(value) not in self._values and not isinstance(value, _NOT_OPENED) and id(value) not in self._own:
+            self._values[id(value)] = lazy, value
+            for name, item in list(getattr(value, "__dict__", {}).items()):
+                value.__dict__[name] = self._enter(item, self._part(lazy, getattr, name))
+        return value
+
+    def _part(self, whole: Lazy, function: Callable[..., Any], key: Any) -> Callable[[], Node]:
+        """Reads an item or attribute of a value, when it is asked for."""
+        return _once(lambda: self.node(Kind.FUNCTION, function, (_force(whole), key)))
+
+    def lower(self, value: Any) -> Any:
+        """Values to their nodes, inside nested containers too."""
+        kind = type(value)
+        if kind in PLAIN and kind is not torch.device:
+            return value
+        if issubclass(kind, (StandIn, Traced)):
+            return value._node
+        if id(value) in self._values:
+            lazy, _ = self._values[id(value)]
+            node = _force(lazy)
+            self._values[id(value)] = node, value
+            return node
+        if isinstance(value, torch.Tensor):
+            return self._constant(value)
+        if is_shadow(value):
+            raise self.fail("passes a module as an argument")
+        if kind is torch.Size:
+            return tuple(map(self.lower, value))
+        if items_of(value):
+            return map_nested(value, self.lower)
+        return self._opaque(value)
+
+    def _constant(self, tensor: torch.Tensor) -> Node:
+        """A tensor that came into being where nobody looked."""
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = tensor
+        self._assume("a tensor made out of sight is kept, of shape", tuple(tensor.shape))
+        made = self.node(Kind.ATTRIBUTE, name)
+        self._values[id(tensor)] = made, tensor
+        return made
+
+    def _opaque(self, value: Any) -> Any:
+        """An object that is no tensor, such as a cache: each run gets a copy of it as it was when first seen."""
+        if isinstance(value, _NOT_OPENED) or id(value) in self._own or not hasattr(value, "__dict__"):
+            return value
+        made = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+        self._values[id(value)] = made, value
+        return made
+
+    def real(self, value: Any) -> Any:
+        """Nested values with plain numbers in place of traced ones."""
+        kind = type(value)
+        if kind in PLAIN or isinstance(value, torch.Tensor):
+            return value
+        if issubclass(kind, Traced):
+            return value.real_value
+        if issubclass(kind, StandIn):  # only the mode of a module stands in while recording
+            return self.modes_value(value._node.target)
+        if kind is torch.Size:
+            return torch.Size([plain(item) for item in value])
+        if kind in (tuple, list, dict, slice):
+            return map_nested(value, self.real)
+        return value
+
+    # -- what the forward does -------------------------------------------------------------------------------------
+
+    def held(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that the module holds is seen as it is."""
+        if id(tensor) not in self._values:
+            self._values[id(tensor)] = _once(lambda: self.node(Kind.ATTRIBUTE, path)), tensor
+        return tensor
+
+    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        """What is done to the mode of a module, or assigned to one of its buffers."""
+        if kind is Kind.ASSIGN:
+            return self.node(kind, target, (self.lower(args[0]),))
+        raise self.fail("computes with the mode of a module")
+
+    def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A child is called: for real."""
+        lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        node = self.node(Kind.CHILD, path, lowered, named)
+        with self.paused():
+            returned = self._call_child(path, node, self.real(args), self.real(kwargs))
+        return self._enter(returned, node)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {})) if self._paused else self.function(func, args, kwargs or {})
+
+    def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch function is called."""
+        name = getattr(func, "__name__", "")
+        if getattr(torch.Tensor, name, None) is func and name in _ASKED:
+            return getattr(self, _ASKED[name])(*args)
+        if name == "__get__":
+            return self._property(func.__self__.__name__, args[0], func(*args))
+        if name in _PASSED or name == "__set__" or isinstance(func, type):
+            return func(*self.real(args), **self.real(kwargs))
+        if func is torch._assert and self.real(args[0]) is True and not isinstance(args[0], Traced):
+            return None
+        kind, target = self._operation(func, name)
+        lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        result = func(*self.real(args), **self.real(kwargs))
+        if isinstance(result, torch.Size) and name == "size":
+            self._fix_rank(lowered[0], len(result))
+        if isinstance(result, (int, float)) and not isinstance(result, torch.Tensor):
+            return traced(result, self, lambda: self.node(kind, target, lowered, named))
+        if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
+            return result
+        node = self.node(kind, target, lowered, named)
+        if isinstance(result, torch.Tensor) and written(node):
+            self._values[id(result)] = node, result
+            return result
+        return self._enter(result, node)
+
+    def _operation(self, func: Any, name: str) -> tuple[Kind, Any]:
+        if getattr(torch.Tensor, name, None) is not func:
+            return Kind.FUNCTION, func
+        if name.startswith("__") and name.strip("_") in DUNDER:
+            return Kind.FUNCTION, DUNDER[name.strip("_")]
+        return Kind.METHOD, name
+
+    def _property(self, name: str, tensor: Any, value: Any) -> Any:
+        """``tensor.name``"""
+        lowered = self.lower(tensor)
+        read = _once(lambda: self.node(Kind.FUNCTION, getattr, (lowered, name)))
+        if name == "dtype":
+            self.check_equal(read, value, "a tensor was of type")
+            return value
+        if name == "device":
+            self._values[id(value)] = read, value
+            return value
+        if name == "shape":
+            self._fix_rank(lowered, len(value))
+        if isinstance(value, (torch.Tensor, torch.Size, int)):
+            return self._enter(value, read) if name not in _STATE else value
+        return value
+
+    # -- what control flow asks ------------------------------------------------------------------------------------
+
+    def decide(self, flag: str) -> bool:
+        return self.modes_value(flag)
+
+    def modes_value(self, flag: str) -> bool:
+        if flag not in self.modes:
+            self.modes[flag] = self.module.get_submodule(flag.rpartition(".")[0]).training
+        return self.modes[flag]
+
+    def is_instance(self, standin: StandIn, classes: Any) -> bool:
+        return isinstance(True, classes)
+
+    def fail(self, why: str) -> Unfollowable:
+        self._failure = self._failure or Unfollowable(why)
+        return self._failure
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a child is running, whose own doing is no part of this graph."""
+        return self._paused > 0
+
+    def check(self, claim: Any, text: str) -> None:
+        """The forward asserts something."""
+        self.node(Kind.FUNCTION, torch._assert, (self.lower(claim), text))
+
+    def fix(self, value: Traced) -> None:
+        """Control flow, or Python beyond sight, depends on a number."""
+        if issubclass(type(value), TracedBool):
+            self._fix(value._node, value.real_value, "a comparison was")
+        else:
+            node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
+            self._fix(node, True, "a number was", value.real_value)
+
+    def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
+        node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
+        self._fix(node, True, what, value)
+
+    def _fix_rank(self, tensor: Node, rank: int) -> None:
+        """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
+        if tensor not in self._ranks:
+            self._ranks.add(tensor)
+            dims = self.node(Kind.METHOD, "dim", (tensor,))
+            claim = self.node(Kind.FUNCTION, operator.eq, (dims, rank))
+            self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {rank} dimensions here"))
+
+    def _fix(self, node: Node, holds: bool, what: str, value: Any = None) -> None:
+        assumption = self._assume(what, holds if value is None else value)
+        text = f"unlike the example that this was cut on: {assumption}"
+        claim = node if holds else self.node(Kind.FUNCTION, operator.not_, (node,))
+        self.node(Kind.FUNCTION, torch._assert, (claim, text))
+
+    def _assume(self, what: str, value: Any) -> Assumption:
+        frame = _users_frame()
+        code = source_line(frame.f_code.co_filename, frame.f_lineno)
+        made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value)
+        self.assumptions.append(made)
+        return made
+
+    # Python's questions to a tensor, which must be answered with plain values.
+
+    def _truth(self, tensor: torch.Tensor) -> bool:
+        value = bool(tensor)
+        self._fix(self.lower(tensor), value, "the content of a tensor decided, which was")
+        return value
+
+    def _number(self, tensor: torch.Tensor) -> Any:
+        value = tensor.item()
+        node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
+        self._fix(node, True, "a number in a tensor was", value)
+        return value
+
+    def _item(self, tensor: torch.Tensor) -> Any:
+        lowered = self.lower(tensor)
+        return traced(tensor.item(), self, self.node(Kind.METHOD, "item", (lowered,)))
+
+    def _length(self, tensor: torch.Tensor) -> int:
+        return self._size_0(tensor).fixed()
+
+    def _size_0(self, tensor: torch.Tensor) -> Any:
+        lowered = self.lower(tensor)
+        return traced(len(tensor), self, lambda: self.node(Kind.METHOD, "size", (lowered, 0)))
+
+    def _iterate(self, tensor: torch.Tensor) -> Iterator[Any]:
+        self._length(tensor)
+        return iter(self.function(torch.Tensor.unbind, (tensor,), {}))
+
+    def _contains(self, tensor: torch.Tensor, item: Any) -> bool:
+        return self._truth(self.function(torch.Tensor.any, (self.function(torch.Tensor.eq, (tensor, item), {}),), {}))
+
+    def _list(self, tensor: torch.Tensor) -> Any:
+        if tensor.dim() == 0:
+            return self._item(tensor)
+        return [self._list(row) for row in self._iterate(tensor)]
+
+
+# What holds no values of a run, so that there is nothing to look for inside.
+_NOT_OPENED = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum,
+               torch.layout, torch.memory_format, range, frozenset, torch.Generator, nn.Module)  # fmt: skip
+_ASKED = {
+    "__bool__": "_truth", "__int__": "_number", "__float__": "_number", "__index__": "_number", "item": "_item",
+    "__len__": "_length", "__iter__": "_iterate", "__contains__": "_contains", "tolist": "_list",
+}  # fmt: skip
+_PASSED = frozenset(("__hash__", "__repr__", "__format__", "__deepcopy__", "__reduce_ex__", "_set_grad_enabled",
+                     "is_floating_point", "is_complex", "get_device"))  # fmt: skip
+_STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))
+
+
+def _once(make: Callable[[], Node]) -> Callable[[], Node]:
+    return functools.lru_cache(maxsize=None)(make)
+
+
+def _force(lazy: Lazy) -> Node:
+    return lazy if isinstance(lazy, Node) else lazy()
+
+
+def _users_frame() -> types.FrameType:
+    """The innermost frame that is neither ours nor torch's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_OWN, _TORCH)):
+        frame = frame.f_back
+    return frame
+
+
+_OWN = __file__.rpartition("_record")[0]
+_TORCH = torch.__file__.rpartition("__init__")[0]

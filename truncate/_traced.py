@@ -1,0 +1,163 @@
+"""Python numbers that remember where they come from: sizes and the like, while a forward is recorded.
+
+They are the numbers of the example, so that the forward runs as it is. What is computed from them is written into the
+graph, so that other sizes work too; where control flow depends on one, that is fixed and becomes an `Assumption`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from truncate import _bytecode
+from truncate._graph import Kind, Node
+from truncate._operations import BINARY, COMPARISONS, UNARY
+
+
+class Tracer(Protocol):
+    """Where traced numbers write what is done to them."""
+
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
+
+    def lower(self, value: Any) -> Any: ...
+
+    def check(self, claim: Any, text: str) -> None: ...
+
+    def fix(self, value: Traced) -> None: ...
+
+    @property
+    def is_paused(self) -> bool: ...
+
+
+class Traced:
+    """What the traced numbers have in common: the value of the example, and the node that computes it."""
+
+    _tracer: Tracer
+    _lazy: Node | Callable[[], Node]
+
+    @property
+    def _node(self) -> Node:
+        if not isinstance(self._lazy, Node):
+            self._lazy = self._lazy()
+        return self._lazy
+
+    @property
+    def real_value(self) -> Any:
+        raise NotImplementedError
+
+    def fixed(self) -> Any:
+        """The plain number, for a use that cannot follow other values."""
+        if not self._tracer.is_paused:
+            self._tracer.fix(self)
+        return self.real_value
+
+    def converted(self, kind: type) -> Any:
+        """``int(value)`` or ``float(value)``, which stay traced."""
+        return self._derived(kind(self.real_value), kind, (self,))
+
+    def _derived(self, value: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        tracer = self._tracer
+        if tracer.is_paused:
+            return value
+        return traced(value, tracer, lambda: tracer.node(Kind.FUNCTION, function, tuple(map(tracer.lower, args))))
+
+    def __bool__(self) -> bool:
+        claim = _bytecode.assertion(sys._getframe(1))
+        if claim is None or not self.real_value or self._tracer.is_paused:
+            return bool(self.fixed())
+        self._tracer.check(self, claim)
+        return True
+
+    def __int__(self) -> int:
+        return int(self.fixed())
+
+    def __float__(self) -> float:
+        return float(self.fixed())
+
+    def __round__(self, *digits: int) -> Any:
+        return self._derived(round(self.real_value, *digits), round, (self, *digits))
+
+    def __floor__(self) -> Any:
+        return self._derived(math.floor(self.real_value), math.floor, (self,))
+
+    def __ceil__(self) -> Any:
+        return self._derived(math.ceil(self.real_value), math.ceil, (self,))
+
+    def __trunc__(self) -> Any:
+        return self._derived(math.trunc(self.real_value), math.trunc, (self,))
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __hash__(self) -> int:
+        return hash(self.real_value)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.fixed()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self.real_value), (self.fixed(),)
+
+
+class TracedInt(Traced, int):
+    @property
+    def real_value(self) -> int:
+        return int.__int__(self)
+
+    def __index__(self) -> int:
+        return self.fixed()
+
+
+class TracedFloat(Traced, float):
+    @property
+    def real_value(self) -> float:
+        return float.__float__(self)
+
+
+class TracedBool(Traced, int):
+    """The answer to a comparison; it is fixed when control flow asks for it."""
+
+    @property
+    def real_value(self) -> bool:
+        return int.__int__(self) == 1
+
+    def __repr__(self) -> str:
+        return str(self.real_value)
+
+
+_KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
+
+
+def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
+    """A number that remembers its node; anything else as it is."""
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        return value
+    made = kind(value)
+    made._tracer, made._lazy = tracer, lazy
+    return made
+
+
+def plain(value: Any) -> Any:
+    """The plain number behind a traced one; anything else as it is."""
+    return value.real_value if issubclass(type(value), Traced) else value
+
+
+def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
+    def method(self: Traced, *others: Any) -> Any:
+        if others and not isinstance(others[0], (int, float)):
+            return NotImplemented
+        args = (*others, self) if reflected else (self, *others)
+        return self._derived(function(*map(plain, args)), function, args)
+
+    return method
+
+
+for _kind in (TracedInt, TracedFloat, TracedBool):
+    for _name, _function in {**UNARY, **BINARY}.items():
+        if hasattr(int, f"__{_name}__") and not (_kind is TracedFloat and not hasattr(float, f"__{_name}__")):
+            setattr(_kind, f"__{_name}__", _operation(_function, reflected=False))
+            if _name in BINARY and _name not in COMPARISONS:
+                setattr(_kind, f"__r{_name}__", _operation(_function, reflected=True))
