@@ -292,7 +292,7 @@ def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], k
 
     def watch(path: str) -> None:
         def see(module: nn.Module, args: Any, output: Any) -> None:
-            shapes[path] = map_nested(output, _shape)
+            shapes[path] = shape_of(output)
             calls[path] = calls.get(path, 0) + 1
 
         twin.get_submodule(path).register_forward_hook(see)
@@ -309,7 +309,7 @@ def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], k
                 outputs = truncate(twin, operations)(*args, **kwargs)
             except TruncateError:  # one of them cannot be reached from outside; then they go without
                 outputs = []
-            shapes.update(zip(operations, map_nested(outputs, _shape)))
+            shapes.update(zip(operations, map(shape_of, outputs)))
             calls = counted
     return [
         dataclasses.replace(
@@ -321,8 +321,9 @@ def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], k
     ]
 
 
-def _shape(value: Any) -> Any:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else value
+def shape_of(value: Any) -> Any:
+    """The shapes of nested tensors, nested in the same way."""
+    return map_nested(value, lambda item: tuple(item.shape) if isinstance(item, torch.Tensor) else item)
 
 
 def shape_text(shape: Any) -> str:

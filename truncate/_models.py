@@ -1,0 +1,181 @@
+"""What the command line means by the name of a model: how it is built, with which weights, and what it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._usage import NotUsable, close, explained, need
+
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+@dataclasses.dataclass
+class Built:
+    """A model in evaluation mode, and an example of what it takes."""
+
+    model: nn.Module
+    weights: str  # which it has, in words
+    args: tuple[Any, ...]  # random numbers of the right shape
+    transform: Callable[[Any], torch.Tensor]  # from a picture to what the model takes, without the batch
+
+
+def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None = None) -> Built:
+    """Builds the model of that name: of torchvision, ``timm:NAME``, or what ``package.module:callable`` returns.
+
+    Args:
+        name: Which model.
+        weights: The name of weights that the library downloads, or a local checkpoint. Without, they are random.
+        shape: The shape of the example input, where it is not that of the model's usual picture.
+
+    Raises:
+        NotUsable: There is no such model, or it does not go with these weights.
+    """
+    torch.manual_seed(0)  # random weights are the same in each run
+    checkpoint = Path(weights) if weights and weights.endswith(_CHECKPOINTS) else None
+    named = None if checkpoint else weights
+    if name.startswith("timm:"):
+        built = _from_timm(name.removeprefix("timm:"), named)
+    elif ":" in name:
+        built = _from_callable(name, named)
+    else:
+        built = _from_torchvision(name, named)
+    if checkpoint:
+        _load(built.model, checkpoint)
+        built.weights = f"weights of {checkpoint.name}"
+    if shape:
+        built.args = (_random(*shape),)
+    built.model.eval()
+    return built
+
+
+# -- the three sources -----------------------------------------------------------------------------------------------
+
+
+def _from_torchvision(name: str, weights: str | None) -> Built:
+    from torchvision import models
+
+    try:
+        builder, known = models.get_model_builder(name), models.get_model_weights(name)
+    except ValueError:
+        raise NotUsable(f"torchvision has no model {name!r}{close(name, models.list_models())}") from None
+    if weights and weights not in known.__members__:
+        names = ", ".join(known.__members__) or "none"
+        raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. A local checkpoint ends in .pt or .pth")
+    chosen = known[weights] if weights else None
+    options: dict[str, Any] = {"weights": chosen}
+    if chosen is None and "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # the default would download some
+    with warnings.catch_warnings(), explained(f"cannot build {name}"):
+        warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)  # of random weights
+        model = builder(**options)
+    usual = chosen or next(iter(known), None)
+    transform = usual.transforms() if usual else _imagenet()
+    size = getattr(model, "image_size", None)
+    if chosen is None and isinstance(size, int):  # trained ones may be for larger pictures than new ones
+        transform = _imagenet(size)
+    crop = getattr(transform, "crop_size", None) or [224]
+    crop = [*crop, *crop][:2]
+    kind = builder.__module__.split(".")[2]
+    if kind == "detection":
+        args: tuple[Any, ...] = ([torch.rand(3, 320, 320)],)
+    elif kind == "optical_flow":
+        args = (_random(1, 3, 128, 128), _random(1, 3, 128, 128))
+    elif kind == "video":
+        args = (_random(1, 3, 16, *crop),)
+    else:
+        args = (_random(1, 3, *crop),)
+    return Built(model, f"weights {weights}" if weights else _RANDOM, args, transform)
+
+
+def _from_timm(name: str, weights: str | None) -> Built:
+    timm = need("timm", "a model of timm", "timm")
+    if weights not in (None, "DEFAULT"):
+        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT or a checkpoint, not {weights!r}")
+    if name.partition(".")[0] not in timm.list_models():
+        raise NotUsable(f"timm has no model {name!r}{close(name, timm.list_models())}")
+    with explained(f"cannot build timm:{name}"):
+        model = timm.create_model(name, pretrained=weights is not None)
+    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
+    return Built(model, "pretrained weights" if weights else _RANDOM, (_random(1, *config["input_size"]),), transform)
+
+
+def _from_callable(name: str, weights: str | None) -> Built:
+    if weights:
+        raise NotUsable(f"{name} is no model of a library, so --weights takes a checkpoint, but got {weights!r}")
+    module, _, attribute = name.partition(":")
+    with explained(f"cannot import {module!r}"):
+        value: Any = importlib.import_module(module)
+    for step in attribute.split("."):
+        if not hasattr(value, step):
+            raise NotUsable(f"{module!r} has no {attribute!r}{close(step, dir(value))}")
+        value = getattr(value, step)
+    if not isinstance(value, nn.Module):
+        if not callable(value):
+            raise NotUsable(f"{name} is neither a model nor a function that returns one, but {value!r}")
+        with explained(f"{name}() failed"):
+            value = value()
+    if not isinstance(value, nn.Module):
+        raise NotUsable(f"{name} returned no torch.nn.Module, but a {type(value).__name__}")
+    return Built(value, "its own weights", (_random(1, 3, 224, 224),), _imagenet())
+
+
+_RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Loads a checkpoint. It holds a state dict, alone or under one of the usual names."""
+    if not path.is_file():
+        raise NotUsable(f"no checkpoint {path}")
+    if path.suffix == ".safetensors":
+        safetensors = need("safetensors.torch", "reading .safetensors", "torch-truncate[export]")
+        with explained(f"cannot read {path}"):
+            state = safetensors.load_file(path)
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # of many kinds, none of which says it better
+            raise NotUsable(f"{path} is no checkpoint that holds tensors alone (nothing else is read)") from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping):
+        raise NotUsable(f"{path} holds no state dict, but a {type(state).__name__}")
+    with explained(f"{path} does not fit {type(model).__name__}"):
+        model.load_state_dict(state)
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def read_picture(path: Path) -> Any:
+    """A picture from a file, in colours."""
+    if not path.is_file():
+        raise NotUsable(f"no picture {path}")
+    from PIL import Image
+
+    with explained(f"cannot read {path} as a picture"), Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
+    """What most models trained on ImageNet do with a picture."""
+    from torchvision.transforms._presets import ImageClassification
+
+    return ImageClassification(crop_size=size, resize_size=round(size * 256 / 224))
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
