@@ -17,7 +17,8 @@ from torch import nn
 
 from truncate import _models, _save, _verify
 from truncate._api import truncate
-from truncate._errors import TruncateError
+from truncate._errors import CannotFollowError, TruncateError
+from truncate._example import tensors_in
 from truncate._layers import layers, shape_of, shape_text
 from truncate._usage import NotUsable, brief, explained
 
@@ -81,7 +82,7 @@ def cut(
     if picture is not None:
         with explained(f"cannot prepare {image} for {model}"):
             built.args = (built.transform(picture).unsqueeze(0),)
-    part = truncate(built.model, upto[0] if len(upto) == 1 else list(upto))
+    part = _truncate(built, upto[0] if len(upto) == 1 else list(upto))
     given = f"{image.name if image is not None else 'random numbers'} ({_shapes(built.args)})"
     with explained(f"{model} does not run on {given}"), torch.no_grad():
         built.model(*built.args)
@@ -94,13 +95,22 @@ def cut(
     names = [place or "the model itself" for place in upto]
     print(f"{model} up to {', '.join(names)}, with {built.weights}\n")
     _compare(built, part)
+    for assumption in getattr(part, "assumptions", ()):
+        print(f"assumed: {assumption}")
     print(f"\nchecked on {given}: the cut returns bit for bit what the whole model has there")
     for place, output in zip(names, outputs):
-        values = next(_verify.tensors_in(output), torch.zeros(0)).flatten()
+        values = next(tensors_in(output), torch.zeros(0)).flatten()
         shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))
         print(f"{place}: {_shapes((output,))}, {shown}")
     if path is not None:
         print(f"saved {_save.save(part, path, built.args)}")
+
+
+def _truncate(built: _models.Built, upto: str | list[str]) -> nn.Module:
+    try:
+        return truncate(built.model, upto)
+    except CannotFollowError:  # without the example, a cut assumes less
+        return truncate(built.model, upto, args=built.args)
 
 
 def _compare(built: _models.Built, part: nn.Module) -> None:

@@ -5,7 +5,6 @@ The model is not run for this: its forwards are followed, as `truncate` follows 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -18,8 +17,10 @@ from truncate._api import truncate
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._forwards import Forwards, join
+from truncate._ghost import fresh, ghost_of, random_state_kept
 from truncate._graph import Body, Kind, map_nested
 from truncate._operations import name_of
+from truncate._spine import Spine
 
 if TYPE_CHECKING:  # drawing needs rich, listing does not
     from rich.table import Table
@@ -143,7 +144,8 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
     Returns:
         A sequence of `Place`, which prints as a tree. Its ``table()`` shows the whole paths. The operations inside
         modules without children, such as ``nn.Conv2d``, are not listed. Where a forward cannot be followed, its
-        children are listed in the order in which they were registered, and each says so by `behind`.
+        children are listed in the order in which they were registered, and each says so by `behind`: to stop there,
+        `truncate` needs an example input.
 
     Raises:
         TruncateError: `model` is of a wrong type.
@@ -187,7 +189,7 @@ class _Search:
 
     def __init__(self, model: nn.Module) -> None:
         self._root = _Entry(model, "", "")
-        self._forwards = Forwards(model)
+        self._forwards = Forwards(model, Spine([]))
         self._running: set[int] = set()  # a module may call itself
 
     def places(self) -> list[Place]:
@@ -286,7 +288,7 @@ def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Place]:
     """The places with what one pass of a copy shows: the shapes, and the calls of what could not be followed."""
-    twin = copy.deepcopy(model)
+    twin = ghost_of(model)
     shapes: dict[str, Any] = {}
     calls: dict[str, int] = {}
 
@@ -301,12 +303,12 @@ def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], k
     for place in places:
         if place.is_module:
             watch(place.path)
-    with torch.no_grad(), torch.random.fork_rng():
-        twin(*args, **kwargs)
+    with torch.no_grad(), random_state_kept():
+        twin(*fresh(args), **fresh(kwargs))
         if operations:
             counted = dict(calls)
             try:
-                outputs = truncate(twin, operations)(*args, **kwargs)
+                outputs = truncate(twin, operations)(*fresh(args), **fresh(kwargs))
             except TruncateError:  # one of them cannot be reached from outside; then they go without
                 outputs = []
             shapes.update(zip(operations, map(shape_of, outputs)))

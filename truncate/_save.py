@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._check import same
+from truncate._example import tensors_in
 from truncate._usage import NotUsable, explained, need
-from truncate._verify import equal, tensors_in
 
 
 def check(path: Path) -> None:
@@ -138,13 +139,13 @@ def _write_weights(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
 
 def _read_weights(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
     state = need("safetensors.torch", "reading .safetensors", "torch-truncate[export]").load_file(path)
-    if not equal(dict(sorted(state.items())), dict(sorted(module.state_dict().items()))):
+    if not same(dict(sorted(state.items())), dict(sorted(module.state_dict().items()))):
         raise NotUsable("other values came back")
     return "equal"
 
 
 def _compare(module: nn.Module, other: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    if not equal(module(*args), other(*args)):
+    if not same(module(*args), other(*args)):
         raise NotUsable("it returns something else")
     return "equal"
 

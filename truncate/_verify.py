@@ -16,32 +16,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from truncate._graph import items_of, map_nested
+from truncate._check import same
+from truncate._example import cloned, tensors_in
+from truncate._ghost import random_state_kept
 from truncate._target import Target, resolve
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors inside nested containers."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    else:
-        for item in items_of(value):
-            yield from tensors_in(item)
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two nested values hold the same tensors, bit for bit."""
-    ones, others = list(tensors_in(one)), list(tensors_in(other))
-    return len(ones) == len(others) and all(map(_same, ones, others))
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if torch.equal(a, b):
-        return True
-    floating = a.is_floating_point() and torch.equal(a.isnan(), b.isnan())  # nan is not equal to itself
-    return floating and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def differing(model: nn.Module, paths: list[str], outputs: list[Any], args: tuple[Any, ...]) -> list[str]:
@@ -57,7 +35,7 @@ def differing(model: nn.Module, paths: list[str], outputs: list[Any], args: tupl
 @contextlib.contextmanager
 def same_random_numbers() -> Iterator[None]:
     """The same random numbers for whoever runs, and none taken from the caller's."""
-    with torch.random.fork_rng():
+    with random_state_kept():
         torch.manual_seed(0)
         yield
 
@@ -73,7 +51,7 @@ class _OnModule:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         def see(module: nn.Module, args: Any, output: Any) -> None:
-            self.seen.append(map_nested(output, lambda item: item.clone() if isinstance(item, torch.Tensor) else item))
+            self.seen.append(cloned(output))
 
         hook = self.target.module.register_forward_hook(see)
         try:
@@ -82,7 +60,7 @@ class _OnModule:
             hook.remove()
 
     def agrees(self) -> bool:
-        return bool(self.seen) and equal(self.seen[self.target.call], self.expected)
+        return bool(self.seen) and same(self.seen[self.target.call], self.expected)
 
 
 class _OnOperation(TorchDispatchMode):
@@ -104,7 +82,7 @@ class _OnOperation(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for tensor in tensors_in(output):
-            self._missing = [expected for expected in self._missing if not _same(expected, tensor)]
+            self._missing = [expected for expected in self._missing if not same(expected, tensor)]
         return output
 
     def agrees(self) -> bool:
