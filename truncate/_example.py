@@ -35,6 +35,14 @@ class Example:
         return any(tensor.is_meta for tensor in tensors_in((self.args, self.kwargs)))
 
 
+@dataclasses.dataclass
+class Observed:
+    """What the calls of a module did to their arguments."""
+
+    writes: bool = False  # changed one in place
+    shares: bool = False  # returned memory of one
+
+
 class Pass:
     """One pass of a model on an example: what each target returned, and a recording of what cannot be followed."""
 
@@ -45,12 +53,18 @@ class Pass:
         self._calls: list[_Calls] = []
         self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
         self._ghosts: dict[int, nn.Module] = {}
+        self.effects: dict[int, Observed] = {}
         ghost = ghost_of(model, example.is_meta)
         for original, module in zip(model.modules(), ghost.modules()):
             module.training ^= flip
             self._ghosts[id(original)] = module
             if spine.holds(original):
                 self._take_over(original, module)
+        for original in model.modules():
+            if spine.holds(original):
+                for child in original.modules():
+                    if not spine.holds(child):
+                        self._observe(child)
         for t, target in enumerate(spine.targets):
             if target.is_module:
                 keep = self.outputs[t]
@@ -75,6 +89,26 @@ class Pass:
 
         ghost.__dict__["forward"] = forward
 
+    def _observe(self, original: nn.Module) -> None:
+        """Notes what the calls of a module off the spine do to their arguments."""
+        ghost = self._ghosts[id(original)]
+        before: list[list[tuple[torch.Tensor, int]]] = []
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            before.append([(tensor, tensor._version) for tensor in tensors_in((args, kwargs))])
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            given = before.pop()
+            observed = self.effects.setdefault(id(original), Observed())
+            observed.writes |= any(tensor._version != version for tensor, version in given)
+            memory = {tensor.untyped_storage()._cdata for tensor, _ in given}
+            observed.shares |= any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(result))
+
+        if id(original) not in self.effects:
+            self.effects[id(original)] = Observed()
+            ghost.register_forward_pre_hook(enter, with_kwargs=True)
+            ghost.register_forward_hook(leave, with_kwargs=True)
+
     def _entered(self, original: nn.Module) -> tuple[nn.Module, str, Call] | None:
         """Where and how a module of the spine was just called: its parent announced it, or the parent's graph tells."""
         if self._next is not None and self._next[0] is original:
@@ -87,8 +121,10 @@ class Pass:
             bodies = self._forwards.follow(module, path, call)
         except CannotFollowError:
             return self._record(module, path, call, ghost, args, kwargs)
-        taken = [b for b in bodies if all(ghost.get_submodule(f.rpartition(".")[0]).training is v for f, v in b.modes.items())]
-        self._calls.append(_Calls(self._forwards, module, path, taken[0]))
+        taken = next(body for body in bodies if _is_taken(body, ghost))
+        if taken.failure is not None:
+            return self._record(module, path, call, ghost, args, kwargs)
+        self._calls.append(_Calls(self._forwards, module, path, taken))
         try:
             return ghost.forward(*args, **kwargs)
         finally:
@@ -112,6 +148,11 @@ class Pass:
             self._calls.pop()
         self.recorded.setdefault((id(module), call.key), body)
         return result
+
+
+def _is_taken(body: Body, module: nn.Module) -> bool:
+    """Whether a module as it is now goes that way."""
+    return all(module.get_submodule(flag.rpartition(".")[0]).training is value for flag, value in body.modes.items())
 
 
 class _Calls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 import sys
@@ -17,6 +18,7 @@ from truncate._bytecode import assigned_names, names_tested_for_none, source_lin
 from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._graph import Body, Kind, Node, items_of, map_nested
+from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known, outline_of
 from truncate._shadow import PLAIN, Shadows, is_shadow
@@ -70,6 +72,8 @@ class _Run:
         self._of_child = of_child
         self._nodes: list[Node] = []
         self._asked: dict[str, Any] = {}
+        self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
+        self._own = {id(value) for held in module.modules() for value in vars(held).values()}
         self._failure: Unfollowable | None = None
         self._grad = torch.is_grad_enabled()
 
@@ -138,13 +142,21 @@ class _Run:
         """Stand-ins to their nodes, inside nested containers too."""
         if type(value) in PLAIN:
             return value
+        if id(value) in self._objects:
+            return self._objects[id(value)][0]
         if issubclass(type(value), StandIn):
             if value._recording is not self:
                 raise self.fail("uses a value that another call of a forward left behind")
             return value._node
         if is_shadow(value):
             raise self.fail("passes a module as an argument")
-        return map_nested(value, self.lower) if items_of(value) else value
+        if items_of(value):
+            return map_nested(value, self.lower)
+        if is_opaque(value) and id(value) not in self._own:
+            # A child may change it: each run gets a copy of it as it is now.
+            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            return self._objects.setdefault(id(value), (node, value))[0]
+        return value
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""

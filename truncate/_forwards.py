@@ -9,7 +9,7 @@ from torch import nn
 from truncate import _call
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._example import Example, Pass
+from truncate._example import Example, Observed, Pass
 from truncate._follow import follow
 from truncate._graph import Body, Node, map_nested
 from truncate._operations import name_operations
@@ -37,15 +37,24 @@ class Forwards:
             CannotFollowError: It depends on values that are only known when it runs, and there is no example.
         """
         try:
-            return self.follow(module, path, call)
-        except CannotFollowError:
-            if self._example is None or not self._spine.holds(module):
-                raise
-            self._record()
-            bodies = self._recorded.get((id(module), call.key))
-            if bodies is None:
-                raise
-            return bodies
+            followed = self.follow(module, path, call)
+            if not any(body.failure for body in followed):
+                return followed
+            failure = None
+        except CannotFollowError as error:
+            followed, failure = [], error
+        recorded = self._recordings(module, call)
+        if not recorded and failure is not None:
+            raise failure
+        # A way that stand-ins found is better: it holds for more inputs than a recording.
+        found = {_way(body): body for body in [*followed, *recorded]}
+        return list((found | {_way(body): body for body in followed if not body.failure}).values())
+
+    def _recordings(self, module: nn.Module, call: Call) -> list[Body]:
+        if self._example is None or not self._spine.holds(module):
+            return []
+        self._record()
+        return self._recorded.get((id(module), call.key), [])
 
     def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]:
         """All ways through a forward as stand-ins find them."""
@@ -73,21 +82,32 @@ class Forwards:
         self.passed = Pass(self._model, self._example, self._spine, self)
         for key, body in self.passed.recorded.items():
             self._recorded[key] = [body]
-        if any(body.modes for body in self.passed.recorded.values()):
+        followed = [body for known in self._followed.values() for bodies in known for body in bodies]
+        if any(body.modes for body in self.passed.recorded.values()) or any(body.failure for body in followed):
             other: dict[tuple[int, str], Body] = {}
-            why = "the forward took another way in the other mode"
+            why = "the example did not come this way in this mode"
             try:
                 other = Pass(self._model, self._example, self._spine, self, flip=True).recorded
             except Exception as error:
-                why = f"the example does not run in the other mode: {type(error).__name__}: {error}"
+                why = f"the example does not run in this mode: {error}"
+            for body in followed:
+                if body.failure:
+                    body.failure = why
             for key, body in self.passed.recorded.items():
-                if body.modes:
+                if body.modes and key not in other:
                     flipped = {flag: not value for flag, value in body.modes.items()}
-                    self._recorded[key].append(other.get(key) or Body([], None, flipped, why))
+                    self._recorded[key].append(Body([], None, flipped, why))
+            for key, body in other.items():
+                self._recorded.setdefault(key, []).append(body)
         for key, bodies in self._recorded.items():
             module = next(m for m in self._model.modules() if id(m) == key[0])
             for body in bodies:
                 name_operations(body, module)
+
+    def observed(self, module: nn.Module) -> Observed | None:
+        """What the example showed that calls of a module do to their arguments, if it ran."""
+        self._record()
+        return self.passed.effects.get(id(module)) if self.passed is not None else None
 
     def call(self, parent: nn.Module, path: str, node: Node) -> Call:
         """How a node in the graph of `parent` calls a child."""
@@ -110,6 +130,11 @@ class Forwards:
             for body in bodies
         ]
         return outlines[0] if all(repr(outline) == repr(outlines[0]) for outline in outlines) else Known.NOTHING
+
+
+def _way(body: Body) -> tuple[tuple[str, bool], ...]:
+    """What tells the ways through a forward apart."""
+    return tuple(sorted(body.modes.items()))
 
 
 def _relies_on_no_other(bodies: list[Body], call: Call) -> bool:

@@ -5,12 +5,14 @@ The model is not run for this: its forwards are followed, as `truncate` follows 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from truncate import _call
 from truncate._api import truncate
@@ -292,27 +294,23 @@ def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], k
     shapes: dict[str, Any] = {}
     calls: dict[str, int] = {}
 
-    def watch(path: str) -> None:
+    def watch(path: str) -> RemovableHandle:
         def see(module: nn.Module, args: Any, output: Any) -> None:
             shapes[path] = shape_of(output)
             calls[path] = calls.get(path, 0) + 1
 
-        twin.get_submodule(path).register_forward_hook(see)
+        return twin.get_submodule(path).register_forward_hook(see)
 
+    hooks = [watch(place.path) for place in places if place.is_module]
     operations = [place.path for place in places if not place.is_module and not place.mode and place.behind is None]
-    for place in places:
-        if place.is_module:
-            watch(place.path)
     with torch.no_grad(), random_state_kept():
         twin(*fresh(args), **fresh(kwargs))
+        for hook in hooks:
+            hook.remove()
         if operations:
-            counted = dict(calls)
-            try:
+            with contextlib.suppress(TruncateError):  # if one of them cannot be had, all go without
                 outputs = truncate(twin, operations)(*fresh(args), **fresh(kwargs))
-            except TruncateError:  # one of them cannot be reached from outside; then they go without
-                outputs = []
-            shapes.update(zip(operations, map(shape_of, outputs)))
-            calls = counted
+                shapes.update(zip(operations, map(shape_of, outputs)))
     return [
         dataclasses.replace(
             place,
@@ -324,20 +322,20 @@ def _with_shapes(model: nn.Module, places: list[Place], args: tuple[Any, ...], k
 
 
 def shape_of(value: Any) -> Any:
-    """The shapes of nested tensors, nested in the same way."""
-    return map_nested(value, lambda item: tuple(item.shape) if isinstance(item, torch.Tensor) else item)
+    """The shapes of nested tensors, nested in the same way; anything else by its type."""
+    return map_nested(value, lambda item: tuple(item.shape) if isinstance(item, torch.Tensor) else type(item))
 
 
 def shape_text(shape: Any) -> str:
     """A shape as ``1×3×224×224``; in the brackets of the containers around it, where there are some."""
-    if type(shape) is tuple and all(isinstance(size, int) for size in shape):
-        return "×".join(map(str, shape)) or "scalar"
+    if isinstance(shape, type):
+        return "None" if shape is type(None) else shape.__name__
     if isinstance(shape, dict):
         return "{" + ", ".join(f"{key}: {shape_text(item)}" for key, item in shape.items()) + "}"
-    if isinstance(shape, (tuple, list)):
-        opening, closing = ("(", ")") if isinstance(shape, tuple) else ("[", "]")
-        return opening + ", ".join(map(shape_text, shape)) + closing
-    return str(shape)
+    if all(isinstance(size, int) for size in shape) and type(shape) is tuple:
+        return "×".join(map(str, shape)) or "scalar"
+    opening, closing = ("(", ")") if isinstance(shape, tuple) else ("[", "]")
+    return opening + ", ".join(map(shape_text, shape)) + closing
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------------

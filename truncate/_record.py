@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import enum
 import functools
 import operator
 import sys
@@ -26,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from truncate._bytecode import source_line
 from truncate._call import Call
 from truncate._graph import Body, Kind, Node, is_dataclass_value, items_of, map_nested
+from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, written
 from truncate._shadow import PLAIN, Shadows, is_shadow
 from truncate._standin import StandIn, Unfollowable
@@ -76,9 +76,11 @@ class Recording(TorchFunctionMode):
         forward = Shadows(self.module, self).at("", self.module).forward
         with self:
             result = forward(*args, **kwargs)
+        lowered = self.lower(result)
+        self._paused = 1  # for good: traced numbers that outlive this run are plain numbers
         if self._failure is not None:
             raise self._failure
-        body = Body(self._nodes, self.lower(result), self.modes, constants=self.constants, assumptions=self.assumptions)
+        body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
         return body, self.real(result)
 
     # -- values and their nodes ------------------------------------------------------------------------------------
@@ -105,6 +107,7 @@ class Recording(TorchFunctionMode):
 
     def _enter(self, value: Any, lazy: Lazy) -> Any:
         """Takes in a value that comes from outside: its tensors and numbers get nodes that read them out of it."""
+        value = plain(value)  # traced by the recording of another forward
         if isinstance(value, torch.Tensor):
             if id(value) in self._values:  # the same object under another name: tell them apart
                 with torch._C.DisableTorchFunction():
@@ -126,7 +129,7 @@ class Recording(TorchFunctionMode):
         elif issubclass(kind, (tuple, list)):
             for i, item in enumerate(value):
                 self._enter(item, self._part(lazy, operator.getitem, i))
-        if id(value) not in self._values and not isinstance(value, _NOT_OPENED) and id(value) not in self._own:
+        if id(value) not in self._values and is_opaque(value) and id(value) not in self._own:
             self._values[id(value)] = lazy, value
             for name, item in list(getattr(value, "__dict__", {}).items()):
                 value.__dict__[name] = self._enter(item, self._part(lazy, getattr, name))
@@ -141,7 +144,9 @@ class Recording(TorchFunctionMode):
         kind = type(value)
         if kind in PLAIN and kind is not torch.device:
             return value
-        if issubclass(kind, (StandIn, Traced)):
+        if issubclass(kind, Traced):
+            return value._node if value._tracer is self else value.real_value
+        if issubclass(kind, StandIn):
             return value._node
         if id(value) in self._values:
             lazy, _ = self._values[id(value)]
@@ -168,12 +173,27 @@ class Recording(TorchFunctionMode):
         return made
 
     def _opaque(self, value: Any) -> Any:
-        """An object that is no tensor, such as a cache: each run gets a copy of it as it was when first seen."""
-        if isinstance(value, _NOT_OPENED) or id(value) in self._own or not hasattr(value, "__dict__"):
+        """An object that is no tensor, such as a cache: each run gets one of its own, as it was when first seen."""
+        if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray" and id(value) not in self._own:
+            raise self.fail("computes with numpy, which cannot be seen")
+        if not is_opaque(value) or id(value) in self._own:
             return value
-        made = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
-        self._values[id(value)] = made, value
-        return made
+        state = vars(value)
+        if self._holds_values(state):
+            node = self.node(Kind.FUNCTION, revive, (type(value), {name: self.lower(item) for name, item in state.items()}))
+        else:
+            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+        self._values[id(value)] = node, value
+        return node
+
+    def _holds_values(self, value: Any, depth: int = 4) -> bool:
+        """Whether something inside an object was computed by this forward."""
+        if id(value) in self._values or issubclass(type(value), Traced):
+            return True
+        if type(value) in PLAIN or isinstance(value, (torch.Tensor, *NOT_OPENED)) or not depth:
+            return False
+        inside = items_of(value) or tuple(getattr(value, "__dict__", {}).values())
+        return any(self._holds_values(item, depth - 1) for item in inside)
 
     def real(self, value: Any) -> Any:
         """Nested values with plain numbers in place of traced ones."""
@@ -368,9 +388,6 @@ class Recording(TorchFunctionMode):
         return [self._list(row) for row in self._iterate(tensor)]
 
 
-# What holds no values of a run, so that there is nothing to look for inside.
-_NOT_OPENED = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum,
-               torch.layout, torch.memory_format, range, frozenset, torch.Generator, nn.Module)  # fmt: skip
 _ASKED = {
     "__bool__": "_truth", "__int__": "_number", "__float__": "_number", "__index__": "_number", "item": "_item",
     "__len__": "_length", "__iter__": "_iterate", "__contains__": "_contains", "tolist": "_list",
