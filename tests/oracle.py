@@ -75,15 +75,35 @@ def parameters_needed(model: nn.Module, path: str, *args: Any, call: int = -1, *
     model = copy.deepcopy(model)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    outputs: list[Any] = []
-    hook = model.get_submodule(path).register_forward_hook(lambda m, a, out: outputs.append(cloned(out)))
     with torch.enable_grad():
-        model(*args, **kwargs)
-        hook.remove()
-        total = sum(t.double().abs().sum() for t in tensors_in(outputs[call]) if t.requires_grad)
+        output = stopped(model, path, call, *args, **kwargs)
+        total = sum(t.double().abs().sum() for t in tensors_in(output) if t.requires_grad)
         if isinstance(total, torch.Tensor):
             total.backward()
     return {name for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
+
+
+class Stopped(Exception):
+    """Ends the run of an untouched model where a cut of it ends."""
+
+
+def stopped(model: nn.Module, path: str, call: int, *args: Any, **kwargs: Any) -> Any:
+    """What one call of the module at `path` returns, with nothing run after it (for the last call: in this pass)."""
+    outputs: list[Any] = []
+
+    def hook(module: nn.Module, given: Any, output: Any) -> None:
+        outputs.append(cloned(output))
+        if len(outputs) == call + 1:
+            raise Stopped
+
+    handle = model.get_submodule(path).register_forward_hook(hook)
+    try:
+        model(*args, **kwargs)
+    except Stopped:
+        pass
+    finally:
+        handle.remove()
+    return outputs[call]
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -97,3 +117,18 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
             if parameter.is_floating_point() and parameter.ndim <= 1:
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.5 + 0.5)
     return model
+
+
+def unexpected_parameters(model: nn.Module, result: nn.Module, needed: set[str]) -> list[str]:
+    """Parameters that a result holds without need, or lacks.
+
+    A module that is needed is kept whole, as the same object: what it holds and does not use itself does not count.
+    """
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    needed_ids = {id(tensors[name]) for name in needed}
+    originals = set(map(id, model.modules()))
+    kept = [set(map(id, module.parameters())) for module in result.modules() if id(module) in originals]
+    whole = set().union(*(held for held in kept if held & needed_ids))
+    held = {id(p): name for name, p in result.named_parameters(remove_duplicate=False)}
+    extra = [f"+{name}" for i, name in held.items() if i not in needed_ids and i not in whole]
+    return extra + [f"-{name}" for name in needed if id(tensors[name]) not in held]

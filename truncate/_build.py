@@ -183,15 +183,30 @@ class OnOwnOutput:
 
 
 def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, Any]]:
-    used = [node.target for node in plan.call.inputs if node.target in plan.used]
-    names = Names([*used, *(p.name for p in plan.call.parameters or ())])
-    define, opening, inputs = head(names, plan.call, used, declared_types(plan.module))
+    names = Names([*plan.used, FORM, *(p.name for p in plan.calls[0].parameters or ())])
+    hints = {**declared_types(plan.module), FORM: int}
+    parameters = plan.used + [FORM] * (len(plan.calls) > 1)
+    define, opening, inputs = head(names, plan.calls[0], parameters, hints)
     spell = functools.partial(_spell, made)
-    bodies = []
-    for way in plan.ways:
-        lines = refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
-        bodies.append((dict(way.body.modes), lines))
-    return "\n    ".join([define, *opening, *_by_mode(bodies, spell, names)]) + "\n", names.globals
+    forms = []
+    for form, _ in enumerate(plan.calls):
+        bodies = []
+        for way in plan.ways:
+            if way.form == form:
+                lines = refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
+                bodies.append((dict(way.body.modes), lines))
+        forms.append(_by_mode(bodies, spell, names))
+    body = forms[-1]
+    for form, lines in reversed(list(enumerate(forms[:-1]))):
+        body = [f"if {FORM} == {form}:", *_indented(lines), "else:", *_indented(body)]
+    return "\n    ".join([define, *opening, *body]) + "\n", names.globals
+
+
+FORM = "form"  # the argument that tells a rebuilt child, if it is called in different ways, which one it is
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _by_mode(
@@ -205,7 +220,7 @@ def _by_mode(
     for value in (True, False):
         side = [({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value]
         way = _by_mode(side, spell, names) if side else refuse_way(names, "this combination of modes was not run on the example")
-        sides.append([f"    {line}" for line in way])
+        sides.append(_indented(way))
     if sides[0] == sides[1]:
         return [line[4:] for line in sides[0]]
     return [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]
@@ -237,13 +252,13 @@ def _write(
         result = values[0] if len(values) == 1 else tuple(values)
     else:
         result = map_nested(result, lambda t: picked.get(t, way.body.result))
-    reads = {
-        node: [source for source, given in zip(node.inputs(), sub.call.inputs) if given.target in sub.used]
-        for node in way.live
-        if node.kind is Kind.CHILD
-        and (sub := plan.children.get(id(plan.module.get_submodule(node.target))))
-        and sub.call.parameters is None
-    }
+    reads: dict[Node, list[Any]] = {}
+    for node in way.live:
+        sub = plan.children.get(id(plan.module.get_submodule(node.target))) if node.kind is Kind.CHILD else None
+        if sub is not None:
+            call = plan.given[node]
+            given = {name.target: source for name, source in zip(call.inputs, node.inputs())}
+            reads[node] = [given.get(name) for name in sub.used] + [sub.form_of(call)] * (len(sub.calls) > 1)
     writer = Writer(names, spell, inputs, reads)
     writer.write(way.live, bundles, copies, result)
     return writer.lines

@@ -16,7 +16,7 @@ from torch import nn
 
 from truncate._call import Call
 from truncate._effects import Effects
-from truncate._errors import CannotFollowError, NotReachedError
+from truncate._errors import NotReachedError
 from truncate._forwards import Forwards, join
 from truncate._graph import Body, Kind, Node, nodes_in
 from truncate._spine import Spine
@@ -35,6 +35,7 @@ class Pick:
 class Way:
     """What a cut leaves of one body."""
 
+    form: int  # which of the plan's calls
     body: Body
     live: list[Node]
     taps: list[Node]  # where each pick of the plan appears
@@ -48,19 +49,24 @@ class Plan:
 
     module: nn.Module
     path: str
-    call: Call
+    calls: tuple[Call, ...]  # the different ways in which it is called
     picks: tuple[Pick, ...]
     own: bool
     ways: list[Way]
     children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
+    given: dict[Node, Call]  # what each call of such a child passes
     inner: dict[tuple[Node, Pick], Pick]  # a call of such a child and a pick of ours -> which of its picks that is
 
     @property
-    def used(self) -> set[str]:
-        """The names of the inputs that the cut still reads."""
-        if self.call.parameters is not None:
-            return {node.target for node in self.call.inputs}
-        return {node.target for way in self.ways for node in way.live if node.kind is Kind.INPUT}
+    def used(self) -> list[str]:
+        """The names of the inputs that the cut still reads, in order."""
+        if self.calls[0].parameters is not None:
+            return [node.target for node in self.calls[0].inputs]
+        read = {node.target for way in self.ways for node in way.live if node.kind is Kind.INPUT}
+        return [name for name in dict.fromkeys(n.target for call in self.calls for n in call.inputs) if name in read]
+
+    def form_of(self, call: Call) -> int:
+        return [known.key for known in self.calls].index(call.key)
 
     @property
     def missing(self) -> str | None:
@@ -84,7 +90,7 @@ class Cutter:
         """The plan of the model itself: its own output if a target asks for it, then all others in order."""
         whole = [target.is_module and target.module is self.model for target in self.targets]
         picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
-        plan = self._plan(self.model, "", self.forwards.entry, picks, any(whole))
+        plan = self._plan(self.model, "", (self.forwards.entry,), picks, any(whole))
         if plan.missing:
             raise NotReachedError(plan.missing)
         return plan
@@ -160,17 +166,19 @@ class Cutter:
 
     # -- planning --------------------------------------------------------------------------------------------------
 
-    def _plan(self, module: nn.Module, path: str, call: Call, picks: tuple[Pick, ...], own: bool) -> Plan:
-        key = (id(module), call.key, picks, own)
+    def _plan(self, module: nn.Module, path: str, calls: tuple[Call, ...], picks: tuple[Pick, ...], own: bool) -> Plan:
+        key = (id(module), tuple(call.key for call in calls), picks, own)
         if key not in self._plans:
-            self._plans[key] = self._make_plan(module, path, call, picks, own)
+            self._plans[key] = self._make_plan(module, path, calls, picks, own)
         return self._plans[key]
 
-    def _make_plan(self, module: nn.Module, path: str, call: Call, picks: tuple[Pick, ...], own: bool) -> Plan:
-        plan = Plan(module, path, call, picks, own, [], {}, {})
+    def _make_plan(
+        self, module: nn.Module, path: str, calls: tuple[Call, ...], picks: tuple[Pick, ...], own: bool
+    ) -> Plan:
+        plan = Plan(module, path, calls, picks, own, [], {}, {}, {})
         wanted: dict[int, list[Pick]] = {}  # id of a child on the spine -> what is picked from it
         sites: dict[int, list[Node]] = {}
-        for body in self.forwards.bodies(module, path, call):
+        for form, body in [(f, body) for f, call in enumerate(calls) for body in self.forwards.bodies(module, path, call)]:
             taps: list[Node] = []
             missing = body.failure
             for pick in picks:
@@ -186,37 +194,25 @@ class Cutter:
                     if inner not in wanted.setdefault(child, []):
                         wanted[child].append(inner)
                     sites.setdefault(child, []).append(node)
-            plan.ways.append(Way(body, [], taps, set(), missing))
+            plan.ways.append(Way(form, body, [], taps, set(), missing))
         whole: set[int] = set()  # children on the spine whose own output is needed too
         while True:
             for child, inner_picks in wanted.items():
                 node = sites[child][0]
                 target = module.get_submodule(node.target)
-                calls = self._one_call(module, path, plan, child)
-                plan.children[child] = self._plan(target, join(path, node.target), calls, tuple(inner_picks), child in whole)
+                forms = self._forms(module, path, plan, child)
+                plan.children[child] = self._plan(target, join(path, node.target), forms, tuple(inner_picks), child in whole)
             before = set(whole)
             for way in plan.ways:
                 self._keep(plan, way, whole)
             if whole == before:
                 return plan
 
-    def _one_call(self, module: nn.Module, path: str, plan: Plan, child: int) -> Call:
-        """What a child on the spine is called with, which has to be alike at each of its calls."""
-        nodes = [
-            node
-            for way in plan.ways
-            for node in way.body.nodes
-            if node.kind is Kind.CHILD and id(module.get_submodule(node.target)) == child
-        ]
-        target = module.get_submodule(nodes[0].target)
-        calls = [self.forwards.call(module, path, node) for node in nodes]
-        if len({call.key for call in calls}) > 1:
-            raise CannotFollowError(
-                f"{join(path, nodes[0].target)!r} ({type(target).__name__}) is called in different ways by "
-                f"{type(module).__name__}, so one rebuilt module cannot serve all its calls: "
-                + " and ".join(sorted({call.key for call in calls}))
-            )
-        return calls[0]
+    def _forms(self, module: nn.Module, path: str, plan: Plan, child: int) -> tuple[Call, ...]:
+        """The different ways in which a child on the spine is called: with a mask and without, say."""
+        nodes = [node for way in plan.ways for node in way.body.nodes if self._child(module, node) == child]
+        plan.given.update((node, self.forwards.call(module, path, node)) for node in nodes)
+        return tuple({plan.given[node].key: plan.given[node] for node in reversed(nodes)}.values())[::-1]
 
     def _keep(self, plan: Plan, way: Way, whole: set[int]) -> None:
         """Finds which nodes of a body its taps need, and which children on the spine have to give their own output."""
@@ -288,7 +284,8 @@ class Cutter:
         child = plan.children.get(self._child(plan.module, node))
         if child is None:
             return node.inputs()
-        return [source for source, name in zip(node.inputs(), child.call.inputs) if name.target in child.used]
+        used = set(child.used)
+        return [source for source, name in zip(node.inputs(), plan.given[node].inputs) if name.target in used]
 
 
 def _needs_nothing_new(node: Node, live: set[Node]) -> bool:

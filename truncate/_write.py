@@ -83,7 +83,7 @@ class Writer:
         names: Names,
         spell: Callable[[str], str],
         inputs: dict[str, str],
-        reads: dict[Node, list[Node]] | None = None,
+        reads: dict[Node, list[Any]] | None = None,
     ) -> None:
         self.names = names
         self.lines: list[str] = []
@@ -184,7 +184,7 @@ class Writer:
         `bundles` says for each call of a rebuilt child what it returns, in order: the node for the child's own
         output, a tap for a pick. `copies` are the values to be copied at once.
         """
-        last_use: dict[Node | Tap, int] = {s: n.index for n in nodes for s in self._reads.get(n, n.inputs())}
+        last_use: dict[Node | Tap, int] = {s: n.index for n in nodes for s in nodes_in(self._reads.get(n, (n.args, n.kwargs)))}
         last_use |= {value: nodes[-1].index + 1 if nodes else 0 for value in _outputs_in(result)}
         dying: dict[int, list[Node | Tap]] = {}
         for value, index in last_use.items():
