@@ -1,0 +1,56 @@
+"""What comes with the package, and what does not."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import truncate
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_import_takes_torch_alone() -> None:
+    names = ["torchvision", "torchinfo", "rich", "click", "timm", "onnx", "safetensors", "PIL"]
+    code = f"import sys, truncate; print([name for name in {names} if name in sys.modules], 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout == "[] True\n"
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for name in truncate.__all__:
+        assert getattr(truncate, name).__doc__, name
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    missing = [name for name in truncate.__all__ if f"truncate.{name}" not in reference]
+    assert not missing
+
+
+def test_typed() -> None:
+    assert (Path(truncate.__file__).parent / "py.typed").exists()
+
+
+def test_the_version_is_stated_once() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    assert metadata.version("torch-truncate") == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    sources = [*(ROOT / "truncate").glob("*.py"), ROOT / "setup.py"]
+    assert not [source.name for source in sources if f'"{version}"' in source.read_text()]
+
+
+def test_the_top_level_is_tidy() -> None:
+    """Of what git knows, so that caches and environments do not count."""
+    known = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    allowed = (
+        "setup.cfg setup.py truncate tests docs README.md benchmarks examples LICENSE CONTRIBUTING.md CHANGELOG.md"
+    )
+    assert {path.split("/")[0] for path in known} <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml"}

@@ -1,0 +1,76 @@
+"""Small models for the tests of the command line, which finds them as ``tiny:name``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.act = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(x))
+        x = self.act(x - 1)
+        return self.head(self.pool(x).flatten(1))
+
+
+net = Net
+
+
+class Noisy(Net):
+    """Draws random numbers in evaluation too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.rand_like(x))
+
+
+class Odd(nn.Module):
+    def forward(self, *arguments: Tensor, **options: Tensor) -> Tensor:
+        return arguments[0]
+
+
+class Unscriptable(Net):
+    """Holds a module that TorchScript refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.Sequential(Odd(), nn.AdaptiveAvgPool2d(1))
+
+
+class Branching(Net):
+    """Cannot be followed without an example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[2] > 4 else x.repeat(1, 1, 2, 2))
+
+
+class ByBatch(Net):
+    """Is written for one batch size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(1, 3, *x.shape[2:]))
+
+
+class Crashing(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("first line\nsecond line")
+
+
+not_a_model = "a string"
+
+
+def returns_a_string() -> str:
+    return "a string"
+
+
+def fails() -> Net:
+    raise OSError("no disk")
+
+
+built = Net()
