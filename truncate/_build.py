@@ -14,7 +14,7 @@ from torch import nn
 
 from truncate._call import declared_types
 from truncate._cut import Pick, Plan, Way
-from truncate._graph import Kind, Node, map_nested
+from truncate._graph import Kind, Node, descend, map_nested
 from truncate._operations import is_mode
 from truncate._write import PROVIDED, Names, Tap, Writer, head, refuse_way
 
@@ -63,18 +63,18 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
         modes |= set(way.body.modes)
         for node in way.live:
             if node.kind is Kind.CHILD:
-                child = module.get_submodule(node.target)
+                child = descend(module, node.target)
                 pieces[node.target] = children.get(id(child), child)
             elif is_mode(node):
                 modes.add(node.target)
             elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN):
                 holder, _, name = node.target.rpartition(".")
                 constant = way.body.constants.get(node.target)
-                pieces[node.target] = getattr(module.get_submodule(holder), name) if constant is None else constant
+                pieces[node.target] = getattr(descend(module, holder), name) if constant is None else constant
     for flag in modes:
         holder = flag.rpartition(".")[0]
         if holder and holder not in pieces:
-            pieces[holder] = _container(module.get_submodule(holder), {})
+            pieces[holder] = _container(descend(module, holder), {})
     return pieces
 
 
@@ -88,7 +88,7 @@ def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
     for name in sorted(below, key=lambda name: order.get(name, len(order))):
         parts = below[name]
         if name in original._modules:
-            child = original.get_submodule(name)
+            child = descend(original, name)
             whole = parts.pop("", None)
             if whole is None:
                 whole = made._modules.get(name) or _container(child, parts)
@@ -232,7 +232,7 @@ def _write(
     taps: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
     bundles: dict[Node, list[Node | Tap]] = {}
     for node in way.live:
-        sub = plan.children.get(id(plan.module.get_submodule(node.target))) if node.kind is Kind.CHILD else None
+        sub = plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
         if sub is None:
             continue
         alone = not sub.own and len(sub.picks) == 1
@@ -254,7 +254,7 @@ def _write(
         result = map_nested(result, lambda t: picked.get(t, way.body.result))
     reads: dict[Node, list[Any]] = {}
     for node in way.live:
-        sub = plan.children.get(id(plan.module.get_submodule(node.target))) if node.kind is Kind.CHILD else None
+        sub = plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
         if sub is not None:
             call = plan.given[node]
             given = {name.target: source for name, source in zip(call.inputs, node.inputs())}

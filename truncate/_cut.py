@@ -18,7 +18,7 @@ from truncate._call import Call
 from truncate._effects import Effects
 from truncate._errors import NotReachedError
 from truncate._forwards import Forwards, join
-from truncate._graph import Body, Kind, Node, nodes_in
+from truncate._graph import Body, Kind, Node, descend, nodes_in
 from truncate._spine import Spine
 from truncate._target import unknown
 
@@ -103,10 +103,10 @@ class Cutter:
         sites = []
         for node in body.nodes:
             if node.kind is Kind.CHILD:
-                child = module.get_submodule(node.target)
-                if target.is_module and child is target.module:
+                child = descend(module, node.target)
+                if child is target.module and target.is_module:
                     sites.append((node, False))
-                elif t in self.holds(child):
+                elif (child._modules or not target.is_module) and t in self.holds(child):
                     sites.append((node, True))
             elif node.name and module is target.module and node.name == target.operation:
                 sites.append((node, False))
@@ -129,7 +129,7 @@ class Cutter:
 
     def _count(self, parent: nn.Module, path: str, node: Node, t: int) -> int:
         """How often a target runs while `node` calls a child that holds it."""
-        child, below = parent.get_submodule(node.target), join(path, node.target)
+        child, below = descend(parent, node.target), join(path, node.target)
         counts = {0}
         for body in self.forwards.bodies(child, below, self.forwards.call(parent, path, node)):
             sites = self._sites(child, body, t)
@@ -189,7 +189,7 @@ class Cutter:
                 node, deeper = found
                 taps.append(node)
                 if deeper is not None:
-                    child = id(module.get_submodule(node.target))
+                    child = id(descend(module, node.target))
                     inner = plan.inner[node, pick] = Pick(pick.target, deeper)
                     if inner not in wanted.setdefault(child, []):
                         wanted[child].append(inner)
@@ -199,7 +199,7 @@ class Cutter:
         while True:
             for child, inner_picks in wanted.items():
                 node = sites[child][0]
-                target = module.get_submodule(node.target)
+                target = descend(module, node.target)
                 forms = self._forms(module, path, plan, child)
                 plan.children[child] = self._plan(target, join(path, node.target), forms, tuple(inner_picks), child in whole)
             before = set(whole)
@@ -277,7 +277,7 @@ class Cutter:
         return [claim for claim in claims if _needs_nothing_new(claim, live)]
 
     def _child(self, module: nn.Module, node: Node) -> int:
-        return id(module.get_submodule(node.target)) if node.kind is Kind.CHILD else 0
+        return id(descend(module, node.target)) if node.kind is Kind.CHILD else 0
 
     def _sources(self, plan: Plan, node: Node) -> list[Node]:
         """The nodes that a node reads; a rebuilt child reads only the arguments that its cut still uses."""

@@ -14,7 +14,7 @@ from torch import nn
 from truncate._call import Call
 from truncate._errors import TruncateError
 from truncate._forwards import Forwards, join
-from truncate._graph import Body, Kind, Node, nodes_in
+from truncate._graph import Body, Kind, Node, descend, nodes_in
 from truncate._operations import is_mode, shares_memory_with, written
 
 
@@ -85,7 +85,7 @@ class BodyEffects:
         return written(node)
 
     def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
-        child = self._module.get_submodule(node.target)
+        child = descend(self._module, node.target)
         call = self._effects.forwards.call(self._module, self._path, node)
         names = which(self._effects.summary(child, join(self._path, node.target), call))
         return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]

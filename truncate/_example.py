@@ -14,7 +14,7 @@ from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of, random_state_kept
-from truncate._graph import Body, Kind, Node, items_of, map_nested
+from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
 from truncate._record import Recording
 from truncate._spine import Spine
 from truncate._target import Target
@@ -132,9 +132,9 @@ class Pass:
 
     def _record(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
         def call_child(name: str, node: Node, args: Any, kwargs: Any) -> Any:
-            self._next = (module.get_submodule(name), f"{path}.{name}" if path else name, self._forwards.call(module, path, node))
+            self._next = (descend(module, name), f"{path}.{name}" if path else name, self._forwards.call(module, path, node))
             try:
-                return ghost.get_submodule(name)(*args, **kwargs)
+                return descend(ghost, name)(*args, **kwargs)
             finally:
                 self._next = None
 
@@ -152,7 +152,7 @@ class Pass:
 
 def _is_taken(body: Body, module: nn.Module) -> bool:
     """Whether a module as it is now goes that way."""
-    return all(module.get_submodule(flag.rpartition(".")[0]).training is value for flag, value in body.modes.items())
+    return all(descend(module, flag.rpartition(".")[0]).training is value for flag, value in body.modes.items())
 
 
 class _Calls:
@@ -166,7 +166,7 @@ class _Calls:
         calls: dict[int, list[Node]] = {}
         for node in body.nodes:
             if node.kind is Kind.CHILD:
-                calls.setdefault(id(module.get_submodule(node.target)), []).append(node)
+                calls.setdefault(id(descend(module, node.target)), []).append(node)
         self._nodes = {child: iter(nodes) for child, nodes in calls.items()}
 
     def next_of(self, child: nn.Module) -> tuple[nn.Module, str, Call] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import operator
 import sys
@@ -17,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from truncate._bytecode import assigned_names, names_tested_for_none, source_line
 from truncate._call import Call
 from truncate._errors import CannotFollowError
-from truncate._graph import Body, Kind, Node, items_of, map_nested
+from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known, outline_of
@@ -31,6 +32,8 @@ def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node],
     A way that cannot be followed says why, but for the first, which raises `CannotFollowError`. `of_child` gives the
     outline of what the call of a child returns.
     """
+    if type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and len(call.args) == 1:
+        return [_chain(module, call)]
     bodies: list[Body] = []
     pending: list[dict[str, bool]] = [{}]
     while pending:
@@ -50,6 +53,19 @@ def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node],
                 taken = {name: run.decisions[name] for name in [*decisions, *asked[:position]]}
                 pending.append({**taken, flag: not run.decisions[flag]})
     return bodies
+
+
+def _chain(module: nn.Module, call: Call) -> Body:
+    """The body of a plain Sequential, which need not be run to be known."""
+    value = call.args[0]
+    nodes: list[Node] = []
+    if type(value) is Node:
+        value = Node(Kind.INPUT, value.target, known=value.known)
+        nodes.append(value)
+    for name in module._modules:
+        value = Node(Kind.CHILD, name, (value,), index=len(nodes))
+        nodes.append(value)
+    return Body(nodes, value, {})
 
 
 class _Recorder(TorchFunctionMode):
@@ -73,9 +89,13 @@ class _Run:
         self._nodes: list[Node] = []
         self._asked: dict[str, Any] = {}
         self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
-        self._own = {id(value) for held in module.modules() for value in vars(held).values()}
         self._failure: Unfollowable | None = None
         self._grad = torch.is_grad_enabled()
+
+    @functools.cached_property
+    def _own(self) -> set[int]:
+        """The ids of what the modules hold: configurations and the like, which are shared and not copied."""
+        return {id(value) for held in self.module.modules() for value in vars(held).values()}
 
     def body(self, call: Call) -> Body:
         tested = names_tested_for_none(inspect.unwrap(type(self.module).forward).__code__)
@@ -176,7 +196,7 @@ class _Run:
     def decide(self, flag: str) -> bool:
         """Which way control flow goes that asks for the mode of a module."""
         if flag not in self.decisions:
-            self.decisions[flag] = self.module.get_submodule(flag.rpartition(".")[0]).training
+            self.decisions[flag] = descend(self.module, flag.rpartition(".")[0]).training
         return self.decisions[flag]
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool:

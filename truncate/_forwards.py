@@ -11,7 +11,7 @@ from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._example import Example, Observed, Pass
 from truncate._follow import follow
-from truncate._graph import Body, Node, map_nested
+from truncate._graph import Body, Node, descend, map_nested
 from truncate._operations import name_operations
 from truncate._outline import Known, outline_of
 from truncate._spine import Spine
@@ -111,7 +111,7 @@ class Forwards:
 
     def call(self, parent: nn.Module, path: str, node: Node) -> Call:
         """How a node in the graph of `parent` calls a child."""
-        child = parent.get_submodule(node.target)
+        child = descend(parent, node.target)
         return _call.from_node(child, node, lambda source: self.outline(parent, path, source))
 
     def outline(self, module: nn.Module, path: str, node: Node) -> Any:
@@ -120,7 +120,7 @@ class Forwards:
 
     def _returned(self, parent: nn.Module, path: str, node: Node) -> Any:
         """What is known of what the call of a child returns: nothing if its modes differ in that."""
-        child, below = parent.get_submodule(node.target), join(path, node.target)
+        child, below = descend(parent, node.target), join(path, node.target)
         try:
             bodies = self.bodies(child, below, self.call(parent, path, node))
         except TruncateError:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
+from torch import nn
+
 
 class Kind(Enum):
     """What an operation does."""
@@ -29,6 +31,7 @@ class Node:
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     index: int = 0  # position in its body
     grad: bool = True  # False: ran under ``torch.no_grad()``
+    unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
     known: Callable[[], Any] | None = None  # for an INPUT: the outline of what the caller passes
     name: str = ""  # how an operation is written as a target; empty if it is no place to stop
 
@@ -52,6 +55,13 @@ class Body:
     @property
     def inputs(self) -> list[Node]:
         return [node for node in self.nodes if node.kind is Kind.INPUT]
+
+
+def descend(module: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path below another: ``get_submodule``, without its checks."""
+    for name in path.split(".") if path else ():
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
 
 
 def is_dataclass_value(value: Any) -> bool:

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._bytecode import source_line
 from truncate._call import Call
-from truncate._graph import Body, Kind, Node, is_dataclass_value, items_of, map_nested
+from truncate._graph import Body, Kind, Node, descend, is_dataclass_value, items_of, map_nested
 from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, written
 from truncate._shadow import PLAIN, Shadows, is_shadow
@@ -299,7 +299,7 @@ class Recording(TorchFunctionMode):
 
     def modes_value(self, flag: str) -> bool:
         if flag not in self.modes:
-            self.modes[flag] = self.module.get_submodule(flag.rpartition(".")[0]).training
+            self.modes[flag] = descend(self.module, flag.rpartition(".")[0]).training
         return self.modes[flag]
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool:

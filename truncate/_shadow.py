@@ -23,6 +23,7 @@ from truncate._standin import Recording, StandIn
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
+_ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
 
 
 class Shadows:
@@ -43,20 +44,28 @@ class Shadows:
     def _make(self, path: str, module: nn.Module) -> Any:
         if isinstance(module, torch.jit.ScriptModule):
             return _Compiled(self.recording, path)
-        shadow = object.__new__(_shadow_class(type(module)))
+        shadow = object.__new__(Unopened)
+        shadow.__dict__.update({_PLACE: (self, path), _ORIGINAL: module})
+        if path == "" or _answers_operators(type(module)):
+            self.open(shadow)
+        return shadow
+
+    def open(self, shadow: Any) -> None:
+        """Gives a shadow its class and attributes. Most are only called, and never opened."""
+        state = shadow.__dict__
+        path, module = state[_PLACE][1], state.pop(_ORIGINAL)
+        shadow.__class__ = _shadow_class(type(module))
         self._made[path] = shadow  # before its attributes are looked at: they may lead back to it
         prefix = f"{path}." if path else ""
-        state = shadow.__dict__
         state.update(module.__dict__)
         del state["training"]  # answered by the property of Shadow
-        state[_PLACE] = (self, path)
         for tensors in ("_parameters", "_buffers"):
-            state[tensors] = _Lazy(state[tensors], lambda name, value: self.recording.held(prefix + name, value))
+            if state[tensors]:
+                state[tensors] = _Lazy(state[tensors], lambda name, value: self.recording.held(prefix + name, value))
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
         for name, value in module.__dict__.items():
             if type(value) not in PLAIN and name not in _MODULE_STATE:
                 state[name] = self._translate(value, prefix + name)
-        return shadow
 
     def _translate(self, value: Any, path: str) -> Any:
         """What the forward finds in a Python attribute: modules and tensors that it reaches there are stand-ins too."""
@@ -131,6 +140,44 @@ class _Compiled:
         return self._recording.child(self._path, args, kwargs)
 
 
+class Unopened:
+    """A shadow that nothing was asked of yet. It can be called; at the first question it becomes a `Shadow`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        shadows, path = object.__getattribute__(self, "__dict__")[_PLACE]
+        return shadows.recording.child(path, args, kwargs)
+
+    def __getattribute__(self, name: str) -> Any:
+        state = object.__getattribute__(self, "__dict__")
+        if name == "__dict__":
+            return state
+        state[_PLACE][0].open(self)
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            self.__dict__[_PLACE][0].open(self)
+            setattr(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@functools.lru_cache(maxsize=4096)
+def _answers_operators(cls: type) -> bool:
+    """Whether a class defines what Python asks of the class and not of the instance, such as ``len``."""
+    bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
+    return any(name.startswith("__") and name not in _ASKED_BY_NAME and callable(value) for base in bases for name, value in vars(base).items())
+
+
+_ASKED_BY_NAME = frozenset(("__init__", "__repr__", "__setstate__", "__getstate__", "__init_subclass__", "__dir__"))
+
+
 class _Whole(Protocol):
     __dict__: dict[str, Any]
 
@@ -178,7 +225,7 @@ class Shadow:
 
 
 def is_shadow(value: Any) -> bool:
-    return issubclass(type(value), (Shadow, _Compiled))
+    return issubclass(type(value), (Shadow, Unopened, _Compiled))
 
 
 _classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()

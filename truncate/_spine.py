@@ -12,16 +12,29 @@ class Spine:
 
     def __init__(self, targets: list[Target]) -> None:
         self.targets = targets
-        self._held: dict[int, frozenset[int]] = {}
+        self._below: dict[int, frozenset[int]] = {}
+        self._modules: dict[int, set[int]] = {}  # id of a module that is a target -> the numbers of those targets
+        self._operations: dict[int, set[int]] = {}  # likewise for operations of its forward
+        for t, target in enumerate(targets):
+            kind = self._modules if target.is_module else self._operations
+            kind.setdefault(id(target.module), set()).add(t)
 
     def holds(self, module: nn.Module) -> frozenset[int]:
         """The numbers of the targets that lie below a module, or are operations of its own forward."""
-        if id(module) not in self._held:
-            self._held[id(module)] = frozenset()  # a module that holds itself adds nothing
-            held = {t for t, target in enumerate(self.targets) if target.module is module and not target.is_module}
-            for child in module._modules.values():
-                if child is not None:
+        known = self._below.get(id(module))
+        if known is not None:
+            return known
+        self._below[id(module)] = frozenset()  # a module that holds itself adds nothing
+        held = set(self._operations.get(id(module), ()))
+        for child in module._modules.values():
+            if child is not None:
+                key = id(child)
+                if key in self._modules:
+                    held |= self._modules[key]
+                if child._modules or key in self._operations:
                     held |= self.holds(child)
-                    held |= {t for t, target in enumerate(self.targets) if target.module is child and target.is_module}
-            self._held[id(module)] = frozenset(held)
-        return self._held[id(module)]
+        self._below[id(module)] = frozenset(held) if held else _NONE
+        return self._below[id(module)]
+
+
+_NONE: frozenset[int] = frozenset()

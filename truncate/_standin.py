@@ -83,7 +83,10 @@ class StandIn:
         count = _bytecode.unpacked_items(sys._getframe(1))
         if count is None:
             raise self._recording.fail("iterates over a value of unknown length")
-        return iter([self[i] for i in range(count)])
+        items = [self[i] for i in range(count)]
+        for item in items:
+            item._node.unpacked = count
+        return iter(items)
 
     def __bool__(self) -> bool:
         if is_mode(self._node):

@@ -197,10 +197,14 @@ class Writer:
                     self._holders[self._inputs[node.target]] = node
             elif node.kind is Kind.ATTRIBUTE and node.target not in assigned:
                 self._expressions[node] = self._spell(node.target)
+            elif node in self._expressions:
+                pass  # taken apart with the first item of its value
             else:
                 self._block(node.grad)
                 dead = [value for value in dying.get(node.index, ()) if self._variable_of(value)]
-                if node in bundles:
+                if node.unpacked:
+                    self._unpack(node, nodes)
+                elif node in bundles:
                     self._call_bundle(node, [v if v in last_use or v in copies else None for v in bundles[node]])
                 else:
                     self._statement(node, dead, node in last_use or node in copies)
@@ -258,11 +262,19 @@ class Writer:
     def _name(self, node: Node, dead: list[Node | Tap]) -> str:
         """The variable for a result: that of the first argument where the value flows on, as in ``x = self.fc(x)``."""
         first = node.args[0] if node.args else None
-        if type(first) is Node and first in dead and not _about_sizes(node) and not _about_sizes(first):
+        own_name = _takes_apart(node) or _about_sizes(node) or type(first) is not Node or _about_sizes(first)
+        if not own_name and first in dead:
             name = self._expressions[first]
             self._hold(name, node)
             return name
         return self._new_variable(_base(node), node)
+
+    def _unpack(self, first: Node, nodes: list[Node]) -> None:
+        """``a, _, c = value``: Python checks the number of items, as it did in the forward."""
+        start = first.index - first.args[1]
+        items = {n.args[1]: n for n in nodes if n.unpacked and n.args[0] is first.args[0] and n.index - n.args[1] == start}
+        names = [self._new_variable(_base(items[i]), items[i]) if i in items else "_" for i in range(first.unpacked)]
+        self._line(f"{', '.join(names)}{',' * (len(names) == 1)} = {self.value(first.args[0])}")
 
     def _call_bundle(self, node: Node, outputs: list[Node | Tap | None]) -> None:
         call = self.operation(node)
@@ -298,8 +310,12 @@ def _outputs_in(value: Any) -> Iterable[Node | Tap]:
 
 
 def _about_sizes(node: Node) -> bool:
-    """Whether a node reads or computes plain numbers, which are given names of their own."""
-    return node.target in (getattr, operator.getitem) or (node.kind is Kind.METHOD and node.target in ("size", "dim"))
+    """Whether a node reads or computes plain numbers: those are no places to stop, and have no name."""
+    return node.kind in (Kind.FUNCTION, Kind.METHOD) and not node.name
+
+
+def _takes_apart(node: Node) -> bool:
+    return node.target in (getattr, operator.getitem)
 
 
 def _base(node: Node) -> str:
@@ -309,7 +325,7 @@ def _base(node: Node) -> str:
         base = last if last.isidentifier() else "_".join([*holders[-1:], last])
     elif node.target is getattr:
         base = node.args[1]
-    elif node.target is operator.getitem and type(node.args[1]) is int and _about_sizes(node.args[0]):
+    elif node.target is operator.getitem and type(node.args[1]) is int and _takes_apart(node.args[0]):
         base = f"{_base(node.args[0])}_{node.args[1]}"
     elif node.target is operator.getitem:
         base = "item"
