@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import truncate
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +41,10 @@ def test_the_version_is_stated_once() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     version = setup["metadata"]["version"]
-    assert metadata.version("torch-truncate") == version
+    try:
+        assert metadata.version("torch-truncate") == version
+    except metadata.PackageNotFoundError:
+        pytest.skip("runs from a copy that is not installed")
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
     sources = [*(ROOT / "truncate").glob("*.py"), ROOT / "setup.py"]
     assert not [source.name for source in sources if f'"{version}"' in source.read_text()]
