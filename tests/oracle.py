@@ -80,7 +80,7 @@ def parameters_needed(model: nn.Module, path: str, *args: Any, call: int = -1, *
         total = sum(t.double().abs().sum() for t in tensors_in(output) if t.requires_grad)
         if isinstance(total, torch.Tensor):
             total.backward()
-    return {name for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if p.is_leaf and p.grad is not None}
 
 
 class Stopped(Exception):
