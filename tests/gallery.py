@@ -694,7 +694,7 @@ class DictOutputs(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.body(x)
         features["pool"] = self.extra(features["low"])
-        return {"head": self.head(features["pool"] + features["high"]), **{"low": features["low"]}}
+        return {"head": self.head(features["pool"] + features["high"]), "low": features["low"]}
 
 
 class Pyramid(nn.Module):
@@ -1289,6 +1289,42 @@ class GradientReversal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(Reverse.apply(self.a(x)))
+
+
+def triple(grad: Tensor) -> Tensor:
+    return grad * 3
+
+
+@specimen(refuses=("a", "b"))
+class HooksTensors(nn.Module):
+    """Hangs a hook on a tensor, which changes its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = linear()
+        self.b = linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = self.a(x)
+            x.register_hook(triple)
+        return self.b(x)
+
+
+@specimen(refuses=("drop", "b"))
+class SeedsItself(nn.Module):
+    """Sets the seed of all random numbers in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = linear()
+        self.drop = nn.Dropout(0.5)
+        self.b = linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        torch.manual_seed(3)
+        return self.b(self.drop(x))
 
 
 @specimen(exact=False, refuses=("energy", "out"))
