@@ -52,10 +52,11 @@ def test_the_version_is_stated_once() -> None:
 
 def test_the_top_level_is_tidy() -> None:
     """Of what git knows, so that caches and environments do not count."""
-    known = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.splitlines()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git repository")
     allowed = (
         "setup.cfg setup.py truncate tests docs README.md benchmarks examples LICENSE CONTRIBUTING.md CHANGELOG.md"
     )
-    assert {path.split("/")[0] for path in known} <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml"}
+    found = {path.split("/")[0] for path in listed.stdout.splitlines()}
+    assert {"setup.cfg", "truncate"} <= found <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml"}
