@@ -80,7 +80,9 @@ def truncate(
 def _example(model: nn.Module, args: Any, kwargs: Any) -> Example:
     args, kwargs = args if args is not None else (), kwargs if kwargs is not None else {}
     if not isinstance(args, (tuple, list)):
-        raise TruncateError(f"args are the positional arguments of an example, as a tuple: args=(x,), not {type(args).__name__}")
+        raise TruncateError(
+            f"args are the positional arguments of an example, as a tuple: args=(x,), not {type(args).__name__}"
+        )
     if not isinstance(kwargs, Mapping):
         raise TruncateError(f"kwargs are the keyword arguments of an example, as a dict, not {type(kwargs).__name__}")
     try:

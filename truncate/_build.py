@@ -18,6 +18,7 @@ from truncate._graph import Kind, Node, descend, map_nested
 from truncate._operations import is_mode
 from truncate._write import PROVIDED, Names, Tap, Writer, head, refuse_way
 
+
 class Truncated(nn.Module):
     """A module of the model that holds the target, rebuilt so that its forward ends there.
 
@@ -193,7 +194,9 @@ def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, An
         bodies = []
         for way in plan.ways:
             if way.form == form:
-                lines = refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
+                lines = (
+                    refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
+                )
                 bodies.append((dict(way.body.modes), lines))
         forms.append(_by_mode(bodies, spell, names))
     body = forms[-1]
@@ -209,17 +212,21 @@ def _indented(lines: list[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
-def _by_mode(
-    bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str], names: Names
-) -> list[str]:
+def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str], names: Names) -> list[str]:
     """One body for all modes if they agree, else a branch on the first flag that tells them apart."""
     if all(lines == bodies[0][1] for _, lines in bodies):
         return bodies[0][1]
     flag = next(iter(bodies[0][0]))
     sides = []
     for value in (True, False):
-        side = [({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value]
-        way = _by_mode(side, spell, names) if side else refuse_way(names, "this combination of modes was not run on the example")
+        side = [
+            ({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value
+        ]
+        way = (
+            _by_mode(side, spell, names)
+            if side
+            else refuse_way(names, "this combination of modes was not run on the example")
+        )
         sides.append(_indented(way))
     if sides[0] == sides[1]:
         return [line[4:] for line in sides[0]]
@@ -278,7 +285,9 @@ def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
     code, _ = _compile(source)
     space: dict[str, Any] = {**PROVIDED, **names, "__name__": __name__}
     exec(code, space)
-    return type(name, (Truncated,), {"forward": space["forward"], "source": source, "names": names, "__module__": __name__})
+    return type(
+        name, (Truncated,), {"forward": space["forward"], "source": source, "names": names, "__module__": __name__}
+    )
 
 
 def _restore(name: str, source: str, names: dict[str, Any]) -> Truncated:

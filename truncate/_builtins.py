@@ -31,7 +31,11 @@ def with_own_builtins(function: Any) -> Any:
         cells = tuple(_copy_cell(cell) for cell in function.__closure__ or ())
         if cells != (function.__closure__ or ()) or _asks(function):
             copy = types.FunctionType(
-                function.__code__, _Globals(function.__globals__), function.__name__, function.__defaults__, cells or None
+                function.__code__,
+                _Globals(function.__globals__),
+                function.__name__,
+                function.__defaults__,
+                cells or None,
             )
             copy.__kwdefaults__ = function.__kwdefaults__
             copy.__annotations__ = function.__annotations__
@@ -117,7 +121,9 @@ def _number(kind: type) -> Callable[..., Any]:
     def convert(*args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and isinstance(args[0], torch.Tensor):
             args = (args[0].item(),)
-        return args[0].converted(kind) if len(args) == 1 and issubclass(type(args[0]), Traced) else kind(*args, **kwargs)
+        return (
+            args[0].converted(kind) if len(args) == 1 and issubclass(type(args[0]), Traced) else kind(*args, **kwargs)
+        )
 
     return convert
 

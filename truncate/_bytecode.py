@@ -77,7 +77,14 @@ def _operand(instructions: list[dis.Instruction], position: int) -> set[str]:
     path = 0
     while position >= 0:
         instruction = instructions[position]
-        if instruction.opname in ("LOAD_ATTR", "LOAD_CONST", "LOAD_SMALL_INT", "BINARY_SUBSCR", "BINARY_OP", "LOAD_METHOD"):
+        if instruction.opname in (
+            "LOAD_ATTR",
+            "LOAD_CONST",
+            "LOAD_SMALL_INT",
+            "BINARY_SUBSCR",
+            "BINARY_OP",
+            "LOAD_METHOD",
+        ):
             path += 1
             position -= 1
             continue

@@ -62,7 +62,9 @@ def from_example(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     def enter(value: Any) -> Any:
         return Node(Kind.INPUT, "") if isinstance(value, torch.Tensor) else value
 
-    call = from_node(module, Node(Kind.CHILD, "", map_nested(args, enter), map_nested(kwargs, enter)), lambda _: Known.TENSOR)
+    call = from_node(
+        module, Node(Kind.CHILD, "", map_nested(args, enter), map_nested(kwargs, enter)), lambda _: Known.TENSOR
+    )
     call.parameters = tuple(inspect.signature(module.forward).parameters.values())
     return call
 

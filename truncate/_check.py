@@ -48,5 +48,3 @@ def _same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype or one.is_meta or other.is_meta:
         return one.shape == other.shape and one.dtype == other.dtype
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-

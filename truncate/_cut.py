@@ -178,7 +178,9 @@ class Cutter:
         plan = Plan(module, path, calls, picks, own, [], {}, {}, {})
         wanted: dict[int, list[Pick]] = {}  # id of a child on the spine -> what is picked from it
         sites: dict[int, list[Node]] = {}
-        for form, body in [(f, body) for f, call in enumerate(calls) for body in self.forwards.bodies(module, path, call)]:
+        for form, body in [
+            (f, body) for f, call in enumerate(calls) for body in self.forwards.bodies(module, path, call)
+        ]:
             taps: list[Node] = []
             missing = body.failure
             for pick in picks:
@@ -201,7 +203,9 @@ class Cutter:
                 node = sites[child][0]
                 target = descend(module, node.target)
                 forms = self._forms(module, path, plan, child)
-                plan.children[child] = self._plan(target, join(path, node.target), forms, tuple(inner_picks), child in whole)
+                plan.children[child] = self._plan(
+                    target, join(path, node.target), forms, tuple(inner_picks), child in whole
+                )
             before = set(whole)
             for way in plan.ways:
                 self._keep(plan, way, whole)

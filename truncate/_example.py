@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,9 @@ class Observed:
 class Pass:
     """One pass of a model on an example: what each target returned, and a recording of what cannot be followed."""
 
-    def __init__(self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool = False
+    ) -> None:
         self.outputs: list[list[Any]] = [[] for _ in spine.targets]
         self.recorded: dict[tuple[int, str], Body] = {}
         self._forwards = forwards
@@ -68,7 +69,9 @@ class Pass:
         for t, target in enumerate(spine.targets):
             if target.is_module:
                 keep = self.outputs[t]
-                self._ghosts[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
+                self._ghosts[id(target.module)].register_forward_hook(
+                    lambda m, a, out, keep=keep: keep.append(cloned(out))
+                )
         with random_state_kept():
             ghost(*fresh(example.args), **fresh(example.kwargs))
 
@@ -132,7 +135,11 @@ class Pass:
 
     def _record(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
         def call_child(name: str, node: Node, args: Any, kwargs: Any) -> Any:
-            self._next = (descend(module, name), f"{path}.{name}" if path else name, self._forwards.call(module, path, node))
+            self._next = (
+                descend(module, name),
+                f"{path}.{name}" if path else name,
+                self._forwards.call(module, path, node),
+            )
             try:
                 return descend(ghost, name)(*args, **kwargs)
             finally:

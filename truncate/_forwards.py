@@ -21,7 +21,9 @@ class Forwards:
     """The forwards of one model and of everything below it."""
 
     def __init__(self, model: nn.Module, spine: Spine, example: Example | None = None) -> None:
-        self.entry = _call.from_signature(model) if example is None else _call.from_example(model, example.args, example.kwargs)
+        self.entry = (
+            _call.from_signature(model) if example is None else _call.from_example(model, example.args, example.kwargs)
+        )
         self._model = model
         self._spine = spine
         self._example = example

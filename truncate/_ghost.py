@@ -58,7 +58,14 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 def fresh(value: Any) -> Any:
     """A copy of nested arguments, so that what the forward does to them stays with it."""
-    return map_nested(value, lambda item: item.detach().clone().requires_grad_(item.requires_grad) if isinstance(item, torch.Tensor) else copy.deepcopy(item))
+    return map_nested(
+        value,
+        lambda item: (
+            item.detach().clone().requires_grad_(item.requires_grad)
+            if isinstance(item, torch.Tensor)
+            else copy.deepcopy(item)
+        ),
+    )
 
 
 @contextlib.contextmanager

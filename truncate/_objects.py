@@ -28,4 +28,3 @@ def revive(kind: type, state: dict[str, Any]) -> Any:
     made = kind.__new__(kind)
     made.__dict__.update(state)
     return made
-

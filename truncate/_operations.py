@@ -7,7 +7,6 @@ import operator
 from typing import Any
 
 import torch
-
 from torch import nn
 
 from truncate._graph import Body, Kind, Node, nodes_in
@@ -60,7 +59,9 @@ def is_tensor(node: Node) -> bool:
     if node.kind is Kind.ATTRIBUTE:
         return not is_mode(node)
     if node.kind is Kind.METHOD:
-        return not any(hasattr(other, node.target) for other in (dict, list, tuple, str)) and returns_tensor(node.target)
+        return not any(hasattr(other, node.target) for other in (dict, list, tuple, str)) and returns_tensor(
+            node.target
+        )
     if node.kind is not Kind.FUNCTION or node.target is getattr:
         return False
     if node.target in _OPERATORS:
@@ -125,7 +126,9 @@ def name_operations(body: Body, module: nn.Module) -> None:
         name = name_of(node).strip("_")
         if node.target in INPLACE.values():
             name = name[1:]  # `x += y` is an `add`
-        about_sizes = node.target is getattr or (node.kind is Kind.METHOD and name in ("size", "dim", "numel", "stride"))
+        about_sizes = node.target is getattr or (
+            node.kind is Kind.METHOD and name in ("size", "dim", "numel", "stride")
+        )
         if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):
             sizes.add(node)
         elif name not in ("setitem", "assert") and name.isidentifier():

@@ -53,7 +53,9 @@ class Assumption:
 class Recording(TorchFunctionMode):
     """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
 
-    def __init__(self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any], modes: dict[str, bool]) -> None:
+    def __init__(
+        self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any], modes: dict[str, bool]
+    ) -> None:
         super().__init__()
         self.module = module
         self.path = path
@@ -180,7 +182,9 @@ class Recording(TorchFunctionMode):
             return value
         state = vars(value)
         if self._holds_values(state):
-            node = self.node(Kind.FUNCTION, revive, (type(value), {name: self.lower(item) for name, item in state.items()}))
+            node = self.node(
+                Kind.FUNCTION, revive, (type(value), {name: self.lower(item) for name, item in state.items()})
+            )
         else:
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
         self._values[id(value)] = node, value

@@ -95,7 +95,9 @@ class Shadows:
 def _holds_module(value: Any) -> bool:
     if isinstance(value, dict):
         value = value.values()
-    return any(isinstance(item, nn.Module) or (type(item) in (list, tuple, dict) and _holds_module(item)) for item in value)
+    return any(
+        isinstance(item, nn.Module) or (type(item) in (list, tuple, dict) and _holds_module(item)) for item in value
+    )
 
 
 class _Lazy(dict):  # type: ignore[type-arg]
@@ -172,7 +174,11 @@ class Unopened:
 def _answers_operators(cls: type) -> bool:
     """Whether a class defines what Python asks of the class and not of the instance, such as ``len``."""
     bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
-    return any(name.startswith("__") and name not in _ASKED_BY_NAME and callable(value) for base in bases for name, value in vars(base).items())
+    return any(
+        name.startswith("__") and name not in _ASKED_BY_NAME and callable(value)
+        for base in bases
+        for name, value in vars(base).items()
+    )
 
 
 _ASKED_BY_NAME = frozenset(("__init__", "__repr__", "__setstate__", "__getstate__", "__init_subclass__", "__dir__"))

@@ -64,7 +64,9 @@ def _split_call(written: str) -> tuple[str, int]:
     if not colon:
         return written.strip(), -1
     if not re.fullmatch(r"-?\d+", call.strip()):
-        raise UnknownTargetError(f"{written!r}: what follows the colon is the number of a call, such as {path + ':0'!r}")
+        raise UnknownTargetError(
+            f"{written!r}: what follows the colon is the number of a call, such as {path + ':0'!r}"
+        )
     return path.strip(), int(call)
 
 
@@ -117,7 +119,9 @@ def unknown(
     close = difflib.get_close_matches(step, children, n=3, cutoff=0.6)
     candidates = [f"{parent}.{name}" if parent else name for name in close]
     if not candidates:
-        candidates = difflib.get_close_matches(written, [path for path, _ in model.named_modules() if path], n=3, cutoff=0.6)
+        candidates = difflib.get_close_matches(
+            written, [path for path, _ in model.named_modules() if path], n=3, cutoff=0.6
+        )
     if candidates:
         text += f" Did you mean {' or '.join(repr(c) for c in candidates)}?"
     elif not children:

@@ -184,8 +184,10 @@ class Writer:
         `bundles` says for each call of a rebuilt child what it returns, in order: the node for the child's own
         output, a tap for a pick. `copies` are the values to be copied at once.
         """
-        last_use: dict[Node | Tap, int] = {s: n.index for n in nodes for s in nodes_in(self._reads.get(n, (n.args, n.kwargs)))}
-        last_use |= {value: nodes[-1].index + 1 if nodes else 0 for value in _outputs_in(result)}
+        last_use: dict[Node | Tap, int] = {
+            s: n.index for n in nodes for s in nodes_in(self._reads.get(n, (n.args, n.kwargs)))
+        }
+        last_use |= dict.fromkeys(_outputs_in(result), nodes[-1].index + 1 if nodes else 0)
         dying: dict[int, list[Node | Tap]] = {}
         for value, index in last_use.items():
             dying.setdefault(index, []).append(value)
@@ -272,7 +274,9 @@ class Writer:
     def _unpack(self, first: Node, nodes: list[Node]) -> None:
         """``a, _, c = value``: Python checks the number of items, as it did in the forward."""
         start = first.index - first.args[1]
-        items = {n.args[1]: n for n in nodes if n.unpacked and n.args[0] is first.args[0] and n.index - n.args[1] == start}
+        items = {
+            n.args[1]: n for n in nodes if n.unpacked and n.args[0] is first.args[0] and n.index - n.args[1] == start
+        }
         names = [self._new_variable(_base(items[i]), items[i]) if i in items else "_" for i in range(first.unpacked)]
         self._line(f"{', '.join(names)}{',' * (len(names) == 1)} = {self.value(first.args[0])}")
 
@@ -349,7 +353,12 @@ def _without_defaults(node: Node) -> dict[str, Any]:
     return {
         name: value
         for name, value in node.kwargs.items()
-        if not (name in defaults and type(value) in plain and type(defaults[name]) is type(value) and defaults[name] == value)
+        if not (
+            name in defaults
+            and type(value) in plain
+            and type(defaults[name]) is type(value)
+            and defaults[name] == value
+        )
     }
 
 
@@ -426,7 +435,9 @@ def _open(names: Names, expression: str, given: Any, opening: list[str], inputs:
             _open(names, f"{expression}[{key!r}]", item, opening, inputs)
         return
     plain = type(given) in (bool, int, float, str)
-    differs = f"{expression} != {_constant(names, given)}" if plain else f"{expression} is not {_constant(names, given)}"
+    differs = (
+        f"{expression} != {_constant(names, given)}" if plain else f"{expression} is not {_constant(names, given)}"
+    )
     _refuse(names, differs, expression, _constant(names, given), opening)
 
 
