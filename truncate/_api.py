@@ -71,7 +71,8 @@ def truncate(
         forwards = Forwards(model, spine, example)
         plan = Cutter(model, spine, forwards).plan()
         result = build(plan, None if isinstance(arrangement, int) else arrangement)
-        result.__dict__["assumptions"] = assumptions_of(plan)
+        if not hasattr(result, "assumptions"):  # a child of the model may have that name
+            result.__dict__["assumptions"] = assumptions_of(plan)
         if example is not None and check:
             compare(model, result, arrangement, example, spine, forwards)
     return copying.deepcopy(result) if copy else result

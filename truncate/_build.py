@@ -25,11 +25,11 @@ class Truncated(nn.Module):
     Its children, parameters and buffers are those of the original that the target needs, under their own names.
     """
 
-    source: str  # of its forward
-    names: dict[str, Any]  # what the names in the source stand for
+    _truncated_source: str  # of its forward
+    _truncated_names: dict[str, Any]  # what the names in the source stand for
 
     def __reduce__(self) -> Any:
-        return _restore, (type(self).__name__, self.source, self.names), self.__dict__
+        return _restore, (type(self).__name__, self._truncated_source, self._truncated_names), self.__dict__
 
 
 class Container(nn.Module):
@@ -230,7 +230,9 @@ def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[s
         sides.append(_indented(way))
     if sides[0] == sides[1]:
         return [line[4:] for line in sides[0]]
-    return [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]
+    # TorchScript refuses to delete in a branch what was not there before it.
+    lines = [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]
+    return [line for line in lines if not line.lstrip().startswith("del ")]
 
 
 def _write(
@@ -285,9 +287,8 @@ def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
     code, _ = _compile(source)
     space: dict[str, Any] = {**PROVIDED, **names, "__name__": __name__}
     exec(code, space)
-    return type(
-        name, (Truncated,), {"forward": space["forward"], "source": source, "names": names, "__module__": __name__}
-    )
+    members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
+    return type(name, (Truncated,), {**members, "__module__": __name__})
 
 
 def _restore(name: str, source: str, names: dict[str, Any]) -> Truncated:

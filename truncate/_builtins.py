@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 
-from truncate._standin import StandIn
+from truncate._standin import StandIn, running, standins_in
 from truncate._traced import Traced
 
 _ASKING = frozenset(("isinstance", "hasattr", "type", "len", "int", "float", "range"))
+# Functions of torch that parse their arguments before anyone sees the call, or take none.
+_SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
+_GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed"))
 _copies: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()
 
 
@@ -47,10 +50,10 @@ def with_own_builtins(function: Any) -> Any:
 def _asks(function: types.FunctionType) -> bool:
     """Whether a function, or one that it calls by name, uses one of these builtins."""
     names = function.__code__.co_names
-    if not _ASKING.isdisjoint(names):
+    if not (_ASKING | _SIZED | _GLOBAL).isdisjoint(names):
         return True
-    helpers = (function.__globals__.get(name) for name in names)
-    return any(isinstance(helper, types.FunctionType) and with_own_builtins(helper) is not helper for helper in helpers)
+    used = [function.__globals__.get(name) for name in names]
+    return any(value is not torch and _seen(value) is not value for value in used)
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:
@@ -70,7 +73,51 @@ class _Globals(dict):  # type: ignore[type-arg]
         self._real = real
 
     def __missing__(self, name: str) -> Any:
-        return with_own_builtins(self._real[name])
+        return _seen(self._real[name])
+
+
+def _seen(value: Any) -> Any:
+    """What followed code sees in place of a global."""
+    if value is torch:
+        return _TORCH
+    if isinstance(value, type) and issubclass(value, torch.autograd.Function):
+        return _CustomFunction(value)
+    return with_own_builtins(value)
+
+
+class _TorchView:
+    """The module `torch` as followed code sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(torch, name)
+        if name in _SIZED:
+            return lambda *args, **kwargs: _call_sized(real, args, kwargs)
+        if name in _GLOBAL and running.now is not None:
+            return lambda *args: running.now.global_state(real, *args)
+        return real
+
+
+_TORCH = _TorchView()
+
+
+def _call_sized(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    standin = next(standins_in((args, kwargs)), None)
+    return function(*args, **kwargs) if standin is None else standin._recording.function(function, args, kwargs)
+
+
+class _CustomFunction:
+    """A user's ``autograd.Function``: its ``apply`` is one operation, with its own backward."""
+
+    def __init__(self, real: type[torch.autograd.Function]) -> None:
+        self._real = real
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        if running.now is None:
+            return self._real.apply(*args, **kwargs)
+        return running.now.function(self._real.apply, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 def _isinstance(value: Any, classes: Any) -> bool:

@@ -52,6 +52,18 @@ def assertion(frame: FrameType) -> str | None:
     return source_line(frame.f_code.co_filename, frame.f_lineno) if raises else None
 
 
+def passes_text_on(frame: FrameType) -> bool:
+    """Whether the text that the frame is making goes straight into a call, such as that of an error."""
+    instructions, here = _here(frame)
+    rest = instructions[here + 1 :]
+    parts = next((i for i, instruction in enumerate(rest) if instruction.opname == "BUILD_STRING"), -1)
+    following = next((i for i in rest[parts + 1 :] if i.opname not in ("FORMAT_VALUE", "FORMAT_SIMPLE", "NOP")), None)
+    return following is not None and not following.opname.startswith(_COMPUTING)
+
+
+_COMPUTING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "STORE_", "RETURN_", "BINARY_", "LOAD_CONST", "BUILD_MAP", "LOAD_FAST")
+
+
 def source_line(filename: str, line: int) -> str:
     return linecache.getline(filename, line).strip()
 

@@ -140,6 +140,9 @@ class BodyEffects:
                 last_read[groups[source]] = max(last_read.get(groups[source], -1), node.index)
             if node.kind is Kind.ATTRIBUTE and not is_mode(node):
                 held.add(groups[node])
+            elif node.kind is Kind.CHILD:
+                below = f"{node.target}."
+                held.update(groups[n] for n in self._body.nodes if n.kind in _HELD and n.target.startswith(below))
         if own:
             last_read.update((groups[node], end) for node in nodes_in(self._body.result))
         return [
@@ -154,4 +157,5 @@ class BodyEffects:
         return any(self._groups[target] is self._groups[tap] for node in later for target in self.written(node))
 
 
+_HELD = frozenset((Kind.ATTRIBUTE, Kind.ASSIGN))
 _SOURCES = frozenset((Kind.INPUT, Kind.ATTRIBUTE))

@@ -12,9 +12,10 @@ from torch import nn
 from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._follow import explain
-from truncate._ghost import fresh, ghost_of, random_state_kept
+from truncate._ghost import fresh, ghost_of
 from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
 from truncate._record import Recording
+from truncate._randomness import random_state_kept
 from truncate._spine import Spine
 from truncate._target import Target
 

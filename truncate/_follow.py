@@ -17,13 +17,15 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._bytecode import assigned_names, names_tested_for_none, source_line
 from truncate._call import Call
+from truncate._contexts import Contexts
 from truncate._errors import CannotFollowError
 from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known, outline_of
 from truncate._shadow import PLAIN, Shadows, is_shadow
-from truncate._standin import Held, StandIn, Unfollowable, standins_in
+from truncate._randomness import random_state_watched
+from truncate._standin import Held, StandIn, Unfollowable, recording_is, standins_in
 
 
 def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node], Any]) -> list[Body]:
@@ -90,7 +92,7 @@ class _Run:
         self._asked: dict[str, Any] = {}
         self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
         self._failure: Unfollowable | None = None
-        self._grad = torch.is_grad_enabled()
+        self._contexts = Contexts()
 
     @functools.cached_property
     def _own(self) -> set[int]:
@@ -109,19 +111,18 @@ class _Run:
 
         args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
         forward = Shadows(self.module, self).at("", self.module).forward
-        grad = torch.is_grad_enabled()
-        try:
-            with _Recorder(self):
-                result = forward(*args, **kwargs)
-        finally:
-            torch.set_grad_enabled(grad)
+        with random_state_watched() as drawn, self._contexts.running(), recording_is(self), _Recorder(self):
+            result = forward(*args, **kwargs)
+        if drawn():
+            raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
         return Body(self._nodes, self.lower(result), self.decisions, asked=self._asked)
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
-        grad = not self._grad or torch.is_grad_enabled()
-        made = Node(kind, target, args, kwargs or {}, len(self._nodes), grad)
+        if self._contexts.in_custom_function:
+            raise self.fail("runs an autograd.Function that cannot be seen as one")
+        made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
         self._nodes.append(made)
         return made
 
@@ -180,6 +181,8 @@ class _Run:
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
+        if func is torch._C._set_grad_enabled:
+            self._contexts.grad_was_set(*args)
         if next(standins_in((args, kwargs)), None) is None and not returns_tensor(func):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -192,6 +195,12 @@ class _Run:
                 return self.add(Kind.FUNCTION, DUNDER[name.strip("_")], args, kwargs)
             return self.add(Kind.METHOD, name, args, kwargs)
         return self.add(Kind.FUNCTION, func, args, kwargs)
+
+    def global_state(self, func: Any, *args: Any) -> Any:
+        """The forward asks for, or changes, what holds for the whole process."""
+        if func is not torch.is_grad_enabled:
+            raise self.fail("seeds the random numbers")
+        return self.add(Kind.FUNCTION, func, ())
 
     def decide(self, flag: str) -> bool:
         """Which way control flow goes that asks for the mode of a module."""

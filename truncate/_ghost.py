@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import random
-import sys
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -66,17 +62,3 @@ def fresh(value: Any) -> Any:
             else copy.deepcopy(item)
         ),
     )
-
-
-@contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """What runs inside draws random numbers and leaves every generator as it was."""
-    numpy = sys.modules.get("numpy")
-    states = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            if numpy:
-                numpy.random.set_state(states[1])

@@ -30,7 +30,7 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     index: int = 0  # position in its body
-    grad: bool = True  # False: ran under ``torch.no_grad()``
+    context: str = ""  # the block of torch it ran in: "no_grad()", "enable_grad()", "autocast(...)"
     unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
     known: Callable[[], Any] | None = None  # for an INPUT: the outline of what the caller passes
     name: str = ""  # how an operation is written as a target; empty if it is no place to stop

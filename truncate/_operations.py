@@ -23,9 +23,11 @@ INPLACE = {
     for name in ("iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift").split()
 }
 DUNDER = {**UNARY, **BINARY, **INPLACE, "setitem": operator.setitem}
-_OPERATORS = frozenset(DUNDER.values())
+OPERATORS = frozenset(DUNDER.values())
 COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 
+# Methods of a tensor that change what happens in its backward.
+_ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
 # Functions that make a tensor from plain values and have no operator of that name in ATen.
 _CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy))
 
@@ -64,7 +66,7 @@ def is_tensor(node: Node) -> bool:
         )
     if node.kind is not Kind.FUNCTION or node.target is getattr:
         return False
-    if node.target in _OPERATORS:
+    if node.target in OPERATORS:
         return any(is_tensor(source) for source in node.args if isinstance(source, Node))
     return returns_tensor(node.target)
 
@@ -80,7 +82,9 @@ def written(node: Node) -> list[Node]:
         return []
     name = name_of(node)
     targets: list[Any] = []
-    if node.target is operator.setitem or node.target in INPLACE.values():
+    if node.kind is Kind.METHOD and (name in _ON_THE_SIDE or not hasattr(torch.Tensor, name)):
+        targets.append(node.args[0])  # of a list or dict or some object: as likely as not, `append` or `pop`
+    elif node.target is operator.setitem or node.target in INPLACE.values():
         targets.append(node.args[0])
     elif name.endswith("_") and not name.endswith("__"):
         targets.append(node.args[0] if node.args else None)
@@ -99,7 +103,7 @@ def shares_memory_with(node: Node) -> list[Node]:
         return changed
     if node.kind not in (Kind.FUNCTION, Kind.METHOD):
         return []
-    if node.target in _OPERATORS and node.target is not operator.getitem:
+    if node.target in OPERATORS and node.target is not operator.getitem:
         return []
     name = name_of(node)
     schemas = _schemas(name)

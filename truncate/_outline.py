@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested
-from truncate._operations import is_tensor
+from truncate._operations import OPERATORS, is_tensor
 
 
 class Known(enum.Enum):
@@ -27,6 +27,9 @@ def outline_of(node: Node, of_child: Callable[[Node], Any]) -> Any:
         return node.known() if node.known is not None else Known.GIVEN
     if node.kind is Kind.CHILD:
         return of_child(node)
+    if node.target in OPERATORS and node.target is not operator.getitem:
+        sources = [outline_of(source, of_child) for source in node.inputs()]
+        return Known.TENSOR if Known.TENSOR in sources else Known.NOTHING
     if node.target is operator.getitem and type(node.args[0]) is Node:
         whole = outline_of(node.args[0], of_child)
         if whole is Known.TENSOR:

@@ -24,11 +24,13 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._bytecode import source_line
 from truncate._call import Call
+from truncate._contexts import Contexts
 from truncate._graph import Body, Kind, Node, descend, is_dataclass_value, items_of, map_nested
 from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, written
 from truncate._shadow import PLAIN, Shadows, is_shadow
-from truncate._standin import StandIn, Unfollowable
+from truncate._randomness import python_draws_watched
+from truncate._standin import StandIn, Unfollowable, recording_is
 from truncate._traced import Traced, TracedBool, plain, traced
 
 Lazy = Node | Callable[[], Node]
@@ -67,7 +69,7 @@ class Recording(TorchFunctionMode):
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
         self._ranks: set[Node] = set()
         self._paused = 0
-        self._grad = torch.is_grad_enabled()
+        self._contexts = Contexts()
         self._failure: Unfollowable | None = None
         self._own = {id(value) for m in module.modules() for value in vars(m).values()}
 
@@ -76,8 +78,10 @@ class Recording(TorchFunctionMode):
         args = self._enter_like(call.args, args)
         kwargs = self._enter_like(call.kwargs, kwargs)
         forward = Shadows(self.module, self).at("", self.module).forward
-        with self:
+        with python_draws_watched() as drawn, self._contexts.running(), recording_is(self), self:
             result = forward(*args, **kwargs)
+        if drawn():
+            raise self.fail("draws random numbers outside of torch")
         lowered = self.lower(result)
         self._paused = 1  # for good: traced numbers that outlive this run are plain numbers
         if self._failure is not None:
@@ -88,8 +92,9 @@ class Recording(TorchFunctionMode):
     # -- values and their nodes ------------------------------------------------------------------------------------
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
-        grad = not self._grad or torch.is_grad_enabled()
-        made = Node(kind, target, args, kwargs or {}, len(self._nodes), grad)
+        if self._contexts.in_custom_function:
+            raise self.fail("runs an autograd.Function that cannot be seen as one")
+        made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
         self._nodes.append(made)
         return made
 
@@ -232,7 +237,7 @@ class Recording(TorchFunctionMode):
         """A child is called: for real."""
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         node = self.node(Kind.CHILD, path, lowered, named)
-        with self.paused():
+        with self.paused(), recording_is(None):
             returned = self._call_child(path, node, self.real(args), self.real(kwargs))
         return self._enter(returned, node)
 
@@ -250,6 +255,8 @@ class Recording(TorchFunctionMode):
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
         name = getattr(func, "__name__", "")
+        if func is torch._C._set_grad_enabled:
+            self._contexts.grad_was_set(*args)
         if getattr(torch.Tensor, name, None) is func and name in _ASKED:
             return getattr(self, _ASKED[name])(*args)
         if name == "__get__":
@@ -297,6 +304,12 @@ class Recording(TorchFunctionMode):
         return value
 
     # -- what control flow asks ------------------------------------------------------------------------------------
+
+    def global_state(self, func: Any, *args: Any) -> Any:
+        """The forward asks for, or changes, what holds for the whole process."""
+        if func is not torch.is_grad_enabled:
+            raise self.fail("seeds the random numbers")
+        return traced(func(), self, self.node(Kind.FUNCTION, func))
 
     def decide(self, flag: str) -> bool:
         return self.modes_value(flag)

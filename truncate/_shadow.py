@@ -153,6 +153,8 @@ class Unopened:
         state = object.__getattribute__(self, "__dict__")
         if name == "__dict__":
             return state
+        if name == "__class__":  # `isinstance` does not expect that the answer changes the object
+            return _shadow_class(type(state[_ORIGINAL]))
         state[_PLACE][0].open(self)
         return getattr(self, name)
 

@@ -6,8 +6,10 @@ a length, a Python number) raises `Unfollowable`, and so does what would silentl
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, Protocol
@@ -36,11 +38,32 @@ class Recording(Protocol):
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
+    def global_state(self, func: Any, *args: Any) -> Any: ...
+
     def decide(self, flag: str) -> bool: ...
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool: ...
 
     def fail(self, why: str) -> Unfollowable: ...
+
+
+class _Running(threading.local):
+    """The recording that runs in this thread, if one does."""
+
+    now: Recording | None = None
+
+
+running = _Running()
+
+
+@contextlib.contextmanager
+def recording_is(recording: Recording | None) -> Iterator[None]:
+    """That recording runs meanwhile."""
+    before, running.now = running.now, recording
+    try:
+        yield
+    finally:
+        running.now = before
 
 
 class StandIn:
@@ -109,9 +132,15 @@ class StandIn:
     __int__ = __float__ = __complex__ = __index__ = __round__ = __floor__ = __ceil__ = __trunc__ = _to_number
 
     def __format__(self, spec: str) -> str:
-        return "?"  # for the text of an error: no forward computes with it
+        return self._text()
 
     def __str__(self) -> str:
+        return self._text()
+
+    def _text(self) -> str:
+        """Goes into the message of an error, most likely. A text that is compared or kept is another matter."""
+        if not _bytecode.passes_text_on(sys._getframe(2)):
+            raise self._recording.fail("computes with the text of a value")
         return "?"
 
     def __deepcopy__(self, memo: Any) -> Any:

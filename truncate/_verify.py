@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from truncate._check import same
 from truncate._example import cloned, tensors_in
-from truncate._ghost import random_state_kept
+from truncate._randomness import random_state_kept
 from truncate._target import Target, resolve
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from truncate._call import Call
 from truncate._errors import FixedArgumentError, NotReachedError
 from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested, nodes_in
+from truncate._standin import StandIn
 from truncate._operations import INPLACE, is_tensor, name_of
 
 _BINARY_SIGNS = {
@@ -29,18 +30,19 @@ _BINARY_SIGNS = {
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
 _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
-PROVIDED: dict[str, Any] = {"torch": torch, "F": F, "Tensor": Tensor}
+PROVIDED: dict[str, Any] = {"Tensor": Tensor}
 
 
 def clone(value: Any) -> Any:
     """A copy of a tensor, or of every tensor in nested containers. TorchScript compiles it for tensors."""
-    if isinstance(value, torch.Tensor):
+    if torch.jit.is_scripting():
         return value.clone()
     return _clone_nested(value)
 
 
 def _clone_nested(value: Any) -> Any:
-    return map_nested(value, lambda item: item.clone() if isinstance(item, torch.Tensor) else item)
+    is_value = (torch.Tensor, StandIn)  # a stand-in, if a cut is cut again
+    return map_nested(value, lambda item: item.clone() if issubclass(type(item), is_value) else item)
 
 
 class Names:
@@ -48,6 +50,11 @@ class Names:
 
     def __init__(self, reserved: Iterable[str]) -> None:
         self.globals: dict[str, Any] = {}
+        reserved = set(reserved)
+        # How the source writes these modules: otherwise, if the forward has an argument of that name.
+        self.torch = next(name for name in _numbered("torch") if name not in reserved)
+        self.functional = next(name for name in _numbered("F") if name not in reserved)
+        self.globals.update({self.torch: torch, self.functional: F})
         self._reserved = {*reserved, *PROVIDED, *keyword.kwlist, *dir(__builtins__), "self"}
 
     def taken(self, name: str) -> bool:
@@ -94,6 +101,7 @@ class Writer:
         self._expressions: dict[Node | Tap, str] = {}
         self._holders: dict[str, Node | Tap] = {}  # variable -> whose value it holds now
         self._indent = ""
+        self._context = ""
 
     # -- values ----------------------------------------------------------------------------------------------------
 
@@ -105,9 +113,9 @@ class Writer:
         if kind is float:
             return repr(value) if math.isfinite(value) else f'float("{value}")'
         if kind in _PRINTED:
-            return "..." if value is ... else repr(value)
+            return "..." if value is ... else self._spelled(value)
         if kind is torch.device:
-            return f'torch.device("{value}")'
+            return f'{self.names.torch}.device("{value}")'
         if kind in (tuple, torch.Size):
             return f"({', '.join(map(self.value, value))}{',' if len(value) == 1 else ''})"
         if kind is list:
@@ -125,6 +133,14 @@ class Writer:
             plain = dict(value) if issubclass(kind, dict) else list(value)
             return f"{self.names.of(kind)}({self.value(plain)})"
         return self.names.of(value)
+
+    def _spelled(self, value: Any) -> str:
+        text = repr(value)
+        return f"{self.names.torch}{text[5:]}" if text.startswith("torch.") else text
+
+    def _operand(self, value: Any) -> str:
+        text = self.value(value)
+        return f"({text})" if text.startswith("-") else text
 
     def _index(self, value: Any) -> str:
         """What stands between the brackets of an index."""
@@ -154,9 +170,9 @@ class Writer:
         name = name_of(node)
         if getattr(operator, name, None) is node.target:
             if name in _BINARY_SIGNS:
-                return f"{self.value(node.args[0])} {_BINARY_SIGNS[name]} {self.value(node.args[1])}"
+                return f"{self._operand(node.args[0])} {_BINARY_SIGNS[name]} {self._operand(node.args[1])}"
             if name in _UNARY_SIGNS:
-                return f"{_UNARY_SIGNS[name]}{self.value(node.args[0])}"
+                return f"{_UNARY_SIGNS[name]}{self._operand(node.args[0])}"
             if name == "getitem":
                 return f"{self.value(node.args[0])}[{self._index(node.args[1])}]"
             if name == "abs":
@@ -168,8 +184,8 @@ class Writer:
     def _function(self, function: Any) -> str:
         name = getattr(function, "__name__", "")
         if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-            return "torch.ops." + str(function).replace("::", ".")
-        for module, prefix in ((F, "F."), (torch, "torch."), (builtins, "")):
+            return f"{self.names.torch}.ops." + str(function).replace("::", ".")
+        for module, prefix in ((F, f"{self.names.functional}."), (torch, f"{self.names.torch}."), (builtins, "")):
             if getattr(module, name, None) is function:
                 return f"{prefix}{name}"
         return self.names.of(function)
@@ -202,7 +218,7 @@ class Writer:
             elif node in self._expressions:
                 pass  # taken apart with the first item of its value
             else:
-                self._block(node.grad)
+                self._block(node.context)
                 dead = [value for value in dying.get(node.index, ()) if self._variable_of(value)]
                 if node.unpacked:
                     self._unpack(node, nodes)
@@ -216,17 +232,20 @@ class Writer:
                 gone = [name for value in dead if (name := self._variable_of(value))]
                 if gone and node is not nodes[-1] and not all(type(v) is Node and _about_sizes(v) for v in dead):
                     self._line(f"del {', '.join(gone)}")
-        self._block(True)
+        self._block("")
         self._return(self.value(result))
 
     def _line(self, text: str) -> None:
         self.lines.append(self._indent + text)
 
-    def _block(self, grad: bool) -> None:
-        """Opens or closes a block for what the forward ran with gradients switched off."""
-        if not grad and not self._indent:
-            self._line("with torch.no_grad():")
-        self._indent = "" if grad else "    "
+    def _block(self, context: str) -> None:
+        """Opens or closes the ``with`` block in which the forward ran what follows."""
+        if context != self._context:
+            self._indent = ""
+            if context:
+                self._line(f"with {self.names.torch}.{context}:")
+                self._indent = "    "
+            self._context = context
 
     def _variable_of(self, value: Node | Tap) -> str | None:
         """The variable that holds a value, unless another value has taken it over."""

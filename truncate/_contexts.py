@@ -1,0 +1,63 @@
+"""The blocks of torch that a forward opens for a part of its work: ``no_grad``, ``enable_grad``, ``autocast``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_DEVICES = ("cpu", "cuda")
+
+
+class Contexts:
+    """Watches which of these blocks one run of a forward is in."""
+
+    def __init__(self) -> None:
+        self._grad: list[bool] = []  # what the forward set and has not taken back
+        self._autocast = _autocast_state()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Gradients are on meanwhile, so that switching them off is seen."""
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(True)
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    def grad_was_set(self, value: bool) -> None:
+        """The forward calls ``_set_grad_enabled``: at the end of a block to take back what it set at its beginning."""
+        frame: Any = sys._getframe(2)
+        leaves = False
+        for _ in range(3):
+            leaves = leaves or frame.f_code.co_name == "__exit__"
+            frame = frame.f_back
+        if not leaves:
+            self._grad.append(value)
+        elif self._grad:
+            self._grad.pop()
+
+    @property
+    def now(self) -> str:
+        """The block that an operation runs in at this moment, as it is written; empty if there is none."""
+        autocast = _autocast_state()
+        if autocast != self._autocast:
+            for device, enabled, dtype in autocast:
+                if (device, enabled, dtype) not in self._autocast:
+                    return f'autocast("{device}", dtype={dtype}, enabled={enabled})'.replace("torch.", "torch.")
+        if not self._grad:
+            return ""
+        return "enable_grad()" if self._grad[-1] else "no_grad()"
+
+    @property
+    def in_custom_function(self) -> bool:
+        """Whether an ``autograd.Function`` runs, which switches gradients off by itself and has a backward of its own."""
+        return torch.is_grad_enabled() is not (self._grad[-1] if self._grad else True)
+
+
+def _autocast_state() -> list[tuple[str, bool, torch.dtype]]:
+    return [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
