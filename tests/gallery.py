@@ -751,7 +751,7 @@ class Collects(nn.Module):
         return x
 
 
-@specimen(refuses=("out",))
+@specimen(refuses=("one", "two", "out"))
 class CollectsInArgument(nn.Module):
     """Hands a list to its children, which fill it."""
 
@@ -1058,7 +1058,7 @@ class ReadsAttributeOfDeadCall(nn.Module):
         return self.out(x * self.attention.weights)
 
 
-@specimen(refuses=("out",))
+@specimen(refuses=("fc", "out"))
 class CountsInPython(nn.Module):
     """Computes with a plain number that changes from call to call."""
 
@@ -1083,7 +1083,7 @@ class Scales(nn.Module):
         return x * self.factor
 
 
-@specimen(refuses=("scale", "out"))
+@specimen(refuses=("fc", "scale", "out"))
 class SetsChildsAttribute(nn.Module):
     """Changes an option of a child just before it calls it."""
 
@@ -1311,7 +1311,7 @@ class HooksTensors(nn.Module):
         return self.b(x)
 
 
-@specimen(refuses=("drop", "b"))
+@specimen(refuses=("a", "drop", "b"))
 class SeedsItself(nn.Module):
     """Sets the seed of all random numbers in its forward."""
 
@@ -1604,7 +1604,7 @@ class OwnCall(nn.Module):
         return self.b(self.a(x))
 
 
-@specimen()
+@specimen(refuses=("child",))
 class ChildWithOwnCall(nn.Module):
     """A child that is kept changes its output in ``__call__``."""
 
@@ -1890,7 +1890,7 @@ class AsksGradMode(nn.Module):
         return self.b(self.a(x) * (2 if torch.is_grad_enabled() else 1))
 
 
-@specimen(refuses=("b",))
+@specimen(refuses=("a", "b"))
 class DrawsInPython(nn.Module):
     """Drops a layer by chance, and draws the chance outside torch."""
 

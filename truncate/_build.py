@@ -16,6 +16,7 @@ from truncate._call import declared_types
 from truncate._cut import Pick, Plan, Way
 from truncate._graph import Kind, Node, descend, map_nested
 from truncate._operations import is_mode
+from truncate._shadow import has_own_call
 from truncate._write import PROVIDED, Names, Tap, Writer, head, refuse_way
 
 
@@ -41,6 +42,8 @@ def build(plan: Plan, result: Any = None) -> nn.Module:
 
     Without `result`, which is for the modules inside: its own output if the plan asks for it, then its picks.
     """
+    if result is not None and plan.own and plan.module._forward_hooks:
+        return _hooked_root(plan, result)
     children = {child: build(sub) for child, sub in plan.children.items()}
     pieces = _pieces(plan, children)
     if result is None and _is_slice(plan, pieces):
@@ -68,10 +71,12 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
                 pieces[node.target] = children.get(id(child), child)
             elif is_mode(node):
                 modes.add(node.target)
-            elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN):
+            elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not (node.kind is Kind.ATTRIBUTE and node.args):
                 holder, _, name = node.target.rpartition(".")
                 constant = way.body.constants.get(node.target)
                 pieces[node.target] = getattr(descend(module, holder), name) if constant is None else constant
+    if module._forward_pre_hooks:  # they may use anything that the module holds itself
+        pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
     for flag in modes:
         holder = flag.rpartition(".")[0]
         if holder and holder not in pieces:
@@ -157,15 +162,23 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     return made
 
 
+def _hooked_root(plan: Plan, result: Any) -> nn.Module:
+    """The model itself with its forward hooks, which are given its own output before all outputs are arranged."""
+    made = build(plan)
+    made.register_forward_hook(Arrange(result, [pick.target for pick in plan.picks]))
+    return made
+
+
 def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
-    names = ["_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"]
-    for name in names:
+    if has_own_call(plan.module):
+        return  # all that it does around its forward was followed with it
+    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
         getattr(made, name).update(getattr(plan.module, name))
-    if plan.own and plan.path:
+    if plan.own:
         for key, hook in plan.module._forward_hooks.items():
             with_kwargs = key in plan.module._forward_hooks_with_kwargs
-            made.register_forward_hook(OnOwnOutput(hook), with_kwargs=with_kwargs)
+            made.register_forward_hook(OnOwnOutput(hook) if plan.picks else hook, with_kwargs=with_kwargs)
 
 
 class OnOwnOutput:
@@ -178,6 +191,19 @@ class OnOwnOutput:
         *arguments, output = given
         changed = self.hook(module, *arguments, output[0])
         return None if changed is None else (changed, *output[1:])
+
+
+class Arrange:
+    """A forward hook that brings the own output of a model and its picks, in this order, into the shape asked for."""
+
+    def __init__(self, result: Any, picks: list[int]) -> None:
+        self.result = result
+        self.picks = picks
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        own, *picked = output if self.picks else (output,)
+        values = dict(zip(self.picks, picked))
+        return map_nested(self.result, lambda t: values.get(t, own))
 
 
 # -- its forward -----------------------------------------------------------------------------------------------------
@@ -264,7 +290,7 @@ def _write(
     reads: dict[Node, list[Any]] = {}
     for node in way.live:
         sub = plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
-        if sub is not None:
+        if sub is not None and sub.calls[0].parameters is None:
             call = plan.given[node]
             given = {name.target: source for name, source in zip(call.inputs, node.inputs())}
             reads[node] = [given.get(name) for name in sub.used] + [sub.form_of(call)] * (len(sub.calls) > 1)

@@ -52,6 +52,12 @@ def assertion(frame: FrameType) -> str | None:
     return source_line(frame.f_code.co_filename, frame.f_lineno) if raises else None
 
 
+@functools.lru_cache(maxsize=4096)
+def attributes_stored(code: CodeType) -> frozenset[str]:
+    """The names of all attributes that a function assigns to, of whatever object."""
+    return frozenset(i.argval for i in _instructions(code)[0] if i.opname == "STORE_ATTR")
+
+
 def passes_text_on(frame: FrameType) -> bool:
     """Whether the text that the frame is making goes straight into a call, such as that of an error."""
     instructions, here = _here(frame)

@@ -91,7 +91,10 @@ def from_node(module: nn.Module, node: Node, outline: Callable[[Node], Any]) -> 
             return value
         return Node(Kind.INPUT, next(names), known=functools.partial(outline, value))
 
-    return Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
+    call = Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
+    if module._forward_pre_hooks:  # they see all arguments, as they are
+        call.parameters = tuple(inspect.signature(module.forward).parameters.values())
+    return call
 
 
 def _input_names(module: nn.Module, node: Node) -> list[str]:

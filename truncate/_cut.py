@@ -16,9 +16,10 @@ from torch import nn
 
 from truncate._call import Call
 from truncate._effects import Effects
-from truncate._errors import NotReachedError
+from truncate._errors import CannotFollowError, NotReachedError
 from truncate._forwards import Forwards, join
 from truncate._graph import Body, Kind, Node, descend, nodes_in
+from truncate._shadow import has_own_call
 from truncate._spine import Spine
 from truncate._target import unknown
 
@@ -52,6 +53,7 @@ class Plan:
     calls: tuple[Call, ...]  # the different ways in which it is called
     picks: tuple[Pick, ...]
     own: bool
+    writes: bool  # what it changes in its arguments is read by its caller
     ways: list[Way]
     children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
     given: dict[Node, Call]  # what each call of such a child passes
@@ -88,9 +90,15 @@ class Cutter:
 
     def plan(self) -> Plan:
         """The plan of the model itself: its own output if a target asks for it, then all others in order."""
+        for target in self.targets:
+            if target.is_module and has_own_call(target.module) and target.module is not self.model:
+                raise CannotFollowError(
+                    f"{target.text!r}: {type(target.module).__name__} overrides __call__, so what its call returns and "
+                    f"what a hook on it captures may differ. Stop at a module inside it, or beside it"
+                )
         whole = [target.is_module and target.module is self.model for target in self.targets]
         picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
-        plan = self._plan(self.model, "", (self.forwards.entry,), picks, any(whole))
+        plan = self._plan(self.model, "", (self.forwards.entry,), picks, any(whole), False)
         if plan.missing:
             raise NotReachedError(plan.missing)
         return plan
@@ -166,16 +174,18 @@ class Cutter:
 
     # -- planning --------------------------------------------------------------------------------------------------
 
-    def _plan(self, module: nn.Module, path: str, calls: tuple[Call, ...], picks: tuple[Pick, ...], own: bool) -> Plan:
-        key = (id(module), tuple(call.key for call in calls), picks, own)
+    def _plan(
+        self, module: nn.Module, path: str, calls: tuple[Call, ...], picks: tuple[Pick, ...], own: bool, writes: bool
+    ) -> Plan:
+        key = (id(module), tuple(call.key for call in calls), picks, own, writes)
         if key not in self._plans:
-            self._plans[key] = self._make_plan(module, path, calls, picks, own)
+            self._plans[key] = self._make_plan(module, path, calls, picks, own, writes)
         return self._plans[key]
 
     def _make_plan(
-        self, module: nn.Module, path: str, calls: tuple[Call, ...], picks: tuple[Pick, ...], own: bool
+        self, module: nn.Module, path: str, calls: tuple[Call, ...], picks: tuple[Pick, ...], own: bool, writes: bool
     ) -> Plan:
-        plan = Plan(module, path, calls, picks, own, [], {}, {}, {})
+        plan = Plan(module, path, calls, picks, own, writes, [], {}, {}, {})
         wanted: dict[int, list[Pick]] = {}  # id of a child on the spine -> what is picked from it
         sites: dict[int, list[Node]] = {}
         for form, body in [
@@ -198,18 +208,19 @@ class Cutter:
                     sites.setdefault(child, []).append(node)
             plan.ways.append(Way(form, body, [], taps, set(), missing))
         whole: set[int] = set()  # children on the spine whose own output is needed too
+        writing: set[int] = set()  # those of which what they change in their arguments is read here
         while True:
             for child, inner_picks in wanted.items():
                 node = sites[child][0]
                 target = descend(module, node.target)
                 forms = self._forms(module, path, plan, child)
                 plan.children[child] = self._plan(
-                    target, join(path, node.target), forms, tuple(inner_picks), child in whole
+                    target, join(path, node.target), forms, tuple(inner_picks), child in whole, child in writing
                 )
-            before = set(whole)
+            before = set(whole), set(writing)
             for way in plan.ways:
-                self._keep(plan, way, whole)
-            if whole == before:
+                self._keep(plan, way, whole, writing)
+            if (whole, writing) == before:
                 return plan
 
     def _forms(self, module: nn.Module, path: str, plan: Plan, child: int) -> tuple[Call, ...]:
@@ -218,7 +229,7 @@ class Cutter:
         plan.given.update((node, self.forwards.call(module, path, node)) for node in nodes)
         return tuple({plan.given[node].key: plan.given[node] for node in reversed(nodes)}.values())[::-1]
 
-    def _keep(self, plan: Plan, way: Way, whole: set[int]) -> None:
+    def _keep(self, plan: Plan, way: Way, whole: set[int], writing: set[int]) -> None:
         """Finds which nodes of a body its taps need, and which children on the spine have to give their own output."""
         if way.missing:
             return
@@ -248,10 +259,18 @@ class Cutter:
         if plan.own:
             for node in nodes_in(way.body.result):
                 need(node)
+        for node in live:
+            if node.kind is Kind.ATTRIBUTE and any(child_of(call) in plan.children for call in node.args):
+                raise CannotFollowError(
+                    f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, so "
+                    f"these targets cannot be had from one module. Cut the model once for each of them"
+                )
         effects = self._effects.of(plan.module, plan.path, way.body)
-        while missed := effects.needed_writes(live, way.taps, plan.own):
+        while missed := effects.needed_writes(live, way.taps, plan.own, plan.writes):
             for node in missed:
                 need(node, value=False)
+        rebuilt = [node for node in live if child_of(node) in plan.children]
+        writing.update(map(child_of, effects.read_writers(rebuilt, live, way.taps, plan.own, plan.writes)))
         for node in self._claims(way, live, plan.own):
             need(node)
         way.cloned = set()

@@ -125,11 +125,20 @@ class BodyEffects:
         others = {self._groups[node] for node in [*self._body.inputs, *nodes_in(self._body.result)]}
         return self._groups[value] in others
 
-    def needed_writes(self, live: set[Node], taps: Iterable[Node], own: bool) -> list[Node]:
-        """The nodes outside `live` that change something in place which a live node reads afterwards."""
-        end = len(self._body.nodes) if own else max((tap.index for tap in taps), default=-1)
+    def needed_writes(self, live: set[Node], taps: Iterable[Node], own: bool, writes: bool) -> list[Node]:
+        """The nodes outside `live` that change something in place which a live node reads afterwards.
+
+        `own`: the result of the forward is read too; `writes`: its caller reads what it changes in its arguments.
+        """
+        end = len(self._body.nodes) if own or writes else max((tap.index for tap in taps), default=-1)
         dead = [node for node in self._body.nodes[:end] if node not in live and node.kind not in _SOURCES]
-        writers = [(node, targets) for node in dead if (targets := self.written(node))]
+        return self.read_writers(dead, live, taps, own, writes)
+
+    def read_writers(
+        self, nodes: Iterable[Node], live: set[Node], taps: Iterable[Node], own: bool, writes: bool
+    ) -> list[Node]:
+        """Those among some nodes that change something in place which a live node reads afterwards."""
+        writers = [(node, targets) for node in nodes if (targets := self.written(node))]
         if not writers:
             return []
         groups = self._groups
@@ -143,8 +152,11 @@ class BodyEffects:
             elif node.kind is Kind.CHILD:
                 below = f"{node.target}."
                 held.update(groups[n] for n in self._body.nodes if n.kind in _HELD and n.target.startswith(below))
+        end = len(self._body.nodes)
         if own:
             last_read.update((groups[node], end) for node in nodes_in(self._body.result))
+        if writes:
+            last_read.update((groups[node], end) for node in self._body.inputs)
         return [
             node
             for node, targets in writers

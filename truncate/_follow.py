@@ -6,10 +6,11 @@ import copy
 import functools
 import inspect
 import operator
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,20 +20,29 @@ from truncate._bytecode import assigned_names, names_tested_for_none, source_lin
 from truncate._call import Call
 from truncate._contexts import Contexts
 from truncate._errors import CannotFollowError
-from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
+from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known, outline_of
-from truncate._shadow import PLAIN, Shadows, is_shadow
+from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._randomness import random_state_watched
 from truncate._standin import Held, StandIn, Unfollowable, recording_is, standins_in
 
 
-def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node], Any]) -> list[Body]:
+class Children(Protocol):
+    """What a run asks about the calls of children in its graph."""
+
+    def returned(self, node: Node) -> Any:
+        """The outline of what it returns."""
+
+    def fills(self, node: Node) -> bool:
+        """Whether it changes a list or dict that it is given, or may do so."""
+
+
+def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Body]:
     """All ways through the forward of `module`, its children as leaves; the way of its present mode is first.
 
-    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`. `of_child` gives the
-    outline of what the call of a child returns.
+    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
     """
     if type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and len(call.args) == 1:
         return [_chain(module, call)]
@@ -40,7 +50,7 @@ def follow(module: nn.Module, call: Call, where: str, of_child: Callable[[Node],
     pending: list[dict[str, bool]] = [{}]
     while pending:
         decisions = pending.pop()
-        run = _Run(module, decisions, of_child)
+        run = _Run(module, decisions, children)
         try:
             bodies.append(run.body(call))
         except Exception as error:
@@ -84,10 +94,10 @@ class _Recorder(TorchFunctionMode):
 class _Run:
     """One run of one forward on stand-ins; a `Recording`."""
 
-    def __init__(self, module: nn.Module, decisions: dict[str, bool], of_child: Callable[[Node], Any]) -> None:
+    def __init__(self, module: nn.Module, decisions: dict[str, bool], children: Children) -> None:
         self.module = module
         self.decisions = dict(decisions)
-        self._of_child = of_child
+        self._children = children
         self._nodes: list[Node] = []
         self._asked: dict[str, Any] = {}
         self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
@@ -109,15 +119,17 @@ class _Run:
             entered.known = value.known
             return self._answerable(StandIn(self, entered)) if value.target in tested else StandIn(self, entered)
 
-        args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
-        forward = Shadows(self.module, self).at("", self.module).forward
         with random_state_watched() as drawn, self._contexts.running(), recording_is(self), _Recorder(self):
-            result = forward(*args, **kwargs)
+            args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
+            given = [(container, copy.copy(container)) for container in containers_in((args, kwargs))]
+            result = entry_of(Shadows(self.module, self).at("", self.module))(*args, **kwargs)
+            lowered = self.lower(result)
         if drawn():
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        return Body(self._nodes, self.lower(result), self.decisions, asked=self._asked)
+        fills = any(not _same_items(container, before) for container, before in given)
+        return Body(self._nodes, lowered, self.decisions, asked=self._asked, fills=fills)
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
         if self._contexts.in_custom_function:
@@ -133,9 +145,22 @@ class _Run:
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called. Where the forward asks whether what it returns is None, it must be given an answer."""
         returned = self.add(Kind.CHILD, path, args, kwargs)
+        if next(containers_in((*args, *kwargs.values())), None) is not None and self._children.fills(returned._node):
+            raise self.fail(f"passes a list or dict that {path!r} may change")
         caller = sys._getframe(2)
         tested = names_tested_for_none(caller.f_code)
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
+
+    def was_called(self, path: str) -> bool:
+        return any(node.kind is Kind.CHILD and node.target == path for node in self._nodes)
+
+    def left_behind(self, path: str, value: Any) -> Any:
+        """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
+        holder = path.rpartition(".")[0]
+        calls = tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == holder)
+        if not calls and type(value) in PLAIN:
+            raise self.fail(f"reads {path!r} before that module has set it in this call")
+        return StandIn(self, self.node(Kind.ATTRIBUTE, path, calls))
 
     def _answerable(self, standin: StandIn) -> Any:
         """A stand-in of which one may ask whether it, or a part of it, is None: Python cannot ask a stand-in that."""
@@ -146,7 +171,7 @@ class _Run:
 
     def outline(self, node: Node) -> Any:
         """What is known of a value."""
-        found = outline_of(node, self._of_child)
+        found = outline_of(node, self._children.returned)
         source = node
         while source.target in (getattr, operator.getitem) and type(source.args[0]) is Node:
             source = source.args[0]
@@ -221,6 +246,11 @@ class _Run:
         return self._failure
 
 
+def _same_items(one: Any, other: Any) -> bool:
+    ones, others = items_of(one), items_of(other)
+    return len(ones) == len(others) and all(a is b for a, b in zip(ones, others))
+
+
 def _flat(classes: Any) -> Iterator[type]:
     if isinstance(classes, tuple):
         for item in classes:
@@ -232,7 +262,8 @@ def _flat(classes: Any) -> Iterator[type]:
 def explain(error: BaseException, module: nn.Module, path: str, recorded: bool = False) -> CannotFollowError:
     """What could not be followed, in the words of someone who wants to go on."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not f.filename.startswith((_OWN, _TORCH))] or frames
+    outside = [f for f in frames if not f.filename.startswith(_OWN)] or list(frames)
+    theirs = [f for f in outside if not _is_library(f.filename)] or outside
     at = theirs[-1]
     line = source_line(at.filename, at.lineno or 0)
     name = f"{path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
@@ -253,5 +284,11 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     )
 
 
+def _is_library(filename: str) -> bool:
+    """Whether a file is torch's or Python's own, which a user did not write and will not change."""
+    return filename.startswith(_TORCH) or (filename.startswith(_STANDARD) and "site-packages" not in filename)
+
+
 _OWN = __file__.rpartition("_follow")[0]
+_STANDARD = os.path.dirname(copy.__file__) + os.sep
 _TORCH = torch.__file__.rpartition("__init__")[0]

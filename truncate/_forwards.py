@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import nn
@@ -68,7 +69,7 @@ class Forwards:
             if _relies_on_no_other(bodies, call):
                 return bodies
         try:
-            bodies = follow(module, call, path, lambda node: self._returned(module, path, node))
+            bodies = follow(module, call, path, _Children(self, module, path))
         except CannotFollowError as error:
             self._failed[key] = error
             raise
@@ -118,20 +119,41 @@ class Forwards:
 
     def outline(self, module: nn.Module, path: str, node: Node) -> Any:
         """What is known of the value of a node in the graph of `module`."""
-        return outline_of(node, lambda child: self._returned(module, path, child))
+        return outline_of(node, _Children(self, module, path).returned)
 
-    def _returned(self, parent: nn.Module, path: str, node: Node) -> Any:
-        """What is known of what the call of a child returns: nothing if its modes differ in that."""
-        child, below = descend(parent, node.target), join(path, node.target)
+
+@dataclasses.dataclass(frozen=True)
+class _Children:
+    """What is known of the calls of children in the graph of one module."""
+
+    forwards: Forwards
+    parent: nn.Module
+    path: str
+
+    def returned(self, node: Node) -> Any:
+        """The outline of what a call returns: nothing if the child's modes differ in that."""
+        child, below = descend(self.parent, node.target), join(self.path, node.target)
         try:
-            bodies = self.bodies(child, below, self.call(parent, path, node))
+            bodies = self._bodies(node)
         except TruncateError:
             return Known.NOTHING
         outlines = [
-            map_nested(body.result, lambda item: self.outline(child, below, item) if type(item) is Node else item)
+            map_nested(body.result, lambda item: self.forwards.outline(child, below, item) if type(item) is Node else item)
             for body in bodies
         ]
         return outlines[0] if all(repr(outline) == repr(outlines[0]) for outline in outlines) else Known.NOTHING
+
+    def fills(self, node: Node) -> bool:
+        """Whether a call changes a list or dict that it is given, or may do so."""
+        try:
+            return any(body.fills or body.failure for body in self._bodies(node))
+        except TruncateError:
+            return True
+
+    def _bodies(self, node: Node) -> list[Body]:
+        child = descend(self.parent, node.target)
+        call = self.forwards.call(self.parent, self.path, node)
+        return self.forwards.bodies(child, join(self.path, node.target), call)
 
 
 def _way(body: Body) -> tuple[tuple[str, bool], ...]:

@@ -48,6 +48,7 @@ class Body:
     result: Any  # nested nodes and constants
     modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
     failure: str | None = None  # why this way could not be followed, if it could not
+    fills: bool = False  # changes a list or dict among its arguments
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what was fixed, if it was recorded
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on
@@ -103,6 +104,14 @@ def items_of(value: Any) -> tuple[Any, ...]:
     if is_dataclass_value(value):
         return tuple(getattr(value, field.name) for field in dataclasses.fields(value))
     return tuple(value.values()) if issubclass(kind, dict) else ()
+
+
+def containers_in(value: Any) -> Iterator[Any]:
+    """Every list and dict inside nested containers."""
+    for item in items_of(value):
+        if issubclass(type(item), (list, dict)):
+            yield item
+        yield from containers_in(item)
 
 
 def nodes_in(value: Any) -> Iterator[Node]:

@@ -56,10 +56,16 @@ def returns_tensor(func: Any) -> bool:
     return bool(schemas) and all([str(r.type) for r in schema.returns] == ["Tensor"] for schema in schemas)
 
 
+def returns_list(func: Any) -> bool:
+    """Whether a torch function returns a list of tensors, whose length may depend on sizes, as ``split`` does."""
+    schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+    return any(str(r.type) == "List[Tensor]" for schema in schemas for r in schema.returns)
+
+
 def is_tensor(node: Node) -> bool:
     """Whether the value of a node is certainly one tensor."""
     if node.kind is Kind.ATTRIBUTE:
-        return not is_mode(node)
+        return not is_mode(node) and not node.args
     if node.kind is Kind.METHOD:
         return not any(hasattr(other, node.target) for other in (dict, list, tuple, str)) and returns_tensor(
             node.target

@@ -25,10 +25,10 @@ from torch.overrides import TorchFunctionMode
 from truncate._bytecode import source_line
 from truncate._call import Call
 from truncate._contexts import Contexts
-from truncate._graph import Body, Kind, Node, descend, is_dataclass_value, items_of, map_nested
+from truncate._graph import Body, Kind, Node, containers_in, descend, is_dataclass_value, items_of, map_nested
 from truncate._objects import NOT_OPENED, is_opaque, revive
-from truncate._operations import DUNDER, written
-from truncate._shadow import PLAIN, Shadows, is_shadow
+from truncate._operations import DUNDER, returns_list, written
+from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._randomness import python_draws_watched
 from truncate._standin import StandIn, Unfollowable, recording_is
 from truncate._traced import Traced, TracedBool, plain, traced
@@ -75,14 +75,13 @@ class Recording(TorchFunctionMode):
 
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
         """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
-        args = self._enter_like(call.args, args)
-        kwargs = self._enter_like(call.kwargs, kwargs)
-        forward = Shadows(self.module, self).at("", self.module).forward
         with python_draws_watched() as drawn, self._contexts.running(), recording_is(self), self:
-            result = forward(*args, **kwargs)
+            args = self._enter_like(call.args, args)
+            kwargs = self._enter_like(call.kwargs, kwargs)
+            result = entry_of(Shadows(self.module, self).at("", self.module))(*args, **kwargs)
+            lowered = self.lower(result)
         if drawn():
             raise self.fail("draws random numbers outside of torch")
-        lowered = self.lower(result)
         self._paused = 1  # for good: traced numbers that outlive this run are plain numbers
         if self._failure is not None:
             raise self._failure
@@ -237,9 +236,24 @@ class Recording(TorchFunctionMode):
         """A child is called: for real."""
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         node = self.node(Kind.CHILD, path, lowered, named)
+        given = self.real(args), self.real(kwargs)
+        before = [(container, copy.copy(container)) for container in containers_in(given)]
         with self.paused(), recording_is(None):
-            returned = self._call_child(path, node, self.real(args), self.real(kwargs))
+            returned = self._call_child(path, node, *given)
+        if any(len(container) != len(was) for container, was in before):
+            raise self.fail(f"passes a list or dict that {path!r} changes")
+        if type(returned) is list:
+            self._fix_length(node, len(returned))
         return self._enter(returned, node)
+
+    def was_called(self, path: str) -> bool:
+        return any(node.kind is Kind.CHILD and node.target == path for node in self._nodes)
+
+    def left_behind(self, path: str, value: Any) -> Any:
+        """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
+        holder, _, name = path.rpartition(".")
+        calls = tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == holder)
+        return self._enter(getattr(descend(self.module, holder), name), self.node(Kind.ATTRIBUTE, path, calls))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -275,6 +289,8 @@ class Recording(TorchFunctionMode):
         if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
             return result
         node = self.node(kind, target, lowered, named)
+        if isinstance(result, (tuple, list)) and returns_list(target):
+            self._fix_length(node, len(result))
         if isinstance(result, torch.Tensor) and written(node):
             self._values[id(result)] = node, result
             return result
@@ -354,6 +370,11 @@ class Recording(TorchFunctionMode):
             dims = self.node(Kind.METHOD, "dim", (tensor,))
             claim = self.node(Kind.FUNCTION, operator.eq, (dims, rank))
             self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {rank} dimensions here"))
+
+    def _fix_length(self, items: Node, count: int) -> None:
+        """Python may have gone through the items without being seen, so there must be as many as in the example."""
+        claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
+        self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
 
     def _fix(self, node: Node, holds: bool, what: str, value: Any = None) -> None:
         assumption = self._assume(what, holds if value is None else value)

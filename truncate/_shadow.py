@@ -8,6 +8,7 @@ properties, nothing global is patched, and what it assigns to ``self`` never rea
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 import weakref
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from truncate._bytecode import attributes_stored
 from truncate._builtins import with_own_builtins
-from truncate._graph import Kind, map_nested
+from truncate._graph import Kind, descend, map_nested
 from truncate._standin import Recording, StandIn
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
@@ -33,6 +35,7 @@ class Shadows:
         self.root = root
         self.recording = recording
         self._made: dict[str, Any] = {}
+        self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
         self._paths: dict[int, str] | None = None
 
     def at(self, path: str, module: nn.Module) -> Any:
@@ -63,8 +66,13 @@ class Shadows:
             if state[tensors]:
                 state[tensors] = _Lazy(state[tensors], lambda name, value: self.recording.held(prefix + name, value))
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
+        changing = _attributes_set(type(module))
         for name, value in module.__dict__.items():
-            if type(value) not in PLAIN and name not in _MODULE_STATE:
+            if name in _MODULE_STATE:
+                continue
+            if name in changing and (path or type(value) in (int, float, bool)):
+                del state[name]  # answered by __getattr__ of Shadow
+            elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
 
     def _translate(self, value: Any, path: str) -> Any:
@@ -80,7 +88,7 @@ class Shadows:
         if isinstance(value, functools.partial):
             function = self._translate(value.func, path)
             return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
-        if type(value) in (list, tuple, dict) and _holds_module(value):
+        if type(value) in (list, tuple, dict):  # the forward may fill it: with stand-ins, in this run
             return map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
         return value
 
@@ -90,14 +98,6 @@ class Shadows:
             named = list(self.root.named_modules(remove_duplicate=False))
             self._paths = {id(found): path for path, found in reversed(named)}
         return self._paths.get(id(module))
-
-
-def _holds_module(value: Any) -> bool:
-    if isinstance(value, dict):
-        value = value.values()
-    return any(
-        isinstance(item, nn.Module) or (type(item) in (list, tuple, dict) and _holds_module(item)) for item in value
-    )
 
 
 class _Lazy(dict):  # type: ignore[type-arg]
@@ -173,6 +173,25 @@ class Unopened:
 
 
 @functools.lru_cache(maxsize=4096)
+def _attributes_set(cls: type) -> frozenset[str]:
+    """The attributes that the forward of a class sets, or a method that it calls by name."""
+    names: set[str] = set()
+    reached = {"forward"}
+    pending = ["forward"]
+    while pending:
+        method = pending.pop()
+        for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+            value = vars(base).get(method)
+            function = inspect.unwrap(value) if callable(value) else None
+            if isinstance(function, types.FunctionType):
+                names |= attributes_stored(function.__code__)
+                called = set(function.__code__.co_names) - reached
+                reached |= called
+                pending += called
+    return frozenset(names)
+
+
+@functools.lru_cache(maxsize=4096)
 def _answers_operators(cls: type) -> bool:
     """Whether a class defines what Python asks of the class and not of the instance, such as ``len``."""
     bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
@@ -219,7 +238,26 @@ class Shadow:
         if _PLACE in self.__dict__:
             raise self.__dict__[_PLACE][0].recording.fail("changes the mode of a module")
 
+    def __getattr__(self, name: str) -> Any:
+        place = self.__dict__.get(_PLACE)
+        if place is None or name not in _attributes_set(type(self)):
+            return super().__getattr__(name)  # type: ignore[misc]
+        shadows, path = place
+        original = vars(descend(shadows.root, path))
+        if name not in original and not shadows.recording.was_called(path):
+            return super().__getattr__(name)  # type: ignore[misc]
+        if path:  # what the child's own forward left there
+            return shadows.recording.left_behind(f"{path}.{name}", original.get(name))
+        shadows.numbers_read.add(name)
+        return original[name]
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if _PLACE in self.__dict__:
+            shadows, path = self.__dict__[_PLACE]
+            if name in shadows.numbers_read:
+                raise shadows.recording.fail(f"counts in the Python number {name!r} from call to call")
+            if path and name not in self.__dict__["_buffers"] and name not in self.__dict__["_parameters"]:
+                raise shadows.recording.fail(f"sets the attribute {name!r} of another module")
         if _PLACE in self.__dict__ and (name in self.__dict__["_buffers"] or name in self.__dict__["_parameters"]):
             shadows, path = self.__dict__[_PLACE]
             shadows.recording.add(Kind.ASSIGN, f"{path}.{name}" if path else name, (value,))
@@ -230,6 +268,17 @@ class Shadow:
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise self.__dict__[_PLACE][0].recording.fail("copies a module")
+
+
+def has_own_call(module: nn.Module) -> bool:
+    """Whether the class of a module does something around its forward that no hook sees; those of torch do not."""
+    return not type(module).__call__.__module__.startswith("torch.")
+
+
+def entry_of(shadow: Any) -> Callable[..., Any]:
+    """What runs when the module of a shadow is called: its forward, or all that its class does around it."""
+    call = type(shadow).__mro__[2].__call__
+    return shadow.forward if call.__module__.startswith("torch.") else functools.partial(call, shadow)
 
 
 def is_shadow(value: Any) -> bool:

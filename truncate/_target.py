@@ -7,6 +7,7 @@ import difflib
 import re
 from typing import Any
 
+import torch
 from torch import nn
 
 from truncate._errors import TruncateError, UnknownTargetError
@@ -49,6 +50,11 @@ def resolve(model: nn.Module, written: Any) -> Target:
     steps = _steps(path, written)
     module, found = model, []
     for position, step in enumerate(steps):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnknownTargetError(
+                f"{written!r} lies inside {'.'.join(found)!r}, which TorchScript compiled: it can be stopped at, but "
+                f"not looked into. Cut the model before compiling it"
+            )
         name = _child_name(module, step)
         if name is None:
             if position == len(steps) - 1 and step.isidentifier():  # perhaps an operation: its forward will tell

@@ -30,7 +30,7 @@ _BINARY_SIGNS = {
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
 _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
-PROVIDED: dict[str, Any] = {"Tensor": Tensor}
+PROVIDED: dict[str, Any] = {"torch": torch, "torch_1": torch, "F": F, "F_1": F, "Tensor": Tensor}
 
 
 def clone(value: Any) -> Any:
@@ -54,8 +54,7 @@ class Names:
         # How the source writes these modules: otherwise, if the forward has an argument of that name.
         self.torch = next(name for name in _numbered("torch") if name not in reserved)
         self.functional = next(name for name in _numbered("F") if name not in reserved)
-        self.globals.update({self.torch: torch, self.functional: F})
-        self._reserved = {*reserved, *PROVIDED, *keyword.kwlist, *dir(__builtins__), "self"}
+        self._reserved = {*reserved, *PROVIDED, *keyword.kwlist, *dir(builtins), "self"}
 
     def taken(self, name: str) -> bool:
         return name in self.globals or name in self._reserved
@@ -213,7 +212,7 @@ class Writer:
                 self._expressions[node] = self._inputs[node.target]
                 if self._inputs[node.target].isidentifier():
                     self._holders[self._inputs[node.target]] = node
-            elif node.kind is Kind.ATTRIBUTE and node.target not in assigned:
+            elif node.kind is Kind.ATTRIBUTE and node.target not in assigned and not node.args:
                 self._expressions[node] = self._spell(node.target)
             elif node in self._expressions:
                 pass  # taken apart with the first item of its value
