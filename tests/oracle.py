@@ -32,6 +32,11 @@ def cloned(value: Any) -> Any:
         return [cloned(item) for item in value]
     if isinstance(value, dict):
         return {key: cloned(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(twin, field.name, cloned(getattr(value, field.name)))
+        return twin
     return value
 
 
