@@ -15,9 +15,10 @@ from torch import nn
 from truncate._call import declared_types
 from truncate._cut import Pick, Plan, Way
 from truncate._graph import Kind, Node, descend, map_nested
+from truncate._head import head, refuse_way
 from truncate._operations import is_mode
 from truncate._shadow import has_own_call
-from truncate._write import PROVIDED, Names, Tap, Writer, head, refuse_way
+from truncate._write import PROVIDED, Names, Tap, Writer
 
 
 class Truncated(nn.Module):
@@ -62,7 +63,9 @@ def build(plan: Plan, result: Any = None) -> nn.Module:
 
 def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
     """What the rebuilt module has to hold, by path: rebuilt children, and everything else as it is."""
-    module, pieces, modes = plan.module, {}, set()
+    module = plan.module
+    pieces: dict[str, Any] = {}
+    modes: set[str] = set()
     for way in plan.ways:
         modes |= set(way.body.modes)
         for node in way.live:
@@ -95,7 +98,7 @@ def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
         parts = below[name]
         if name in original._modules:
             child = descend(original, name)
-            whole = parts.pop("", None)
+            whole: Any = parts.pop("", None)
             if whole is None:
                 whole = made._modules.get(name) or _container(child, parts)
             made._modules[name] = whole
@@ -125,7 +128,8 @@ def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
 
 def _spell(made: nn.Module, path: str) -> str:
     """The expression by which a forward reaches what its module holds at a path."""
-    expression, holder = "self", made
+    expression = "self"
+    holder: Any = made
     for name in path.split("."):
         if isinstance(holder, nn.ModuleDict):
             expression += f"[{name!r}]"
@@ -273,7 +277,8 @@ def _write(
         alone = not sub.own and len(sub.picks) == 1
         taps.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
         if not alone:
-            bundles[node] = [node] * sub.own + [taps[node, pick] for pick in sub.picks]
+            own: list[Node | Tap] = [node] if sub.own else []
+            bundles[node] = own + [taps[node, pick] for pick in sub.picks]
     copies: dict[Node | Tap, Tap] = {}
     picked: dict[int, Node | Tap] = {}
     for node, pick in zip(way.taps, plan.picks):
@@ -311,7 +316,8 @@ def _compile(source: str) -> tuple[Any, str]:
 
 def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
     code, _ = _compile(source)
-    space: dict[str, Any] = {**PROVIDED, **names, "__name__": __name__}
+    # Not a name of ours: a cut that is cut again is followed like anyone's code.
+    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated"}
     exec(code, space)
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
     return type(name, (Truncated,), {**members, "__module__": __name__})

@@ -22,12 +22,14 @@ _ASKING = frozenset(("isinstance", "hasattr", "type", "len", "int", "float", "ra
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed"))
+# Torch dispatches by itself, and what we write into a cut knows stand-ins.
+_LEFT_ALONE = frozenset(("torch", "truncate"))
 _copies: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()
 
 
 def with_own_builtins(function: Any) -> Any:
     """The copy of a function, made once; anything else, and a function that asks nothing, is returned as it is."""
-    if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] == "torch":
+    if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
     if function not in _copies:
         _copies[function] = function  # meanwhile: it may call itself

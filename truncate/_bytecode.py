@@ -67,7 +67,17 @@ def passes_text_on(frame: FrameType) -> bool:
     return following is not None and not following.opname.startswith(_COMPUTING)
 
 
-_COMPUTING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "STORE_", "RETURN_", "BINARY_", "LOAD_CONST", "BUILD_MAP", "LOAD_FAST")
+_COMPUTING = (
+    "COMPARE_OP",
+    "CONTAINS_OP",
+    "IS_OP",
+    "STORE_",
+    "RETURN_",
+    "BINARY_",
+    "LOAD_CONST",
+    "BUILD_MAP",
+    "LOAD_FAST",
+)
 
 
 def source_line(filename: str, line: int) -> str:

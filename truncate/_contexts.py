@@ -48,14 +48,14 @@ class Contexts:
         if autocast != self._autocast:
             for device, enabled, dtype in autocast:
                 if (device, enabled, dtype) not in self._autocast:
-                    return f'autocast("{device}", dtype={dtype}, enabled={enabled})'.replace("torch.", "torch.")
+                    return f'autocast("{device}", dtype={dtype}, enabled={enabled})'
         if not self._grad:
             return ""
         return "enable_grad()" if self._grad[-1] else "no_grad()"
 
     @property
     def in_custom_function(self) -> bool:
-        """Whether an ``autograd.Function`` runs, which switches gradients off by itself and has a backward of its own."""
+        """Whether an ``autograd.Function`` runs: it switches gradients off by itself and has its own backward."""
         return torch.is_grad_enabled() is not (self._grad[-1] if self._grad else True)
 
 

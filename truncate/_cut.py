@@ -16,7 +16,7 @@ from torch import nn
 
 from truncate._call import Call
 from truncate._effects import Effects
-from truncate._errors import CannotFollowError, NotReachedError
+from truncate._errors import CannotFollowError, NotReachedError, UnknownTargetError
 from truncate._forwards import Forwards, join
 from truncate._graph import Body, Kind, Node, descend, nodes_in
 from truncate._shadow import has_own_call
@@ -87,6 +87,7 @@ class Cutter:
         self.forwards = forwards
         self._plans: dict[Any, Plan] = {}
         self._effects = Effects(forwards)
+        self._unknown: dict[str, UnknownTargetError] = {}  # by their text
 
     def plan(self) -> Plan:
         """The plan of the model itself: its own output if a target asks for it, then all others in order."""
@@ -100,7 +101,7 @@ class Cutter:
         picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
         plan = self._plan(self.model, "", (self.forwards.entry,), picks, any(whole), False)
         if plan.missing:
-            raise NotReachedError(plan.missing)
+            raise self._unknown.get(plan.missing, NotReachedError(plan.missing))
         return plan
 
     # -- finding a target ------------------------------------------------------------------------------------------
@@ -158,7 +159,8 @@ class Cutter:
         if not target.is_module and module is target.module:
             names = tuple(node.name for node in body.nodes if node.name)
             if target.operation not in names:
-                return str(unknown(self.model, target.text, target.path, module, str(target.operation), names))
+                error = unknown(self.model, target.text, target.path, module, str(target.operation), names)
+                return self._unknown.setdefault(str(error), error).args[0]
         count = sum(
             self._count(module, path, site, pick.target) if deeper else 1
             for site, deeper in self._sites(module, body, pick.target)
@@ -262,8 +264,8 @@ class Cutter:
         for node in live:
             if node.kind is Kind.ATTRIBUTE and any(child_of(call) in plan.children for call in node.args):
                 raise CannotFollowError(
-                    f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, so "
-                    f"these targets cannot be had from one module. Cut the model once for each of them"
+                    f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, "
+                    f"so these targets cannot be had from one module. Cut the model once for each of them"
                 )
         effects = self._effects.of(plan.module, plan.path, way.body)
         while missed := effects.needed_writes(live, way.taps, plan.own, plan.writes):

@@ -14,8 +14,8 @@ from truncate._errors import CannotFollowError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
-from truncate._record import Recording
 from truncate._randomness import random_state_kept
+from truncate._record import Recording
 from truncate._spine import Spine
 from truncate._target import Target
 

@@ -9,7 +9,7 @@ import operator
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -24,8 +24,8 @@ from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, 
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known, outline_of
-from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._randomness import random_state_watched
+from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._standin import Held, StandIn, Unfollowable, recording_is, standins_in
 
 
@@ -100,6 +100,7 @@ class _Run:
         self._children = children
         self._nodes: list[Node] = []
         self._asked: dict[str, Any] = {}
+        self._constants: dict[str, torch.Tensor] = {}
         self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
         self._failure: Unfollowable | None = None
         self._contexts = Contexts()
@@ -129,7 +130,7 @@ class _Run:
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
         fills = any(not _same_items(container, before) for container, before in given)
-        return Body(self._nodes, lowered, self.decisions, asked=self._asked, fills=fills)
+        return Body(self._nodes, lowered, self.decisions, asked=self._asked, fills=fills, constants=self._constants)
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
         if self._contexts.in_custom_function:
@@ -198,11 +199,38 @@ class _Run:
             raise self.fail("passes a module as an argument")
         if items_of(value):
             return map_nested(value, self.lower)
+        if isinstance(value, torch.Tensor):
+            return self._constant(value)
         if is_opaque(value) and id(value) not in self._own:
             # A child may change it: each run gets a copy of it as it is now.
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
             return self._objects.setdefault(id(value), (node, value))[0]
         return value
+
+    def _constant(self, tensor: torch.Tensor) -> Node:
+        """A tensor that the forward finds elsewhere than in an attribute: in a list, in a global."""
+        for path, held in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if held is tensor:
+                return self.node(Kind.ATTRIBUTE, path)
+        name = f"constant_{len(self._constants)}"
+        self._constants[name] = tensor
+        node = self.node(Kind.ATTRIBUTE, name)
+        return self._objects.setdefault(id(tensor), (node, tensor))[0]
+
+    def _refuse_hidden_module(self) -> None:
+        """A module of the model that is called for real was reached by a way that we did not see."""
+        frame = sys._getframe(2)
+        for _ in range(6):
+            if frame is None or frame.f_code.co_name == "_call_impl":
+                return
+            caller = frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
+            if isinstance(caller, nn.Module) and not is_shadow(caller) and id(caller) in self._modules:
+                raise self.fail(f"calls a {type(caller).__name__} of the model through something that is no module")
+            frame = frame.f_back  # type: ignore[assignment]
+
+    @functools.cached_property
+    def _modules(self) -> set[int]:
+        return set(map(id, self.module.modules()))
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
@@ -210,6 +238,7 @@ class _Run:
             self._contexts.grad_was_set(*args)
         if next(standins_in((args, kwargs)), None) is None and not returns_tensor(func):
             return func(*args, **kwargs)
+        self._refuse_hidden_module()
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):
             if name == "__set__":
@@ -264,21 +293,23 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if not f.filename.startswith(_OWN)] or list(frames)
     theirs = [f for f in outside if not _is_library(f.filename)] or outside
-    at = theirs[-1]
-    line = source_line(at.filename, at.lineno or 0)
+    if theirs and not theirs[-1].filename.startswith(_OWN):
+        file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
+    else:  # seen only when the forward had ended
+        code = inspect.unwrap(type(module).forward).__code__
+        file, number, function = code.co_filename, code.co_firstlineno, code.co_name
+    line = source_line(file, number)
     name = f"{path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
     if recorded:
         what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__}: {error}"
         remedy = "It was run on the example; does the model itself run on it?"
     else:
         what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
-        remedy = (
-            f"Give an example input, args=(x,) or kwargs={{...}}: then this forward is recorded on it. "
-            f"Or stop at {path or 'the model itself'!r} or beside it."
-        )
+        remedy = "Give an example input, args=(x,) or kwargs={...}: then this forward is recorded on it."
+        remedy += f" Or stop at {path!r} or beside it." * bool(path)
     return CannotFollowError(
         f"cannot follow the forward of {name}: it {what}\n"
-        f"    {at.filename}, line {at.lineno}, in {at.name}\n"
+        f"    {file}, line {number}, in {function}\n"
         f"        {line}\n"
         f"{remedy}"
     )

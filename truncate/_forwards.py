@@ -138,7 +138,9 @@ class _Children:
         except TruncateError:
             return Known.NOTHING
         outlines = [
-            map_nested(body.result, lambda item: self.forwards.outline(child, below, item) if type(item) is Node else item)
+            map_nested(
+                body.result, lambda item: self.forwards.outline(child, below, item) if type(item) is Node else item
+            )
             for body in bodies
         ]
         return outlines[0] if all(repr(outline) == repr(outlines[0]) for outline in outlines) else Known.NOTHING

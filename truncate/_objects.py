@@ -1,4 +1,4 @@
-"""Python objects that a forward passes on and that are neither tensors nor containers nor constants: caches and such."""
+"""Python objects that a forward passes on and that are no tensors, containers or constants: caches and such."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def is_opaque(value: Any) -> bool:
 
 def revive(kind: type, state: dict[str, Any]) -> Any:
     """An object of that class with these attributes: what a forward made, made again."""
-    made = kind.__new__(kind)
+    made: Any = object.__new__(kind)
     made.__dict__.update(state)
     return made

@@ -28,8 +28,8 @@ from truncate._contexts import Contexts
 from truncate._graph import Body, Kind, Node, containers_in, descend, is_dataclass_value, items_of, map_nested
 from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
-from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._randomness import python_draws_watched
+from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._standin import StandIn, Unfollowable, recording_is
 from truncate._traced import Traced, TracedBool, plain, traced
 
@@ -284,7 +284,7 @@ class Recording(TorchFunctionMode):
         result = func(*self.real(args), **self.real(kwargs))
         if isinstance(result, torch.Size) and name == "size":
             self._fix_rank(lowered[0], len(result))
-        if isinstance(result, (int, float)) and not isinstance(result, torch.Tensor):
+        if type(result) in (int, float, bool):
             return traced(result, self, lambda: self.node(kind, target, lowered, named))
         if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
             return result

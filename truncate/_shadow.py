@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from truncate._bytecode import attributes_stored
 from truncate._builtins import with_own_builtins
+from truncate._bytecode import attributes_stored
 from truncate._graph import Kind, descend, map_nested
+from truncate._objects import is_opaque, revive
 from truncate._standin import Recording, StandIn
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
@@ -47,9 +48,10 @@ class Shadows:
     def _make(self, path: str, module: nn.Module) -> Any:
         if isinstance(module, torch.jit.ScriptModule):
             return _Compiled(self.recording, path)
+        kind: Any = type(module)
         shadow = object.__new__(Unopened)
         shadow.__dict__.update({_PLACE: (self, path), _ORIGINAL: module})
-        if path == "" or _answers_operators(type(module)):
+        if path == "" or _answers_operators(kind):
             self.open(shadow)
         return shadow
 
@@ -66,7 +68,8 @@ class Shadows:
             if state[tensors]:
                 state[tensors] = _Lazy(state[tensors], lambda name, value: self.recording.held(prefix + name, value))
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
-        changing = _attributes_set(type(module))
+        kind: Any = type(module)
+        changing = _attributes_set(kind)
         for name, value in module.__dict__.items():
             if name in _MODULE_STATE:
                 continue
@@ -88,6 +91,9 @@ class Shadows:
         if isinstance(value, functools.partial):
             function = self._translate(value.func, path)
             return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
+        if is_opaque(value) and any(isinstance(item, nn.Module) for item in vars(value).values()):
+            state = {name: self._translate(item, f"{path}.{name}") for name, item in vars(value).items()}
+            return revive(type(value), state)
         if type(value) in (list, tuple, dict):  # the forward may fill it: with stand-ins, in this run
             return map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
         return value
@@ -173,7 +179,7 @@ class Unopened:
 
 
 @functools.lru_cache(maxsize=4096)
-def _attributes_set(cls: type) -> frozenset[str]:
+def _attributes_set(cls: Any) -> frozenset[str]:
     """The attributes that the forward of a class sets, or a method that it calls by name."""
     names: set[str] = set()
     reached = {"forward"}
@@ -192,7 +198,7 @@ def _attributes_set(cls: type) -> frozenset[str]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _answers_operators(cls: type) -> bool:
+def _answers_operators(cls: Any) -> bool:
     """Whether a class defines what Python asks of the class and not of the instance, such as ``len``."""
     bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
     return any(
@@ -240,7 +246,8 @@ class Shadow:
 
     def __getattr__(self, name: str) -> Any:
         place = self.__dict__.get(_PLACE)
-        if place is None or name not in _attributes_set(type(self)):
+        kind: Any = type(self)
+        if place is None or name not in _attributes_set(kind):
             return super().__getattr__(name)  # type: ignore[misc]
         shadows, path = place
         original = vars(descend(shadows.root, path))

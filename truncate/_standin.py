@@ -110,7 +110,7 @@ class StandIn:
         count = _bytecode.unpacked_items(sys._getframe(1))
         if count is None:
             raise self._recording.fail("iterates over a value of unknown length")
-        items = [self[i] for i in range(count)]
+        items = [self._recording.add(Kind.FUNCTION, operator.getitem, (self, i)) for i in range(count)]
         for item in items:
             item._node.unpacked = count
         return iter(items)

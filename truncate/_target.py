@@ -48,7 +48,8 @@ def resolve(model: nn.Module, written: Any) -> Target:
         )
     path, call = _split_call(written)
     steps = _steps(path, written)
-    module, found = model, []
+    module = model
+    found: list[str] = []
     for position, step in enumerate(steps):
         if isinstance(module, torch.jit.ScriptModule):
             raise UnknownTargetError(
@@ -61,7 +62,7 @@ def resolve(model: nn.Module, written: Any) -> Target:
                 return Target(written, ".".join(found), module, step, call)
             raise unknown(model, written, ".".join(found), module, step)
         found.append(name)
-        module = module._modules[name]  # type: ignore[assignment]
+        module = module._modules[name]
     return Target(written, ".".join(found), module, None, call)
 
 
@@ -83,7 +84,8 @@ def _steps(path: str, written: str) -> list[str]:
         step = _STEP.match(path, end)
         if step is None or (end == 0 and path[0] == "."):
             raise UnknownTargetError(
-                f"{written!r} is not a path: cannot read {path[end:]!r}. Write it as 'features.3', 'features[3]' or 'features.-2'"
+                f"{written!r} is not a path: cannot read {path[end:]!r}. "
+                f"Write it as 'features.3', 'features[3]' or 'features.-2'"
             )
         name, index, key = step["name"], step["index"], step["key"]
         steps.append(name if name is not None else key if key is not None else f"[{index}]")
@@ -119,7 +121,8 @@ def unknown(
     text = f"no place {written!r}: {holder} holds no {step!r}."
     if step in module._parameters or step in module._buffers:
         return UnknownTargetError(
-            f"{written!r} is a tensor that {holder} holds, not a place that its forward passes. Stop at {parent!r} instead."
+            f"{written!r} is a tensor that {holder} holds, not a place that its forward passes. "
+            f"Stop at {parent!r} instead."
         )
     children = [*module._modules, *operations]
     close = difflib.get_close_matches(step, children, n=3, cutoff=0.6)

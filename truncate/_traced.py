@@ -101,7 +101,7 @@ class Traced:
         return type(self.real_value), (self.fixed(),)
 
 
-class TracedInt(Traced, int):
+class TracedInt(Traced, int):  # type: ignore[misc]
     @property
     def real_value(self) -> int:
         return int.__int__(self)
@@ -110,13 +110,13 @@ class TracedInt(Traced, int):
         return self.fixed()
 
 
-class TracedFloat(Traced, float):
+class TracedFloat(Traced, float):  # type: ignore[misc]
     @property
     def real_value(self) -> float:
         return float.__float__(self)
 
 
-class TracedBool(Traced, int):
+class TracedBool(Traced, int):  # type: ignore[misc]
     """The answer to a comparison; it is fixed when control flow asks for it."""
 
     @property

@@ -8,8 +8,6 @@ import inspect
 import keyword
 import math
 import operator
-import types
-import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,11 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truncate._call import Call
-from truncate._errors import FixedArgumentError, NotReachedError
 from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested, nodes_in
-from truncate._standin import StandIn
 from truncate._operations import INPLACE, is_tensor, name_of
+from truncate._standin import StandIn
 
 _BINARY_SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
@@ -33,9 +29,9 @@ _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.lay
 PROVIDED: dict[str, Any] = {"torch": torch, "torch_1": torch, "F": F, "F_1": F, "Tensor": Tensor}
 
 
-def clone(value: Any) -> Any:
+def clone(value: Tensor) -> Tensor:
     """A copy of a tensor, or of every tensor in nested containers. TorchScript compiles it for tensors."""
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return value.clone()
     return _clone_nested(value)
 
@@ -378,101 +374,3 @@ def _without_defaults(node: Node) -> dict[str, Any]:
             and defaults[name] == value
         )
     }
-
-
-# -- the head of a forward -------------------------------------------------------------------------------------------
-
-
-def annotation(names: Names, hint: Any) -> str:
-    """The text of a type that TorchScript knows, or nothing."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is type(None):
-        return "None"
-    if hint is Tensor or hint in (int, float, bool, str):
-        return str(hint.__name__)
-    inner = [annotation(names, arg) for arg in args if arg is not type(None)]
-    if not origin or not all(inner):
-        return ""
-    if origin in (typing.Union, types.UnionType) and len(inner) == 1 and len(args) == 2:
-        names.globals["Optional"] = typing.Optional
-        return f"Optional[{inner[0]}]"
-    if origin in (list, dict, tuple):
-        spelled = origin.__name__.capitalize()
-        names.globals[spelled] = getattr(typing, spelled)
-        return f"{spelled}[{', '.join(inner)}]"
-    return ""
-
-
-def head(names: Names, call: Call, used: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
-    """The ``def`` line, the statements that open the body, and the expression for each input."""
-    if call.parameters is None:
-        typed = [(name, annotation(names, hints.get(name))) for name in used]
-        parameters = ["self", *(f"{name}: {text}" if text else name for name, text in typed)]
-        return f"def forward({', '.join(parameters)}):", [], {name: name for name in used}
-    signature = inspect.Signature(list(call.parameters))
-    bound = signature.bind(*call.args, **call.kwargs).arguments
-    parameters, opening, inputs = ["self"], [], {}
-    for parameter in call.parameters:
-        name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
-        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in parameters):
-            parameters.append("*")
-        text = f"{stars}{name}"
-        if hint := annotation(names, hints.get(name)):
-            text += f": {hint}"
-        if parameter.default is not parameter.empty:
-            text += f" = {_constant(names, parameter.default)}"
-        parameters.append(text)
-        if given is _LEFT_OUT and not stars:
-            given = parameter.default
-        elif given is _LEFT_OUT:
-            given = () if stars == "*" else {}
-        _open(names, name, given, opening, inputs)
-    return f"def forward({', '.join(parameters)}):", opening, inputs
-
-
-_LEFT_OUT = object()
-
-
-def _constant(names: Names, value: Any) -> str:
-    return Writer(names, str, {}).value(value)
-
-
-def _open(names: Names, expression: str, given: Any, opening: list[str], inputs: dict[str, str]) -> None:
-    """Reads the inputs out of one argument, and refuses what differs from the constants that were assumed."""
-    if type(given) is Node:
-        inputs[given.target] = expression
-        return
-    if type(given) in (tuple, list, dict):
-        if not given or type(given) is not dict:
-            differs = f"len({expression}) != {len(given)}"
-        else:
-            differs = f"set({expression}) != {set(given)!r}"
-        _refuse(names, differs, expression, _shape_text(given), opening)
-        for key, item in given.items() if type(given) is dict else enumerate(given):
-            _open(names, f"{expression}[{key!r}]", item, opening, inputs)
-        return
-    plain = type(given) in (bool, int, float, str)
-    differs = (
-        f"{expression} != {_constant(names, given)}" if plain else f"{expression} is not {_constant(names, given)}"
-    )
-    _refuse(names, differs, expression, _constant(names, given), opening)
-
-
-def _shape_text(given: Any) -> str:
-    return f"{type(given).__name__} of {len(given)}"
-
-
-def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: list[str]) -> None:
-    names.globals["FixedArgumentError"] = FixedArgumentError
-    text = (
-        f"this module was cut with {expression} = {fixed}, and its forward was followed for that value alone. "
-        f"Leave {expression} out, or cut the model again"
-    )
-    opening += [f"if {condition}:", f"    raise FixedArgumentError({text!r})"]
-
-
-def refuse_way(names: Names, reason: str) -> list[str]:
-    """The body of a way that does not lead to the target."""
-    names.globals["NotReachedError"] = NotReachedError
-    return [f"raise NotReachedError({reason!r})"]
