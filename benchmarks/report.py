@@ -33,7 +33,9 @@ def surroundings(*packages: str) -> dict[str, str]:
 
 def sentence(facts: dict[str, str]) -> str:
     """The surroundings in one line."""
-    versions = ", ".join(f"{name} {value}" for name, value in facts.items() if name not in ("date", "commit", "machine"))
+    versions = ", ".join(
+        f"{name} {value}" for name, value in facts.items() if name not in ("date", "commit", "machine")
+    )
     return f"Measured on {facts['date']} at commit {facts['commit']}: {facts['machine']}; {versions}."
 
 

@@ -289,7 +289,9 @@ COUNTS = {"building": 15, "growth": 15, "running": 201, "example": 15}
 
 
 @click.command()
-@click.option("--only", type=click.Choice(list(MEASURES)), multiple=True, help="Measure these alone, and write nothing.")
+@click.option(
+    "--only", type=click.Choice(list(MEASURES)), multiple=True, help="Measure these alone, and write nothing."
+)
 @click.option("--write/--no-write", default=True, help="Put the tables into docs/benchmarks.md.")
 @click.option("--json", "path", type=Path, help="Where to write the ratios as JSON.")
 def main(only: tuple[str, ...], write: bool, path: Path | None) -> None:

@@ -184,6 +184,17 @@ def test_channels_last(case: Case) -> None:
     assert output.stride() == expected.stride()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@EACH
+def test_cut_without_gradients(case: Case, dtype: torch.dtype) -> None:
+    """Some operations choose another way to compute when no gradients are needed."""
+    with torch.no_grad():
+        model = case.model().to(dtype)
+        x = case.inputs().to(dtype)
+        cut = truncate(model, case.path, (x,))
+        assert equal(run(cut, x), case.expected(model, x))
+
+
 # -- learning --------------------------------------------------------------------------------------------------------
 
 

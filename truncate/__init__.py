@@ -3,6 +3,7 @@
 from truncate._api import truncate
 from truncate._errors import (
     CannotFollowError,
+    ContentWarning,
     FixedArgumentError,
     NotReachedError,
     TruncateError,
@@ -13,6 +14,7 @@ from truncate._layers import Layers, Place, layers
 
 __all__ = [
     "CannotFollowError",
+    "ContentWarning",
     "FixedArgumentError",
     "Layers",
     "NotReachedError",

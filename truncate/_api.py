@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy as copying
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from truncate._build import build, shallow_copy
 from truncate._check import compare
 from truncate._cut import Cutter, assumptions_of
-from truncate._errors import TruncateError
+from truncate._errors import ContentWarning, TruncateError
 from truncate._example import Example
 from truncate._forwards import Forwards
 from truncate._spine import Spine
@@ -73,6 +74,14 @@ def truncate(
         result = build(plan, None if isinstance(arrangement, int) else arrangement)
         if not hasattr(result, "assumptions"):  # a child of the model may have that name
             result.__dict__["assumptions"] = assumptions_of(plan)
+        decided = dict.fromkeys(a.module or "the model itself" for a in assumptions_of(plan) if a.content)
+        for name in decided:
+            warnings.warn(
+                f"the forward of {name} decides by the content of a tensor. The result goes the way of the example and "
+                f"raises for an input that would go another; its `assumptions` say where",
+                ContentWarning,
+                stacklevel=2,
+            )
         if example is not None and check:
             compare(model, result, arrangement, example, spine, forwards)
     return copying.deepcopy(result) if copy else result

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from truncate._errors import WrongResultError
-from truncate._example import Example, outputs_of, tensors_in
+from truncate._example import Example, outputs_of
 from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
+from truncate._graph import tensors_in
 from truncate._randomness import random_state_kept
 from truncate._spine import Spine
 

@@ -18,7 +18,7 @@ from torch import nn
 from truncate import _models, _save, _verify
 from truncate._api import truncate
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._example import tensors_in
+from truncate._graph import tensors_in
 from truncate._layers import layers, shape_of, shape_text
 from truncate._usage import NotUsable, brief, explained
 

@@ -18,6 +18,7 @@ class Contexts:
     def __init__(self) -> None:
         self._grad: list[bool] = []  # what the forward set and has not taken back
         self._autocast = _autocast_state()
+        self._ambient = torch.is_grad_enabled()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -28,6 +29,20 @@ class Contexts:
             yield
         finally:
             torch._C._set_grad_enabled(before)
+
+    @property
+    def grad(self) -> bool:
+        """Whether gradients would be on now if nobody watched."""
+        return self._grad[-1] if self._grad else self._ambient
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """For a child that runs for real: some of torch's modules compute in another way where gradients are on."""
+        torch._C._set_grad_enabled(self.grad)
+        try:
+            yield
+        finally:
+            torch._C._set_grad_enabled(self._grad[-1] if self._grad else True)
 
     def grad_was_set(self, value: bool) -> None:
         """The forward calls ``_set_grad_enabled``: at the end of a block to take back what it set at its beginning."""

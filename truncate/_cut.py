@@ -322,7 +322,10 @@ def _needs_nothing_new(node: Node, live: set[Node]) -> bool:
 
 
 def assumptions_of(plan: Plan) -> tuple[Any, ...]:
-    """What was fixed in the recorded forwards of a plan, each once."""
-    found = [assumption for way in plan.ways for assumption in way.body.assumptions]
+    """What was fixed in the recorded forwards of a plan before they reach the targets, each once."""
+    found = []
+    for way in plan.ways:
+        end = len(way.body.nodes) if plan.own else max((tap.index for tap in way.taps), default=-1)
+        found += [assumption for index, assumption in way.body.assumptions if index <= end]
     found += [assumption for child in plan.children.values() for assumption in assumptions_of(child)]
     return tuple(dict.fromkeys(found))

@@ -52,12 +52,9 @@ class Effects:
         try:
             bodies = self.forwards.bodies(module, path, call)
         except TruncateError:
-            bodies = []
-        if not bodies or any(body.failure for body in bodies):
-            observed = self.forwards.observed(module)
-            if observed is None:
-                return Summary(names, names)
-            return Summary(names if observed.writes else frozenset(), names if observed.shares else frozenset())
+            return Summary(names, names)
+        if any(body.failure for body in bodies):
+            return Summary(names, names)
         changed: set[str] = set()
         returned: set[str] = set()
         for body in bodies:
@@ -85,6 +82,11 @@ class BodyEffects:
         return written(node)
 
     def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
+        if node.observed is not None:
+            every = frozenset(map(str, range(len(node.inputs()))))
+            none: frozenset[str] = frozenset()
+            seen = Summary(every if node.observed.writes else none, every if node.observed.shares else none)
+            return node.inputs() if which(seen) else []
         child = descend(self._module, node.target)
         call = self._effects.forwards.call(self._module, self._path, node)
         names = which(self._effects.summary(child, join(self._path, node.target), call))

@@ -23,5 +23,9 @@ class FixedArgumentError(TruncateError, TypeError):
     """An argument that was left out while cutting, and so was fixed at its default, is given another value."""
 
 
+class ContentWarning(UserWarning):
+    """A forward decides by the content of a tensor, so the result holds only for inputs that decide alike."""
+
+
 class WrongResultError(TruncateError, AssertionError):
     """The result differed from the model on the example. This is a mistake of this library."""

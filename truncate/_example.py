@@ -13,7 +13,7 @@ from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
-from truncate._graph import Body, Kind, Node, descend, items_of, map_nested
+from truncate._graph import Body, Kind, Node, descend, map_nested, tensors_in
 from truncate._randomness import random_state_kept
 from truncate._record import Recording
 from truncate._spine import Spine
@@ -35,14 +35,6 @@ class Example:
         return any(tensor.is_meta for tensor in tensors_in((self.args, self.kwargs)))
 
 
-@dataclasses.dataclass
-class Observed:
-    """What the calls of a module did to their arguments."""
-
-    writes: bool = False  # changed one in place
-    shares: bool = False  # returned memory of one
-
-
 class Pass:
     """One pass of a model on an example: what each target returned, and a recording of what cannot be followed."""
 
@@ -55,18 +47,12 @@ class Pass:
         self._calls: list[_Calls] = []
         self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
         self._ghosts: dict[int, nn.Module] = {}
-        self.effects: dict[int, Observed] = {}
         ghost = ghost_of(model, example.is_meta)
         for original, module in zip(model.modules(), ghost.modules()):
             module.training ^= flip
             self._ghosts[id(original)] = module
             if spine.holds(original):
                 self._take_over(original, module)
-        for original in model.modules():
-            if spine.holds(original):
-                for child in original.modules():
-                    if not spine.holds(child):
-                        self._observe(child)
         for t, target in enumerate(spine.targets):
             if target.is_module:
                 keep = self.outputs[t]
@@ -92,26 +78,6 @@ class Pass:
                 ghost.__dict__["forward"] = forward
 
         ghost.__dict__["forward"] = forward
-
-    def _observe(self, original: nn.Module) -> None:
-        """Notes what the calls of a module off the spine do to their arguments."""
-        ghost = self._ghosts[id(original)]
-        before: list[list[tuple[torch.Tensor, int]]] = []
-
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            before.append([(tensor, tensor._version) for tensor in tensors_in((args, kwargs))])
-
-        def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-            given = before.pop()
-            observed = self.effects.setdefault(id(original), Observed())
-            observed.writes |= any(tensor._version != version for tensor, version in given)
-            memory = {tensor.untyped_storage()._cdata for tensor, _ in given}
-            observed.shares |= any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(result))
-
-        if id(original) not in self.effects:
-            self.effects[id(original)] = Observed()
-            ghost.register_forward_pre_hook(enter, with_kwargs=True)
-            ghost.register_forward_hook(leave, with_kwargs=True)
 
     def _entered(self, original: nn.Module) -> tuple[nn.Module, str, Call] | None:
         """Where and how a module of the spine was just called: its parent announced it, or the parent's graph tells."""
@@ -197,14 +163,6 @@ def outputs_of(model: nn.Module, example: Example, targets: list[Target]) -> lis
     with random_state_kept():
         ghost(*fresh(example.args), **fresh(example.kwargs))
     return outputs
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    else:
-        for item in items_of(value):
-            yield from tensors_in(item)
 
 
 def cloned(value: Any) -> Any:

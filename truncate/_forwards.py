@@ -10,7 +10,7 @@ from torch import nn
 from truncate import _call
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._example import Example, Observed, Pass
+from truncate._example import Example, Pass
 from truncate._follow import follow
 from truncate._graph import Body, Node, descend, map_nested
 from truncate._operations import name_operations
@@ -106,11 +106,6 @@ class Forwards:
             module = next(m for m in self._model.modules() if id(m) == key[0])
             for body in bodies:
                 name_operations(body, module)
-
-    def observed(self, module: nn.Module) -> Observed | None:
-        """What the example showed that calls of a module do to their arguments, if it ran."""
-        self._record()
-        return self.passed.effects.get(id(module)) if self.passed is not None else None
 
     def call(self, parent: nn.Module, path: str, node: Node) -> Call:
         """How a node in the graph of `parent` calls a child."""

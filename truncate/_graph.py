@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -21,6 +22,14 @@ class Kind(Enum):
     ASSIGN = "assign"  # an assignment to a buffer of the module; target: its dotted path
 
 
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """What a call of a child was seen to do to its arguments."""
+
+    writes: bool  # changed one in place
+    shares: bool  # returned memory of one
+
+
 @dataclasses.dataclass(eq=False, slots=True)
 class Node:
     """One operation. Its arguments are nested tuples, lists and dicts of other nodes and of constants."""
@@ -32,6 +41,7 @@ class Node:
     index: int = 0  # position in its body
     context: str = ""  # the block of torch it ran in: "no_grad()", "enable_grad()", "autocast(...)"
     unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
+    observed: Observed | None = None  # for a CHILD that ran for real
     known: Callable[[], Any] | None = None  # for an INPUT: the outline of what the caller passes
     name: str = ""  # how an operation is written as a target; empty if it is no place to stop
 
@@ -50,7 +60,7 @@ class Body:
     failure: str | None = None  # why this way could not be followed, if it could not
     fills: bool = False  # changes a list or dict among its arguments
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
-    assumptions: list[Any] = dataclasses.field(default_factory=list)  # what was fixed, if it was recorded
+    assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on
 
     @property
@@ -112,6 +122,15 @@ def containers_in(value: Any) -> Iterator[Any]:
         if issubclass(type(item), (list, dict)):
             yield item
         yield from containers_in(item)
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor inside nested containers."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    else:
+        for item in items_of(value):
+            yield from tensors_in(item)
 
 
 def nodes_in(value: Any) -> Iterator[Node]:

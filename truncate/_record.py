@@ -25,7 +25,18 @@ from torch.overrides import TorchFunctionMode
 from truncate._bytecode import source_line
 from truncate._call import Call
 from truncate._contexts import Contexts
-from truncate._graph import Body, Kind, Node, containers_in, descend, is_dataclass_value, items_of, map_nested
+from truncate._graph import (
+    Body,
+    Kind,
+    Node,
+    Observed,
+    containers_in,
+    descend,
+    is_dataclass_value,
+    items_of,
+    map_nested,
+    tensors_in,
+)
 from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
@@ -46,6 +57,7 @@ class Assumption:
     code: str  # the line of source
     what: str  # what was fixed
     value: Any
+    content: bool = False  # it depends on what is in a tensor, not only on its shape
 
     def __str__(self) -> str:
         where = f"{self.file}, line {self.line}, in the forward of {self.module or 'the model itself'}"
@@ -62,13 +74,13 @@ class Recording(TorchFunctionMode):
         self.module = module
         self.path = path
         self.modes = modes
-        self.assumptions: list[Assumption] = []
+        self.assumptions: list[tuple[int, Assumption]] = []  # with the position at which each was made
         self.constants: dict[str, torch.Tensor] = {}
         self._call_child = call_child
         self._nodes: list[Node] = []
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
         self._ranks: set[Node] = set()
-        self._paused = 0
+        self.is_paused = False  # while a child runs, whose own doing is no part of this graph
         self._contexts = Contexts()
         self._failure: Unfollowable | None = None
         self._own = {id(value) for m in module.modules() for value in vars(m).values()}
@@ -82,7 +94,7 @@ class Recording(TorchFunctionMode):
             lowered = self.lower(result)
         if drawn():
             raise self.fail("draws random numbers outside of torch")
-        self._paused = 1  # for good: traced numbers that outlive this run are plain numbers
+        self.is_paused = True  # for good: traced numbers that outlive this run are plain numbers
         if self._failure is not None:
             raise self._failure
         body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
@@ -238,10 +250,16 @@ class Recording(TorchFunctionMode):
         node = self.node(Kind.CHILD, path, lowered, named)
         given = self.real(args), self.real(kwargs)
         before = [(container, copy.copy(container)) for container in containers_in(given)]
+        versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
         with self.paused(), recording_is(None):
             returned = self._call_child(path, node, *given)
         if any(len(container) != len(was) for container, was in before):
             raise self.fail(f"passes a list or dict that {path!r} changes")
+        memory = {tensor.untyped_storage()._cdata for tensor, _ in versions}
+        node.observed = Observed(
+            writes=any(tensor._version != version for tensor, version in versions),
+            shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(returned)),
+        )
         if type(returned) is list:
             self._fix_length(node, len(returned))
         return self._enter(returned, node)
@@ -257,14 +275,18 @@ class Recording(TorchFunctionMode):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        self._paused += 1
+        """A child runs as if nobody recorded: under a mode, torch's modules take slower ways, with other bits."""
+        self.is_paused = True
+        self.__exit__(None, None, None)
         try:
-            yield
+            with self._contexts.unwatched():
+                yield
         finally:
-            self._paused -= 1
+            self.__enter__()
+            self.is_paused = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {})) if self._paused else self.function(func, args, kwargs or {})
+        return self.function(func, args, kwargs or {})
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
@@ -325,7 +347,7 @@ class Recording(TorchFunctionMode):
         """The forward asks for, or changes, what holds for the whole process."""
         if func is not torch.is_grad_enabled:
             raise self.fail("seeds the random numbers")
-        return traced(func(), self, self.node(Kind.FUNCTION, func))
+        return traced(self._contexts.grad, self, self.node(Kind.FUNCTION, func))
 
     def decide(self, flag: str) -> bool:
         return self.modes_value(flag)
@@ -341,11 +363,6 @@ class Recording(TorchFunctionMode):
     def fail(self, why: str) -> Unfollowable:
         self._failure = self._failure or Unfollowable(why)
         return self._failure
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether a child is running, whose own doing is no part of this graph."""
-        return self._paused > 0
 
     def check(self, claim: Any, text: str) -> None:
         """The forward asserts something."""
@@ -376,30 +393,30 @@ class Recording(TorchFunctionMode):
         claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
         self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
 
-    def _fix(self, node: Node, holds: bool, what: str, value: Any = None) -> None:
-        assumption = self._assume(what, holds if value is None else value)
+    def _fix(self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False) -> None:
+        assumption = self._assume(what, holds if value is None else value, content)
         text = f"unlike the example that this was cut on: {assumption}"
         claim = node if holds else self.node(Kind.FUNCTION, operator.not_, (node,))
         self.node(Kind.FUNCTION, torch._assert, (claim, text))
 
-    def _assume(self, what: str, value: Any) -> Assumption:
+    def _assume(self, what: str, value: Any, content: bool = False) -> Assumption:
         frame = _users_frame()
         code = source_line(frame.f_code.co_filename, frame.f_lineno)
-        made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value)
-        self.assumptions.append(made)
+        made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value, content)
+        self.assumptions.append((len(self._nodes), made))
         return made
 
     # Python's questions to a tensor, which must be answered with plain values.
 
     def _truth(self, tensor: torch.Tensor) -> bool:
         value = bool(tensor)
-        self._fix(self.lower(tensor), value, "the content of a tensor decided, which was")
+        self._fix(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
         return value
 
     def _number(self, tensor: torch.Tensor) -> Any:
         value = tensor.item()
         node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
-        self._fix(node, True, "a number in a tensor was", value)
+        self._fix(node, True, "a number in a tensor was", value, content=True)
         return value
 
     def _item(self, tensor: torch.Tensor) -> Any:

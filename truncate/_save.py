@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from truncate._check import same
-from truncate._example import tensors_in
+from truncate._graph import tensors_in
 from truncate._usage import NotUsable, explained, need
 
 

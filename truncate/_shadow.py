@@ -36,6 +36,7 @@ class Shadows:
         self.root = root
         self.recording = recording
         self._made: dict[str, Any] = {}
+        self.changed: set[str] = set()  # paths of children of which the forward set an attribute
         self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
         self._paths: dict[int, str] | None = None
 
@@ -228,6 +229,8 @@ class Shadow:
         if place is None:  # made while the forward ran, such as a slice of a ModuleList
             return self.forward(*args, **kwargs)
         shadows, path = place
+        if path in shadows.changed:
+            raise shadows.recording.fail(f"sets an attribute of {path!r} and then calls it")
         return shadows.recording.child(path, args, kwargs)
 
     @property
@@ -264,7 +267,7 @@ class Shadow:
             if name in shadows.numbers_read:
                 raise shadows.recording.fail(f"counts in the Python number {name!r} from call to call")
             if path and name not in self.__dict__["_buffers"] and name not in self.__dict__["_parameters"]:
-                raise shadows.recording.fail(f"sets the attribute {name!r} of another module")
+                shadows.changed.add(path)  # seen by what is asked of the shadow, but not by the child when it is called
         if _PLACE in self.__dict__ and (name in self.__dict__["_buffers"] or name in self.__dict__["_parameters"]):
             shadows, path = self.__dict__[_PLACE]
             shadows.recording.add(Kind.ASSIGN, f"{path}.{name}" if path else name, (value,))

@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from truncate._check import same
-from truncate._example import cloned, tensors_in
+from truncate._example import cloned
+from truncate._graph import tensors_in
 from truncate._randomness import random_state_kept
 from truncate._target import Target, resolve
 
