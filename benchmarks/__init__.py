@@ -1,7 +1,8 @@
 """What is measured about truncate: how fast it is, and on how many models it is right.
 
-Run ``python -m benchmarks.speed`` and ``python -m benchmarks.conformance`` from the top of the repository. Each compares
-within one run, so that what it prints holds on other machines too, and can write its table into ``docs/benchmarks.md``.
+Run ``python -m benchmarks.speed`` and ``python -m benchmarks.conformance`` from the top of the repository. Each
+compares within one run, so that what it prints holds on other machines too, and can write its table into
+``docs/benchmarks.md``.
 """
 
 import sys

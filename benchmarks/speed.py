@@ -71,7 +71,8 @@ def in_blocks(model: nn.Module, place: str) -> dict[str, Any]:
 
 def building(count: int) -> tuple[str, list[dict[str, Any]]]:
     rows, results = [], []
-    for name, place in track(PLACES.items(), "Building"):
+
+    def measure(name: str, place: str) -> None:
         with torch.device("meta"):
             model = get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {})).eval()
         advised = in_blocks(model, place)
@@ -84,19 +85,28 @@ def building(count: int) -> tuple[str, list[dict[str, Any]]]:
         ratios = ratio(plain, ours), ratio(tuned, ours)
         rows.append((name, f"`{place}`", ms(ours), ms(plain), f"{ratios[0]:.1f}", ms(tuned), f"{ratios[1]:.1f}"))
         results.append({"model": name, "place": place, "plain": ratios[0], "blocks": ratios[1]})
-    plains, blocks = ([result[kind] for result in results] for kind in ("plain", "blocks"))
-    wins = sum(value < 1 for value in blocks), sum(value < 1 for value in plains)
+
+    for name, place in track(PLACES.items(), "Building"):
+        measure(name, place)
+
+    def told(kind: str) -> str:
+        ratios = [result[kind] for result in results]
+        faster = sum(value < 1 for value in ratios)
+        return (
+            f"{min(ratios):.1f} to {max(ratios):.1f} times as long as truncate"
+            f" (median {statistics.median(ratios):.1f}), less on {faster} of {len(rows)} models"
+        )
+
     text = f"""### Building
 
 `truncate` against torchvision's `create_feature_extractor`, as it is and with the blocks at the place given to it as
-`leaf_modules`, as its documentation advises for what it should not look into (a user has to know their class). Models on
-the meta device, times in milliseconds, medians of {count}. `×` says how many times longer the peer took.
+`leaf_modules`, as its documentation advises for what it should not look into (a user has to know their class). Models
+on the meta device, times in milliseconds, medians of {count}. `×` says how many times as long the peer took.
 
 {report.table(("model", "place", "truncate", "peer", "×", "peer, blocks as leaves", "×"), rows)}
 
-The peer took {min(plains):.1f} to {max(plains):.1f} times longer (median {statistics.median(plains):.1f}) as it is, and
-{min(blocks):.1f} to {max(blocks):.1f} times longer (median {statistics.median(blocks):.1f}) with blocks as leaves. It was
-the faster one on {wins[1]} of {len(rows)} as it is, and on {wins[0]} with blocks as leaves."""
+- The peer as it is took {told("plain")}.
+- With the blocks as leaves it took {told("blocks")}."""
     return text, results
 
 
@@ -137,19 +147,20 @@ class Sequenced(Looped):
 def growth(count: int, few: int = 8, many: int = 512) -> tuple[str, list[dict[str, Any]]]:
     rows, results = [], []
     place = "blocks.3.bn"
-    for kind, label in track([(Looped, "a loop over a `ModuleList`"), (Sequenced, "an `nn.Sequential`")], "Growth"):
+
+    def measure(kind: type[Looped], label: str, name: str, cut: Callable[[nn.Module], Any], count: int) -> None:
         small, big = kind(few).eval(), kind(many).eval()
-        ours = times(count, lambda: truncate(small, place), lambda: truncate(big, place))
-        peer = times(
-            2, lambda: create_feature_extractor(small, [place]), lambda: create_feature_extractor(big, [place])
-        )
-        for name, (before, after) in (("truncate", ours), ("create_feature_extractor", peer)):
-            rows.append((label, name, ms(before), ms(after), f"{ratio(after, before):.1f}"))
-            results.append({"net": label, "extractor": name, "growth": ratio(after, before)})
+        before, after = times(count, lambda: cut(small), lambda: cut(big))
+        rows.append((label, name, ms(before), ms(after), f"{ratio(after, before):.1f}"))
+        results.append({"blocks": label, "extractor": name, "growth": ratio(after, before)})
+
+    for kind, label in track([(Looped, "a loop over a `ModuleList`"), (Sequenced, "an `nn.Sequential`")], "Growth"):
+        measure(kind, label, "truncate", lambda model: truncate(model, place), count)
+        measure(kind, label, "create_feature_extractor", lambda model: create_feature_extractor(model, [place]), 2)
     text = f"""### Growth
 
-The same place, the batch norm of the fourth residual block, in a net of {few} blocks and in one of {many}. Milliseconds,
-medians of {count} (of 2 for the peer). `×` says how many times longer the larger net took.
+The same place, the batch norm of the fourth residual block, in a net of {few} blocks and in one of {many}, in
+milliseconds, medians of {count} (of 2 for the peer). `×` says how many times as long the larger net took.
 
 {report.table(("blocks in", "extractor", f"{few} blocks", f"{many} blocks", "×"), rows)}"""
     return text, results
@@ -189,15 +200,13 @@ def half_alexnet(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def running(count: int) -> tuple[str, list[dict[str, Any]]]:
-    cuts: list[tuple[Callable[[], nn.Module], str, Callable[[nn.Module], nn.Module], int]] = [
-        (alexnet, "classifier.5", half_alexnet, 224),
-        (resnet50, "layer3", HalfResNet, 96),
-        (vit_b_16, "encoder.layers.encoder_layer_5", HalfViT, 224),
-    ]
     rows, results = [], []
-    for make, place, write, size in track(cuts, "Running"):
+
+    def measure(
+        make: Callable[[], nn.Module], place: str, by_hand: Callable[[nn.Module], nn.Module], size: int
+    ) -> None:
         model = make().eval()
-        part, hand, again, x = truncate(model, place), write(model), write(model), torch.randn(1, 3, size, size)
+        part, hand, again, x = truncate(model, place), by_hand(model), by_hand(model), torch.randn(1, 3, size, size)
         if not torch.equal(part(x), hand(x)):
             raise AssertionError(f"{make.__name__}: the cut by hand is another one")
         ours, theirs, same = times(count, lambda: part(x), lambda: hand(x), lambda: again(x))
@@ -205,73 +214,71 @@ def running(count: int) -> tuple[str, list[dict[str, Any]]]:
         shape = f"1×3×{size}×{size}"
         rows.append((make.__name__, f"`{place}`", shape, ms(ours), ms(theirs), f"{more:+.2f} %", f"{noise:+.2f} %"))
         results.append({"model": make.__name__, "place": place, "percent": more, "noise": noise})
+
+    cuts = [
+        (alexnet, "classifier.5", half_alexnet, 224),
+        (resnet50, "layer3", HalfResNet, 96),
+        (vit_b_16, "encoder.layers.encoder_layer_5", HalfViT, 224),
+    ]
+    for cut in track(cuts, "Running"):
+        measure(*cut)
     columns = ("model", "place", "input", "truncate", "by hand", "difference", "by hand, against itself")
     text = f"""### Running
 
-One pass in evaluation of the result, against the same cut written by hand and holding the same layers. Milliseconds,
-medians of {count}. The last column is a second instance of the cut by hand against the first: what is only noise.
+One pass in evaluation of the result, against the same cut written by hand and holding the same layers, in
+milliseconds, medians of {count}. The last column is a second instance of the cut by hand against the first: noise.
 
 {report.table(columns, rows)}"""
     return text, results
 
 
-def on_example(count: int) -> tuple[str, list[dict[str, Any]]]:
+def _bert() -> nn.Module:
     import transformers
 
-    def bert() -> nn.Module:
-        config = transformers.BertConfig(
-            hidden_size=256, num_hidden_layers=12, num_attention_heads=4, intermediate_size=1024, vocab_size=1000
-        )
-        return transformers.BertModel(config)
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "vocab_size": 1000}
+    return transformers.BertModel(transformers.BertConfig(num_hidden_layers=12, num_attention_heads=4, **sizes))
 
-    def mask_rcnn() -> nn.Module:
-        return maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5, min_size=128, max_size=160)
 
-    tokens, images = torch.randint(1000, (2, 32)), [torch.rand(3, 128, 160), torch.rand(3, 120, 150)]
-    cases: list[tuple[str, Callable[[], nn.Module], str, dict[str, Any], tuple[str, str]]] = [
-        ("ResNet-50", resnet50, "layer3.2", {"args": (torch.randn(2, 3, 96, 96),)}, ("conv1", "fc")),
-        (
-            "BERT, 12 layers",
-            bert,
-            "encoder.layer.9.output",
-            {"kwargs": {"input_ids": tokens}},
-            ("embeddings.word_embeddings", "pooler.dense"),
-        ),
-        (
-            "Mask R-CNN",
-            mask_rcnn,
-            "roi_heads.box_head",
-            {"args": (images,)},
-            ("backbone.body.conv1", "roi_heads.box_predictor.cls_score"),
-        ),
-    ]
+def _mask_rcnn() -> nn.Module:
+    return maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5, min_size=128, max_size=160)
+
+
+def on_example(count: int) -> tuple[str, list[dict[str, Any]]]:
     rows, results = [], []
-    for name, make, place, example, ends in track(cases, "Building on an example"):
+
+    def measure(name: str, make: Callable[[], nn.Module], place: str, ends: tuple[str, str], *args: Any) -> None:
         model = make().eval()
         runs = [0, 0]
         hooks = [model.get_submodule(end).register_forward_hook(_counting(runs, i)) for i, end in enumerate(ends)]
-        truncate(model, place, **example)
+        truncate(model, place, args)
         for hook in hooks:
             hook.remove()
-
-        def forward(model: nn.Module = model, example: dict[str, Any] = example) -> None:
-            with torch.no_grad():
-                model(*example.get("args", ()), **example.get("kwargs", {}))
-
         once, checked, unchecked = times(
             count,
-            forward,
-            lambda: truncate(model, place, **example),
-            lambda: truncate(model, place, **example, check=False),
+            torch.no_grad()(lambda: model(*args)),
+            lambda: truncate(model, place, args),
+            lambda: truncate(model, place, args, check=False),
         )
         ratios = ratio(checked, once), ratio(unchecked, once)
-        rows.append((name, f"`{place}`", ms(once), *(f"{value:.2f}" for value in ratios), runs[0], runs[1]))
+        rows.append((name, f"`{place}`", ms(once), ms(checked), *(f"{value:.2f}" for value in ratios), *runs))
         results.append({"model": name, "place": place, "checked": ratios[0], "unchecked": ratios[1], "runs": runs})
-    columns = ("model", "place", "one pass (ms)", "building ×", "`check=False` ×", "passes begun", "passes ended")
+
+    ids, images = torch.randint(1000, (2, 128)), [torch.rand(3, 128, 160), torch.rand(3, 120, 150)]
+    ends_of_bert = "embeddings.word_embeddings", "pooler.dense"
+    ends_of_rcnn = "backbone.body.conv1", "roi_heads.box_predictor.cls_score"
+    cases = [
+        ("ResNet-50", resnet50, "layer3.2", ("conv1", "fc"), torch.randn(2, 3, 96, 96)),
+        ("BERT, 12 layers, 2×128 tokens", _bert, "encoder.layer.9.output", ends_of_bert, ids),
+        ("the same, 2×16 tokens", _bert, "encoder.layer.9.output", ends_of_bert, ids[:, :16]),
+        ("Mask R-CNN", _mask_rcnn, "roi_heads.box_head", ends_of_rcnn, images),
+    ]
+    for case in track(cases, "Building on an example"):
+        measure(*case)
+    columns = ("model", "place", "one pass", "building", "×", "`check=False` ×", "passes begun", "passes ended")
     text = f"""### Building on an example
 
-The time of `truncate(model, place, args, kwargs)` as a multiple of one pass of the whole model on that example, medians
-of {count}; and how often the first layer of the model ran meanwhile, and its last one (with the check).
+`truncate(model, place, args)` against one pass of the whole model on that example, in milliseconds, medians of {count};
+and how often the first layer of the model ran meanwhile, and its last one (with the check that is the default).
 
 {report.table(columns, rows)}"""
     return text, results

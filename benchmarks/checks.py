@@ -1,0 +1,226 @@
+"""What is checked of one extractor at one place of one model. This runs in a process for each model."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import logging
+import pickle
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from oracle import capture, equal, parameters_needed, randomize, tensors_in, unexpected_parameters
+from torch import nn
+
+from benchmarks.extractors import ON_EXAMPLE, PEERS, PLAIN, Extractor, Place, feature_places
+from benchmarks.models import LIBRARIES, Case
+
+CHECKS = {
+    "built": "it is made without an error",
+    "eval": "in evaluation it returns what a hook on the layer captures, bit for bit",
+    "other size": "so it does on another batch size (for texts and sounds in another length too)",
+    "train": "and in training, from the same seed, running statistics after the pass included",
+    "parameters": "it holds the parameters that autograd finds the layer to depend on, and no others",
+    "untouched": "the model has the state, the modules and the modes it had before",
+    "deepcopy": "a deep copy returns the same, in the same modes",
+    "pickle": "so does what comes back from a pickle",
+    "export": "`torch.export.export` takes it, and the program returns the same (where the whole model exports)",
+}
+Outcome = bool | str  # True, or what went wrong
+DIFFERS = "returns another value"
+
+
+@dataclass
+class Cut:
+    """A place, and what hooks on the untouched model capture there."""
+
+    place: Place
+    eval: Any
+    other: Any
+    train: Any  # None where the model does not run in train mode
+    trained: dict[str, torch.Tensor]
+    needed: set[str]
+
+
+class Examination:
+    """A model, the places where it is cut, and what is true of it there."""
+
+    def __init__(self, name: str, case: Case, cuts: int, export: bool) -> None:
+        torch.manual_seed(0)
+        self.case = case
+        self.model = randomize(case.make().eval())
+        self.example, self.another = case.call(2), case.call(3)
+        with torch.no_grad():
+            seen = self._capture(self.model, [path for path, _ in self.model.named_modules() if path], self.example)
+        self.places = self._choose(
+            {path: len(calls) for path, calls in seen.items() if tensors_in(calls[-1:])}, cuts, name
+        )
+        self._eval = {place.path: seen[place.path][-1] for place in self.places}
+        self.exports = export and self._exports()
+
+    @staticmethod
+    def _capture(model: nn.Module, paths: list[str], call: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+        torch.manual_seed(1)
+        return capture(model, paths, *call[0], **call[1])
+
+    def _choose(self, ran: dict[str, int], cuts: int, seed: str) -> list[Place]:
+        """One of the model's own children, one of the places that timm lists if it does, and others at any depth."""
+        chance = random.Random(seed)
+        chosen: list[str] = []
+        for group in ([path for path in ran if "." not in path], [p for p in feature_places(self.model) if p in ran]):
+            rest = sorted(set(group) - set(chosen))
+            chosen += chance.sample(rest, min(1, len(rest)))
+        rest = sorted(set(ran) - set(chosen))
+        chosen += chance.sample(rest, min(len(rest), max(cuts - len(chosen), 0)))
+        return [Place(path, ran[path]) for path in chosen[:cuts]]
+
+    def _exports(self) -> bool:
+        try:
+            torch.export.export(self.model, *self.example)
+        except Exception:
+            return False
+        return True
+
+    @functools.cached_property
+    def _trained(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        model = copy.deepcopy(self.model).train()
+        try:
+            with torch.no_grad():
+                seen = self._capture(model, [place.path for place in self.places], self.example)
+        except Exception:  # such as a batch norm that is left with one value for each channel
+            return {}, {}
+        return {path: calls[-1] for path, calls in seen.items() if calls}, model.state_dict()
+
+    def cut(self, place: Place) -> Cut:
+        with torch.no_grad():
+            other = self._capture(self.model, [place.path], self.another)[place.path][-1]
+        train, trained = self._trained if self.case.trains else ({}, {})
+        needed = parameters_needed(self.model, place.path, *self.example[0], **self.example[1])
+        return Cut(place, self._eval[place.path], other, train.get(place.path), trained, needed)
+
+    def outcomes(self, extractor: Extractor, cut: Cut) -> dict[str, Outcome]:
+        """Of each check that applies. Each extractor gets a copy of the model, for what it may do to it."""
+        model = copy.deepcopy(self.model)
+        before = _state(model)
+        part: list[nn.Module] = []
+
+        def built() -> bool:
+            part.append(extractor.extract(model, cut.place, self.example))
+            return True
+
+        outcomes = {"built": _outcome(built)}
+        outcomes["untouched"] = _outcome(lambda: _same(before, _state(model)))
+        if not part:
+            return outcomes
+        made = part[0]
+        outcomes["parameters"] = _outcome(lambda: unexpected_parameters(model, made, cut.needed) or True)
+        outcomes["eval"] = self._agrees(made, self.example, cut.eval)
+        outcomes["other size"] = self._agrees(made, self.another, cut.other)
+        if cut.train is not None:
+            outcomes["train"] = self._trains(extractor, cut)
+        for check, copied in (("deepcopy", copy.deepcopy), ("pickle", lambda made: pickle.loads(pickle.dumps(made)))):
+            outcomes[check] = self._copies(made, copied, cut)
+        if self.exports:
+            outcomes["export"] = self._agrees(
+                lambda *args, **kwargs: torch.export.export(made, args, kwargs).module()(*args, **kwargs),
+                self.example,
+                cut.eval,
+            )
+        return outcomes
+
+    def _agrees(self, made: Callable[..., Any], call: tuple[tuple[Any, ...], dict[str, Any]], expected: Any) -> Outcome:
+        def check() -> bool:
+            torch.manual_seed(1)
+            with torch.no_grad():
+                return equal(made(*call[0], **call[1]), expected)
+
+        return _outcome(check)
+
+    def _trains(self, extractor: Extractor, cut: Cut) -> Outcome:
+        model = copy.deepcopy(self.model).train()
+
+        def check() -> bool | str:
+            made = extractor.extract(model, cut.place, self.example)
+            agrees = self._agrees(made, self.example, cut.train)
+            held = {id(tensor): name for name, tensor in made.named_buffers(remove_duplicate=False)}
+            stale = [
+                name
+                for name, buffer in model.named_buffers()
+                if id(buffer) in held and name in cut.trained and not torch.equal(buffer, cut.trained[name])
+            ]
+            return f"running statistics: {stale[0]}" if agrees is True and stale else agrees
+
+        return _outcome(check)
+
+    def _copies(self, made: nn.Module, copied: Callable[[nn.Module], nn.Module], cut: Cut) -> Outcome:
+        def check() -> bool | str:
+            other = copied(made)
+            same = [m.training for m in other.modules()] == [m.training for m in made.modules()]
+            return self._agrees(other, self.example, cut.eval) if same else "other modes"
+
+        return _outcome(check)
+
+
+def _outcome(check: Callable[[], Any]) -> Outcome:
+    try:
+        result = check()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:600]
+    return True if result is True else str(result or DIFFERS)[:600]
+
+
+def _state(model: nn.Module) -> tuple[dict[str, torch.Tensor], list[Any]]:
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
+    modules = [
+        (path, id(module), module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
+        for path, module in model.named_modules()
+    ]
+    return tensors, modules
+
+
+def _same(before: tuple[dict[str, torch.Tensor], list[Any]], after: tuple[dict[str, torch.Tensor], list[Any]]) -> bool:
+    return before[1] == after[1] and list(before[0]) == list(after[0]) and equal(before[0], after[0])
+
+
+def examine(library: str, name: str, cuts: int, export: bool, skip: int, pipe: Connection) -> None:
+    """Sends ``("examine", number of a step, place, extractor)`` before each step, and its outcomes behind it.
+
+    The first `skip` steps were done by a process that did not survive the last of them.
+    """
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable()
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:
+            examination = Examination(name, LIBRARIES[library]()[name], cuts, export)
+        except Exception as error:
+            pipe.send(("failed", f"{type(error).__name__}: {error}"[:300]))
+            return
+        for step in _steps(examination, skip):
+            pipe.send(step)
+    pipe.send(("end",))
+
+
+def _steps(examination: Examination, skip: int) -> Iterator[tuple[Any, ...]]:
+    number = 0
+    for place in examination.places:
+        cut = None
+        asks = False
+        for extractor in (PLAIN, ON_EXAMPLE, *PEERS):
+            number += 1
+            if number <= skip:
+                continue
+            if extractor is ON_EXAMPLE and not asks or not extractor.applies(examination.model, place):
+                continue
+            yield "begin", number, place.path, extractor.name
+            cut = cut or examination.cut(place)
+            outcomes = examination.outcomes(extractor, cut)
+            asks = str(outcomes["built"]).startswith("CannotFollowError")
+            yield "done", outcomes

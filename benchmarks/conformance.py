@@ -1,0 +1,193 @@
+"""On how many models truncate is right, beside other extractors: ``python -m benchmarks.conformance --library timm``.
+
+Each model is examined in a process of its own, which is given up when a step takes too long or the process dies; what
+it did not come to is then examined in another one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.progress import Progress
+
+from benchmarks import report
+from benchmarks.checks import CHECKS, DIFFERS, Outcome, examine
+from benchmarks.extractors import EXTRACTORS, ON_EXAMPLE, PLAIN
+from benchmarks.models import LIBRARIES
+
+PACKAGES = {"timm": ["timm"], "transformers": ["transformers"]}
+
+
+@dataclass
+class Record:
+    """One extractor at one place of one model."""
+
+    model: str
+    place: str
+    extractor: str
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def right(self) -> bool:
+        return all(outcome is True for outcome in self.outcomes.values())
+
+    @property
+    def wrong(self) -> bool:
+        """Whether another value came back somewhere, and no error."""
+        return DIFFERS in self.outcomes.values()
+
+
+@dataclass
+class Results:
+    records: list[Record] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)  # models that do not run by themselves
+    left_out: list[str] = field(default_factory=list)  # models that the time did not reach
+
+
+def conduct(library: str, models: list[str], cuts: int, export: bool, limit: float, seconds: float) -> Results:
+    """Examines the models one behind the other until `seconds` are over; a step may take `limit` of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.checks", *PACKAGES.get(library, ["torchvision"])])
+    results, end = Results(), time.monotonic() + seconds
+    with Progress() as progress:
+        bar = progress.add_task(library, total=len(models))
+        for name in models:
+            progress.update(bar, description=f"{library} {name}")
+            if time.monotonic() > end:
+                results.left_out.append(name)
+            else:
+                results.records += _examine(context, library, name, cuts, export, limit, results.unusable)
+            progress.advance(bar)
+    return results
+
+
+def _examine(
+    context: Any, library: str, name: str, cuts: int, export: bool, limit: float, unusable: dict[str, str]
+) -> Iterator[Record]:
+    done, alive = 0, True
+    while alive:
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=examine, args=(library, name, cuts, export, done, there), daemon=True)
+        process.start()
+        there.close()
+        record, alive = None, False
+        try:
+            while here.poll(limit):
+                kind, *message = here.recv()
+                if kind == "begin":
+                    done, record = message[0], Record(name, *message[1:])
+                elif kind == "done":
+                    record.outcomes = message[0]
+                    yield record
+                    record = None
+                else:
+                    unusable.update({name: message[0]} if kind == "failed" else {})
+                    return
+            reason = f"took longer than {limit:g} s"
+        except EOFError:
+            process.join()
+            reason = f"the process died ({process.exitcode})"
+        finally:
+            process.kill()
+            process.join()
+        if record is None:
+            unusable[name] = reason
+        else:
+            record.outcomes = {"built": reason}
+            yield record
+            alive = True
+
+
+def summary(library: str, results: Results) -> str:
+    """The table, and below it where truncate failed and what was left out."""
+    places = {(record.model, record.place) for record in results.records}
+    models = {record.model for record in results.records}
+    shown = [check for check in CHECKS if any(check in record.outcomes for record in results.records)]
+    rows = []
+    for extractor in EXTRACTORS:
+        own = [record for record in results.records if record.extractor == extractor.name]
+        if own:
+            counts = [_count(own, check) for check in shown]
+            right, wrong = sum(record.right for record in own), sum(record.wrong for record in own)
+            rows.append((extractor.name, len(own), *counts, f"**{right}**", f"**{wrong}**"))
+    parts = [
+        f"{len(models)} models, {len(places)} places.",
+        report.table(("extractor", "places", *shown, "all", "wrong values"), rows),
+        *_notes(results),
+    ]
+    return "\n\n".join(parts)
+
+
+def _count(records: list[Record], check: str) -> str:
+    """How many pass, of how many where that is not all: an extractor that is not made passes nothing."""
+    applies = [r for r in records if check in r.outcomes or r.outcomes["built"] is not True]
+    passed = sum(record.outcomes.get(check) is True for record in applies)
+    return str(passed) if len(applies) == len(records) else f"{passed} of {len(applies)}" if applies else ""
+
+
+def _notes(results: Results) -> Iterator[str]:
+    failures = [
+        f"- {record.model}, `{record.place}`: {check}: {' '.join(str(outcome).split())[:200]}"
+        for record in results.records
+        if record.extractor in (PLAIN.name, ON_EXAMPLE.name)
+        for check, outcome in record.outcomes.items()
+        if outcome is not True and not (record.extractor == PLAIN.name and "CannotFollowError" in str(outcome))
+    ]
+    if failures:
+        yield "Where truncate failed:\n\n" + "\n".join(failures)
+    if results.unusable:
+        counted = Counter(reason.split("\n")[0][:120] for reason in results.unusable.values())
+        yield (
+            "Not examined, as the model itself did not run here: "
+            + ", ".join(results.unusable)
+            + f" ({'; '.join(counted)})."
+        )
+    if results.left_out:
+        yield f"Not reached in the time given: {', '.join(results.left_out)}."
+
+
+@click.command()
+@click.option("--library", type=click.Choice(list(LIBRARIES)), required=True)
+@click.option("--models", help="Only the models whose name holds one of these words, parted by commas.")
+@click.option("--cuts", type=click.IntRange(1), default=3, show_default=True, help="Random places for each model.")
+@click.option("--export", is_flag=True, help="Also try torch.export, where the whole model exports (slow).")
+@click.option("--limit-seconds", type=float, default=120, show_default=True, help="What one step may take.")
+@click.option("--minutes", type=float, default=60, show_default=True, help="Begin with no model after this time.")
+@click.option("--write", is_flag=True, help="Put the table into docs/benchmarks.md.")
+@click.option("--json", "path", type=Path, help="Where to write each outcome as JSON.")
+def main(
+    library: str,
+    models: str | None,
+    cuts: int,
+    export: bool,
+    limit_seconds: float,
+    minutes: float,
+    write: bool,
+    path: Path | None,
+) -> None:
+    """Cut the models of a library at random places with several extractors, and check what each returns."""
+    words = (models or "").split(",")
+    names = [name for name in LIBRARIES[library]() if any(word in name for word in words)]
+    if not names:
+        raise click.UsageError(f"no model of {library} has {models!r} in its name")
+    torch.set_num_threads(1)
+    facts = report.surroundings(*PACKAGES.get(library, []))
+    results = conduct(library, names, cuts, export, limit_seconds, 60 * minutes)
+    text = f"{report.sentence(facts)}\n\n{summary(library, results)}"
+    click.echo(text)
+    if write:
+        report.write(f"conformance {library}", text)
+    if path is not None:
+        report.save(path, facts, [vars(record) for record in results.records])
+
+
+if __name__ == "__main__":
+    main()

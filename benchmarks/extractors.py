@@ -1,0 +1,110 @@
+"""The ways to a layer's output that are compared, each used as its documentation advises.
+
+An extractor takes a model, a place and an example call, and returns a module whose output holds the layer's tensors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from truncate import truncate
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module of the model, and how often the model runs it; the last time counts."""
+
+    path: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class Extractor:
+    name: str
+    extract: Callable[[nn.Module, Place, Example], nn.Module]
+    applies: Callable[[nn.Module, Place], bool] = lambda model, place: True
+
+
+def by_torchvision(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    return _traced(create_feature_extractor, model, place, example)
+
+
+def by_timm(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    from timm.layers import create_feature_extractor
+
+    return _traced(create_feature_extractor, model, place, example)
+
+
+def _traced(create: Callable[..., nn.Module], model: nn.Module, place: Place, example: Example) -> nn.Module:
+    """These name the later calls of a layer by number, and are told by `concrete_args` what is no input."""
+    leaf = not list(model.get_submodule(place.path).children())
+    name = f"{place.path}_{place.calls - 1}" if leaf and place.calls > 1 else place.path
+    try:
+        return create(model, [name])
+    except Exception:
+        signature = inspect.signature(model.forward)
+        given = signature.bind_partial(*example[0], **example[1]).arguments
+        rest = {
+            key: parameter.default
+            for key, parameter in signature.parameters.items()
+            if key not in given and parameter.default is not parameter.empty
+        }
+        if not rest:
+            raise
+        return create(model, [name], concrete_args=rest)
+
+
+def feature_places(model: nn.Module) -> list[str]:
+    """The places that timm lists as features of a model."""
+    info = getattr(model, "feature_info", [])
+    return [item["module"] for item in getattr(info, "info", info)]
+
+
+def by_features_only(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    """What timm makes of the model's name, given the tensors of this model."""
+    import timm
+
+    index = feature_places(model).index(place.path)
+    made = timm.create_model(model.default_cfg["architecture"], features_only=True, out_indices=(index,))
+    tensors = {path.replace(".", "_"): (holder, name) for path, holder, name in _tensors(model)}
+    for path, holder, name in list(_tensors(made)):
+        owner, _ = tensors[path.removeprefix("model.").replace(".", "_")]
+        for kind in ("_parameters", "_buffers"):
+            if name in getattr(owner, kind):
+                getattr(holder, kind)[name] = getattr(owner, kind)[name]
+    return made.train(model.training)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Each parameter and buffer: its path, the module that holds it, its name there."""
+    for path, module in model.named_modules():
+        for name in [*module._parameters, *module._buffers]:
+            yield f"{path}.{name}" if path else name, module, name
+
+
+def by_slicing(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    """``nn.Sequential(*list(model.children())[:-1])``, as tutorials write it."""
+    names = [name for name, _ in model.named_children()]
+    return nn.Sequential(*list(model.children())[: names.index(place.path) + 1]).train(model.training)
+
+
+PLAIN = Extractor("truncate", lambda model, place, example: truncate(model, place.path))
+ON_EXAMPLE = Extractor(
+    "truncate, where it asks for an example", lambda model, place, example: truncate(model, place.path, *example)
+)
+PEERS = (
+    Extractor("torchvision create_feature_extractor", by_torchvision),
+    Extractor("timm create_feature_extractor", by_timm, lambda model, place: hasattr(model, "default_cfg")),
+    Extractor("timm features_only", by_features_only, lambda model, place: place.path in feature_places(model)),
+    Extractor("nn.Sequential of children", by_slicing, lambda model, place: place.path in dict(model.named_children())),
+)
+EXTRACTORS = (PLAIN, ON_EXAMPLE, *PEERS)
