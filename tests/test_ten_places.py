@@ -19,7 +19,8 @@ models = torchvision.models
 
 # Chosen for being quick; all others are marked.
 SMALL = """
-    alexnet googlenet mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf resnet18 shufflenet_v2_x0_5 squeezenet1_1
+    alexnet googlenet mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf resnet18
+    shufflenet_v2_x0_5 squeezenet1_1
 """
 HUGE = "vit_h_14 regnet_y_128gf"  # 600 million parameters
 NAMES = [name for name in models.list_models(module=models) if name not in HUGE.split()]
