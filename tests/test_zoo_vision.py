@@ -60,7 +60,7 @@ SEGMENTATION = {
 }
 VIDEO = {
     **{name: Entry(make(name), scalable(64, 8)) for name in ("mc3_18", "r2plus1d_18", "r3d_18", "swin3d_t")},
-    "s3d": Entry(make("s3d"), scalable(96, 14)),
+    "s3d": Entry(make("s3d"), images(3, 14, 224, 224), cuts=1),
     "mvit_v2_s": Entry(make("mvit_v2_s"), images(3, 16, 224, 224), cuts=2),
 }
 QUANTIZABLE = {
@@ -99,7 +99,8 @@ def detector(name: str) -> Entry:
     return Entry(make(name, weights_backbone=None, **options), photos, train=False, exact=False, random=False, cuts=2)
 
 
-FLOW = {name: Entry(make(name), frames, cuts=2) for name in ("raft_small", "raft_large")}
+# What one round hands to the next is detached, so autograd does not see it.
+FLOW = {name: Entry(make(name), frames, exact=False, cuts=2) for name in ("raft_small", "raft_large")}
 DETECTION = {name: detector(name) for name in models.list_models(module=models.detection)}
 
 

@@ -75,9 +75,10 @@ def cut_of(model: nn.Module, path: str, given: Arguments) -> tuple[nn.Module, di
         return truncate(model, path, **example), example
 
 
-def can_pickle(model: nn.Module) -> bool:
+def can_pickle(model: nn.Module, given: Arguments) -> bool:
+    """Whether the model itself pickles, and still runs when it comes back, as quantized modules do not."""
     try:
-        pickle.dumps(model)
+        run(pickle.loads(pickle.dumps(model)), given)
     except Exception:  # whatever stands in the way
         return False
     return True
@@ -94,7 +95,7 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
     seen = capture(model, [path for path, _ in model.named_modules()], *cloned(list(given[0])), **cloned(given[1]))
     paths = [path for path, outputs in seen.items() if path and outputs and tensors_in(outputs[-1])]
     before = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    pickles, kept = can_pickle(model), set[str]()
+    pickles, kept = can_pickle(model, given), set[str]()
     counts = {"cuts": 0, "on an example": 0, "other size refused": 0}
     for path in chosen(entry, name, paths):
         cut, example = cut_of(model, path, given)
