@@ -279,6 +279,14 @@ def looks_a_size_up(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * {5: 2}.get(x.shape[0], 1))
 
 
+DROPPED = "the check falls away with what it asks for"
+
+
+@fixed(EXAMPLE * -5, EXAMPLE * 5, broken=DROPPED)
+def asks_what_it_does_not_use(self: Any, x: Tensor) -> Tensor:
+    return self.b(-x if self.a(x).sum() > 0 else x)
+
+
 @fixed(torch.ones(10, 1).expand(10, 4), broken="an error that the forward catches is not noticed")
 def goes_on_after_an_error(self: Any, x: Tensor) -> Tensor:
     with contextlib.suppress(RuntimeError):
@@ -302,6 +310,26 @@ def test_another_way_raises(forward: Forward, others: tuple[Tensor, ...], match:
         else:
             assert equal(got, expected)
     assert raised
+
+
+def skips_a_mask(self: Any, x: Tensor, mask: Tensor) -> Tensor:
+    return self.b(x) if mask.all() else self.b(x * mask)
+
+
+def asks_a_buffer(self: Any, x: Tensor, mask: Tensor) -> Tensor:
+    return self.b(x) if self.count.sum() == 0 else self.b(x * mask)
+
+
+@content_may_decide
+@pytest.mark.xfail(strict=True, reason=DROPPED)
+@pytest.mark.parametrize("forward", [skips_a_mask, asks_a_buffer])
+def test_a_question_for_what_is_not_used_is_checked(forward: Forward) -> None:
+    """An argument or a buffer that matters for nothing but the way that was taken, as a mask of ones."""
+    model = model_of(forward)
+    cut = truncate(model, "b", args=(EXAMPLE, torch.ones(2, 4)))
+    model.count += 1
+    with pytest.raises(AssertionError, match="unlike the example"):
+        cut(EXAMPLE, torch.zeros(2, 4))
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -638,6 +666,11 @@ def test_assumptions_name_the_module_and_come_once() -> None:
     cut = truncate(model, "2.b", args=(EXAMPLE,))
     assert [found.module for found in cut.assumptions] == ["2"]
     assert [found.module for found in truncate(model, ["0.b", "2.b"], args=(EXAMPLE,)).assumptions] == ["0", "2"]
+
+
+def test_a_block_that_runs_twice_says_it_once() -> None:
+    block = model_of(branches_on_a_size)
+    assert len(truncate(nn.Sequential(block, block), ["0.b:0", "1.b"], args=(EXAMPLE,)).assumptions) == 1
 
 
 def test_nothing_is_assumed_where_nothing_is_recorded() -> None:
