@@ -30,10 +30,11 @@ CHECKS = {
     "parameters": "it holds the parameters that autograd finds the layer to depend on, and no others",
     "untouched": "the model has the state, the modules and the modes it had before",
     "deepcopy": "a deep copy returns the same, in the same modes",
-    "pickle": "so does what comes back from a pickle",
+    "pickle": "so does what comes back from a pickle (where the whole model pickles)",
     "export": "`torch.export.export` takes it, and the program returns the same (where the whole model exports)",
 }
 Outcome = bool | str  # True, or what went wrong
+ASKING = ("CannotFollowError", "FixedArgumentError")  # errors that say that an example is needed
 DIFFERS = "returns another value"
 
 
@@ -63,7 +64,8 @@ class Examination:
             {path: len(calls) for path, calls in seen.items() if tensors_in(calls[-1:])}, cuts, name
         )
         self._eval = {place.path: seen[place.path][-1] for place in self.places}
-        self.exports = export and self._exports()
+        self.pickles = _outcome(lambda: bool(pickle.dumps(self.model))) is True
+        self.exports = export and _outcome(lambda: bool(torch.export.export(self.model, *self.example))) is True
 
     @staticmethod
     def _capture(model: nn.Module, paths: list[str], call: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
@@ -80,13 +82,6 @@ class Examination:
         rest = sorted(set(ran) - set(chosen))
         chosen += chance.sample(rest, min(len(rest), max(cuts - len(chosen), 0)))
         return [Place(path, ran[path]) for path in chosen[:cuts]]
-
-    def _exports(self) -> bool:
-        try:
-            torch.export.export(self.model, *self.example)
-        except Exception:
-            return False
-        return True
 
     @functools.cached_property
     def _trained(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -116,7 +111,7 @@ class Examination:
             return True
 
         outcomes = {"built": _outcome(built)}
-        outcomes["untouched"] = _outcome(lambda: _same(before, _state(model)))
+        outcomes["untouched"] = _outcome(lambda: _same(before, _state(model)) or "the model is another one")
         if not part:
             return outcomes
         made = part[0]
@@ -125,8 +120,9 @@ class Examination:
         outcomes["other size"] = self._agrees(made, self.another, cut.other)
         if cut.train is not None:
             outcomes["train"] = self._trains(extractor, cut)
-        for check, copied in (("deepcopy", copy.deepcopy), ("pickle", lambda made: pickle.loads(pickle.dumps(made)))):
-            outcomes[check] = self._copies(made, copied, cut)
+        outcomes["deepcopy"] = self._copies(made, copy.deepcopy, cut)
+        if self.pickles:
+            outcomes["pickle"] = self._copies(made, lambda made: pickle.loads(pickle.dumps(made)), cut)
         if self.exports:
             outcomes["export"] = self._agrees(
                 lambda *args, **kwargs: torch.export.export(made, args, kwargs).module()(*args, **kwargs),
@@ -222,5 +218,5 @@ def _steps(examination: Examination, skip: int) -> Iterator[tuple[Any, ...]]:
             yield "begin", number, place.path, extractor.name
             cut = cut or examination.cut(place)
             outcomes = examination.outcomes(extractor, cut)
-            asks = str(outcomes["built"]).startswith("CannotFollowError")
+            asks = extractor is PLAIN and any(str(outcome).startswith(ASKING) for outcome in outcomes.values())
             yield "done", outcomes

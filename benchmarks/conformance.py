@@ -19,7 +19,7 @@ import torch
 from rich.progress import Progress
 
 from benchmarks import report
-from benchmarks.checks import CHECKS, DIFFERS, Outcome, examine
+from benchmarks.checks import ASKING, CHECKS, DIFFERS, Outcome, examine
 from benchmarks.extractors import EXTRACTORS, ON_EXAMPLE, PLAIN
 from benchmarks.models import LIBRARIES
 
@@ -38,6 +38,11 @@ class Record:
     @property
     def right(self) -> bool:
         return all(outcome is True for outcome in self.outcomes.values())
+
+    @property
+    def asks(self) -> bool:
+        """Whether an error said that an example is needed."""
+        return any(str(outcome).startswith(ASKING) for outcome in self.outcomes.values())
 
     @property
     def wrong(self) -> bool:
@@ -139,7 +144,7 @@ def _notes(results: Results) -> Iterator[str]:
         for record in results.records
         if record.extractor in (PLAIN.name, ON_EXAMPLE.name)
         for check, outcome in record.outcomes.items()
-        if outcome is not True and not (record.extractor == PLAIN.name and "CannotFollowError" in str(outcome))
+        if outcome is not True and not (record.extractor == PLAIN.name and record.asks)
     ]
     if failures:
         yield "Where truncate failed:\n\n" + "\n".join(failures)

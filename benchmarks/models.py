@@ -18,7 +18,7 @@ LARGEST = 60_000_000
 
 @dataclass(frozen=True)
 class Case:
-    """A model, and an example call of it with so many items (texts, sounds and pictures in lists differ in size too)."""
+    """A model, and an example call of it with so many items (texts, sounds and lists of pictures change size too)."""
 
     make: Callable[[], nn.Module]
     example: Callable[[int], tuple[Any, ...] | dict[str, Any]]
