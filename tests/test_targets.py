@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torchvision
 from oracle import capture, equal
 from torch import Tensor, nn
 
-from truncate import CannotFollowError, NotReachedError, TruncateError, UnknownTargetError, truncate
+from truncate import CannotFollowError, ContentWarning, NotReachedError, TruncateError, UnknownTargetError, truncate
 
 
 class Block(nn.Module):
@@ -346,13 +347,16 @@ def test_cannot_follow_inside_torch() -> None:
     assert "truncate/_" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:the forward of:UserWarning", "ignore:.*content of a tensor")
 @pytest.mark.parametrize("kind", [Branching, Counting, Looping])
 def test_stopping_elsewhere_needs_no_following(kind: type[nn.Module]) -> None:
     """What the remedy proposes works: stopping at the module, or on an example."""
     model, x = nn.Sequential(nn.Linear(4, 4), kind(), nn.ReLU()), torch.ones(3, 4)
     assert equal(truncate(model, "1")(x), model[1](model[0](x)))
     assert equal(truncate(model, "2")(x), model(x))
-    assert equal(truncate(model, "1.fc", args=(x,))(x), model[1](model[0](x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ContentWarning)
+        assert equal(truncate(model, "1.fc", args=(x,))(x), model[1](model[0](x)))
 
 
 def test_an_example_that_the_model_refuses() -> None:
