@@ -18,6 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from truncate import CannotFollowError, TruncateError, truncate
 
 SECONDS = 60
+pytestmark = pytest.mark.filterwarnings("ignore::truncate.ContentWarning")
 
 
 class Block(nn.Module):
