@@ -292,7 +292,7 @@ def _counting(runs: list[int], index: int) -> Callable[..., None]:
 
 
 MEASURES = {"building": building, "growth": growth, "running": running, "example": on_example}
-COUNTS = {"building": 15, "growth": 15, "running": 201, "example": 15}
+COUNTS = {"building": 15, "growth": 15, "running": 101, "example": 15}
 
 
 @click.command()
