@@ -148,6 +148,8 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     module = plan.module
     if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
         return False
+    if any(len(sub.used) != 1 or len(sub.calls) != 1 for sub in plan.children.values()) or not plan.used:
+        return False  # a Sequential passes one value on, and needs one
     return not plan.own and len(plan.picks) == 1 and list(module._modules)[: len(pieces)] == list(pieces)
 
 

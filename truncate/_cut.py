@@ -130,25 +130,34 @@ class Cutter:
         skip = -pick.call - 1 if last else pick.call
         for node, deeper in reversed(sites) if last else sites:
             # Counting the calls inside a child means following it, so it is done only where the number matters.
-            count = self._count(module, path, node, pick.target) if deeper else 1
+            counts = self._counts(module, path, node, pick.target) if deeper else {1}
+            if skip == 0 and 0 not in counts:
+                return node, None if not deeper else -1 if last else 0
+            count = self._agreed(counts, pick.target, join(path, str(node.target)))
             if skip < count:
                 return node, None if not deeper else -skip - 1 if last else skip
             skip -= count
         return None
 
-    def _count(self, parent: nn.Module, path: str, node: Node, t: int) -> int:
-        """How often a target runs while `node` calls a child that holds it."""
+    def _counts(self, parent: nn.Module, path: str, node: Node, t: int) -> set[int]:
+        """How often a target runs while `node` calls a child that holds it, in each way of the child."""
         child, below = descend(parent, node.target), join(path, node.target)
-        counts = {0}
+        counts = set()
         for body in self.forwards.bodies(child, below, self.forwards.call(parent, path, node)):
-            sites = self._sites(child, body, t)
+            sites = [] if body.failure else self._sites(child, body, t)
             counts.add(sum(self._count(child, below, site, t) if deeper else 1 for site, deeper in sites))
-        if len(counts) > 2:
+        return counts
+
+    def _count(self, parent: nn.Module, path: str, node: Node, t: int) -> int:
+        return self._agreed(self._counts(parent, path, node, t), t, join(path, str(node.target)))
+
+    def _agreed(self, counts: set[int], t: int, path: str) -> int:
+        if len(counts) > 1:
             raise NotReachedError(
-                f"{self.targets[t].text!r} runs {' or '.join(map(str, sorted(counts - {0})))} times in one call of "
-                f"{below!r}, depending on its mode, so its calls cannot be numbered over several calls of {below!r}"
+                f"{self.targets[t].text!r} runs {' or '.join(map(str, sorted(counts)))} times in one call of {path!r}, "
+                f"depending on its mode, so its calls cannot be numbered over several calls of {path!r}"
             )
-        return max(counts)
+        return next(iter(counts))
 
     def _missing(self, module: nn.Module, path: str, body: Body, pick: Pick) -> str:
         """Why a pick cannot be found in a body."""
@@ -167,7 +176,10 @@ class Cutter:
         )
         mode = "".join(f" while {flag} is {value}" for flag, value in body.modes.items())
         if count:
-            return f"{target.text!r}: {holder} runs it {count} times{mode}, so its calls are :0 to :{count - 1}"
+            calls = (
+                f"{count} times{mode}, so its calls are :0 to :{count - 1}" if count > 1 else f"once{mode}, which is :0"
+            )
+            return f"{target.text!r}: {holder} runs it {calls}"
         return (
             f"{target.text!r} is never run: the forward of {holder} does not call it{mode}. "
             f"Perhaps another mode or option of the model uses it, or only its parts or methods are used; "

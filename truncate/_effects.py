@@ -24,6 +24,7 @@ class Summary:
 
     written: frozenset[str]  # changed in place
     returned: frozenset[str]  # the result may share their memory
+    state: bool = True  # it changes tensors of its own, which its next call reads
 
 
 class Effects:
@@ -61,7 +62,8 @@ class Effects:
             effects = self.of(module, path, body)
             changed |= effects.inputs_among(target for node in body.nodes for target in effects.written(node))
             returned |= effects.inputs_among(nodes_in(body.result))
-        return Summary(frozenset(changed), frozenset(returned))
+        state = any(effects.changes_state for effects in (self.of(module, path, body) for body in bodies))
+        return Summary(frozenset(changed), frozenset(returned), state)
 
 
 class BodyEffects:
@@ -87,9 +89,8 @@ class BodyEffects:
             none: frozenset[str] = frozenset()
             seen = Summary(every if node.observed.writes else none, every if node.observed.shares else none)
             return node.inputs() if which(seen) else []
-        child = descend(self._module, node.target)
         call = self._effects.forwards.call(self._module, self._path, node)
-        names = which(self._effects.summary(child, join(self._path, node.target), call))
+        names = which(self.child_summary(node))
         return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
 
     @functools.cached_property
@@ -117,6 +118,20 @@ class BodyEffects:
                     groups[find(node)] = find(source)
         return {node: find(node) for node in groups}
 
+    @property
+    def changes_state(self) -> bool:
+        """Whether the forward changes a tensor that its module holds."""
+        for node in self._body.nodes:
+            if node.kind is Kind.CHILD and self.child_summary(node).state:
+                return True
+            if any(target.kind in _HELD for target in self.written(node)):
+                return True
+        return False
+
+    def child_summary(self, node: Node) -> Summary:
+        call = self._effects.forwards.call(self._module, self._path, node)
+        return self._effects.summary(descend(self._module, node.target), join(self._path, node.target), call)
+
     def inputs_among(self, nodes: Iterable[Node]) -> set[str]:
         """The names of the inputs that may share memory with one of the nodes."""
         groups = {self._groups[node] for node in nodes}
@@ -140,9 +155,12 @@ class BodyEffects:
         self, nodes: Iterable[Node], live: set[Node], taps: Iterable[Node], own: bool, writes: bool
     ) -> list[Node]:
         """Those among some nodes that change something in place which a live node reads afterwards."""
+        called = {id(descend(self._module, node.target)) for node in live if node.kind is Kind.CHILD}
+        again = [n for n in nodes if n.kind is Kind.CHILD and id(descend(self._module, n.target)) in called]
+        stateful = [node for node in again if node not in live and self.child_summary(node).state]
         writers = [(node, targets) for node in nodes if (targets := self.written(node))]
         if not writers:
-            return []
+            return stateful
         groups = self._groups
         last_read = {groups[tap]: tap.index for tap in taps}
         held = set()  # tensors of the module: what is written there is read in the next call
@@ -159,7 +177,7 @@ class BodyEffects:
             last_read.update((groups[node], end) for node in nodes_in(self._body.result))
         if writes:
             last_read.update((groups[node], end) for node in self._body.inputs)
-        return [
+        return stateful + [
             node
             for node, targets in writers
             if any(last_read.get(groups[t], -1) > node.index or groups[t] in held for t in targets)

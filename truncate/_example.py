@@ -51,7 +51,7 @@ class Pass:
         for original, module in zip(model.modules(), ghost.modules()):
             module.training ^= flip
             self._ghosts[id(original)] = module
-            if spine.holds(original):
+            if spine.holds(original) or original is model:
                 self._take_over(original, module)
         for t, target in enumerate(spine.targets):
             if target.is_module:
@@ -120,8 +120,18 @@ class Pass:
             raise explain(error, module, path, recorded=True) from error
         finally:
             self._calls.pop()
-        self.recorded.setdefault((id(module), call.key), body)
+        known = self.recorded.setdefault((id(module), call.key), body)
+        if _doing(known) != _doing(body):
+            raise CannotFollowError(
+                f"{path!r} ({type(module).__name__}) runs several times in the example and not always the same "
+                f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or beside it"
+            )
         return result
+
+
+def _doing(body: Body) -> list[Any]:
+    """What a recording does, to be compared with another of the same forward."""
+    return [(node.kind, node.target, [source.index for source in node.inputs()]) for node in body.nodes]
 
 
 def _is_taken(body: Body, module: nn.Module) -> bool:

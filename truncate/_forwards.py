@@ -14,7 +14,7 @@ from truncate._example import Example, Pass
 from truncate._follow import follow
 from truncate._graph import Body, Node, descend, map_nested
 from truncate._operations import name_operations
-from truncate._outline import Known, outline_of
+from truncate._outline import Given, Known, outline_of
 from truncate._spine import Spine
 
 
@@ -54,7 +54,7 @@ class Forwards:
         return list((found | {_way(body): body for body in followed if not body.failure}).values())
 
     def _recordings(self, module: nn.Module, call: Call) -> list[Body]:
-        if self._example is None or not self._spine.holds(module):
+        if self._example is None or not (self._spine.holds(module) or module is self._model):
             return []
         self._record()
         return self._recorded.get((id(module), call.key), [])
@@ -69,7 +69,7 @@ class Forwards:
             if _relies_on_no_other(bodies, call):
                 return bodies
         try:
-            bodies = follow(module, call, path, _Children(self, module, path))
+            bodies = follow(module, call, path, _Children(self, module, path, given_by(call)))
         except CannotFollowError as error:
             self._failed[key] = error
             raise
@@ -107,14 +107,14 @@ class Forwards:
             for body in bodies:
                 name_operations(body, module)
 
-    def call(self, parent: nn.Module, path: str, node: Node) -> Call:
-        """How a node in the graph of `parent` calls a child."""
+    def call(self, parent: nn.Module, path: str, node: Node, given: Given | None = None) -> Call:
+        """How a node in the graph of `parent`, itself called with `given`, calls a child."""
         child = descend(parent, node.target)
-        return _call.from_node(child, node, lambda source: self.outline(parent, path, source))
+        return _call.from_node(child, node, lambda source: self.outline(parent, path, source, given))
 
-    def outline(self, module: nn.Module, path: str, node: Node) -> Any:
+    def outline(self, module: nn.Module, path: str, node: Node, given: Given | None = None) -> Any:
         """What is known of the value of a node in the graph of `module`."""
-        return outline_of(node, _Children(self, module, path).returned)
+        return outline_of(node, _Children(self, module, path, given).returned, given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,7 @@ class _Children:
     forwards: Forwards
     parent: nn.Module
     path: str
+    given: Given | None  # what the parent was called with
 
     def returned(self, node: Node) -> Any:
         """The outline of what a call returns: nothing if the child's modes differ in that."""
@@ -132,9 +133,11 @@ class _Children:
             bodies = self._bodies(node)
         except TruncateError:
             return Known.NOTHING
+        given = given_by(self._call(node))
         outlines = [
             map_nested(
-                body.result, lambda item: self.forwards.outline(child, below, item) if type(item) is Node else item
+                body.result,
+                lambda item: self.forwards.outline(child, below, item, given) if type(item) is Node else item,
             )
             for body in bodies
         ]
@@ -149,8 +152,14 @@ class _Children:
 
     def _bodies(self, node: Node) -> list[Body]:
         child = descend(self.parent, node.target)
-        call = self.forwards.call(self.parent, self.path, node)
-        return self.forwards.bodies(child, join(self.path, node.target), call)
+        return self.forwards.bodies(child, join(self.path, node.target), self._call(node))
+
+    def _call(self, node: Node) -> Call:
+        return self.forwards.call(self.parent, self.path, node, self.given)
+
+
+def given_by(call: Call) -> Given:
+    return {node.target: node.known for node in call.inputs if node.known is not None}
 
 
 def _way(body: Body) -> tuple[tuple[str, bool], ...]:

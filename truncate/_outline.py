@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested
 from truncate._operations import OPERATORS, is_tensor
 
@@ -15,23 +17,30 @@ class Known(enum.Enum):
     """A leaf of an outline, which otherwise is made of containers and constants."""
 
     TENSOR = "a tensor"
-    GIVEN = "an argument that the caller gave: not None"
+    GIVEN = "something, not None"
     NOTHING = "nothing is known"
 
 
-def outline_of(node: Node, of_child: Callable[[Node], Any]) -> Any:
-    """The outline of the value of a node; `of_child` knows what the call of a child returns."""
+Given = dict[str, Callable[[], Any]]  # the outlines of the inputs of one call, by their names
+
+
+def outline_of(node: Node, of_child: Callable[[Node], Any], given: Given | None = None) -> Any:
+    """The outline of the value of a node; `of_child` knows what the call of a child returns.
+
+    Several calls may share one graph: `given` says what this one passes, if it is not the one that was followed.
+    """
     if is_tensor(node):
         return Known.TENSOR
     if node.kind is Kind.INPUT:
-        return node.known() if node.known is not None else Known.GIVEN
+        known = node.known if given is None else given.get(node.target)
+        return known() if known is not None else Known.GIVEN
     if node.kind is Kind.CHILD:
         return of_child(node)
     if node.target in OPERATORS and node.target is not operator.getitem:
-        sources = [outline_of(source, of_child) for source in node.inputs()]
-        return Known.TENSOR if Known.TENSOR in sources else Known.NOTHING
+        sources = [outline_of(source, of_child, given) for source in node.inputs()]
+        return Known.TENSOR if Known.TENSOR in sources else Known.GIVEN
     if node.target is operator.getitem and type(node.args[0]) is Node:
-        whole = outline_of(node.args[0], of_child)
+        whole = outline_of(node.args[0], of_child, given)
         if whole is Known.TENSOR:
             return whole
         try:
@@ -39,9 +48,11 @@ def outline_of(node: Node, of_child: Callable[[Node], Any]) -> Any:
         except (TypeError, LookupError):
             return Known.NOTHING
     if node.target is getattr and type(node.args[0]) is Node:
-        whole = outline_of(node.args[0], of_child)
+        whole = outline_of(node.args[0], of_child, given)
         return getattr(whole, node.args[1], Known.NOTHING) if items_of(whole) else Known.NOTHING
-    return Known.NOTHING
+    # What is done to values gives values: only a method of an object that is no tensor may return None.
+    certain = node.kind is Kind.FUNCTION or (node.kind is Kind.METHOD and hasattr(torch.Tensor, node.target))
+    return Known.GIVEN if certain else Known.NOTHING
 
 
 def is_known(outline: Any) -> bool:

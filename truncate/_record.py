@@ -249,20 +249,25 @@ class Recording(TorchFunctionMode):
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         node = self.node(Kind.CHILD, path, lowered, named)
         given = self.real(args), self.real(kwargs)
-        before = [(container, copy.copy(container)) for container in containers_in(given)]
-        versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
+        containers = list(zip(containers_in((args, kwargs)), containers_in(given)))
+        before = [copy.copy(container) for _, container in containers]
         with self.paused(), recording_is(None):
+            versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
-        if any(len(container) != len(was) for container, was in before):
-            raise self.fail(f"passes a list or dict that {path!r} changes")
-        memory = {tensor.untyped_storage()._cdata for tensor, _ in versions}
-        node.observed = Observed(
-            writes=any(tensor._version != version for tensor, version in versions),
-            shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(returned)),
-        )
+            memory = {tensor.untyped_storage()._cdata for tensor, _ in versions}
+            node.observed = Observed(
+                writes=any(tensor._version != version for tensor, version in versions),
+                shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(returned)),
+            )
+        filled = [pair for pair, was in zip(containers, before) if len(pair[1]) != len(was)]
         if type(returned) is list:
             self._fix_length(node, len(returned))
-        return self._enter(returned, node)
+        returned = self._enter(returned, node)
+        for own, container in filled:  # the child was given a copy without traced numbers
+            if type(own) is not list or all(container is not other for other in containers_in((returned,))):
+                raise self.fail(f"passes a list or dict that {path!r} changes")
+            own[:] = container
+        return returned
 
     def was_called(self, path: str) -> bool:
         return any(node.kind is Kind.CHILD and node.target == path for node in self._nodes)

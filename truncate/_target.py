@@ -58,7 +58,11 @@ def resolve(model: nn.Module, written: Any) -> Target:
             )
         name = _child_name(module, step)
         if name is None:
-            if position == len(steps) - 1 and step.isidentifier():  # perhaps an operation: its forward will tell
+            held = step in module._parameters or step in module._buffers
+            runs = type(module).forward is not nn.Module.forward or "forward" in vars(module)
+            if (
+                position == len(steps) - 1 and step.isidentifier() and runs and not held
+            ):  # perhaps an operation: its forward will tell
                 return Target(written, ".".join(found), module, step, call)
             raise unknown(model, written, ".".join(found), module, step)
         found.append(name)
