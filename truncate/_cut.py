@@ -97,9 +97,15 @@ class Cutter:
                     f"{target.text!r}: {type(target.module).__name__} overrides __call__, so what its call returns and "
                     f"what a hook on it captures may differ. Stop at a module inside it, or beside it"
                 )
+        entry = self.forwards.entry
+        if entry.parameters and not entry.inputs:
+            raise CannotFollowError(
+                f"every argument of the forward of {type(self.model).__name__} may be left out, so what it is called with "
+                f"has to be seen. Give an example input, args=(x,) or kwargs={{...}}"
+            )
         whole = [target.is_module and target.module is self.model for target in self.targets]
         picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
-        plan = self._plan(self.model, "", (self.forwards.entry,), picks, any(whole), False)
+        plan = self._plan(self.model, "", (entry,), picks, any(whole), False)
         if plan.missing:
             raise self._unknown.get(plan.missing, NotReachedError(plan.missing))
         return plan
@@ -308,10 +314,10 @@ class Cutter:
         return False
 
     def _claims(self, way: Way, live: set[Node], own: bool) -> list[Node]:
-        """The checks before the cut that ask only for what is computed anyway."""
+        """The checks before the cut: of what a recording decided, and others that ask for what is computed anyway."""
         end = len(way.body.nodes) if own else max(tap.index for tap in way.taps)
         claims = [node for node in way.body.nodes[:end] if node.target is torch._assert and node not in live]
-        return [claim for claim in claims if _needs_nothing_new(claim, live)]
+        return [claim for claim in claims if claim.decides or _needs_nothing_new(claim, live)]
 
     def _child(self, module: nn.Module, node: Node) -> int:
         return id(descend(module, node.target)) if node.kind is Kind.CHILD else 0

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from truncate._call import Call
-from truncate._errors import CannotFollowError
+from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import Body, Kind, Node, descend, map_nested, tensors_in
@@ -60,7 +60,7 @@ class Pass:
                     lambda m, a, out, keep=keep: keep.append(cloned(out))
                 )
         with random_state_kept():
-            ghost(*fresh(example.args), **fresh(example.kwargs))
+            _call_model(ghost, example)
 
     def _take_over(self, original: nn.Module, ghost: nn.Module) -> None:
         """From now on a call of this module of the spine is seen, and recorded if need be."""
@@ -171,8 +171,17 @@ def outputs_of(model: nn.Module, example: Example, targets: list[Target]) -> lis
             keep = outputs[t]
             twins[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
     with random_state_kept():
-        ghost(*fresh(example.args), **fresh(example.kwargs))
+        _call_model(ghost, example)
     return outputs
+
+
+def _call_model(model: nn.Module, example: Example) -> None:
+    try:
+        model(*fresh(example.args), **fresh(example.kwargs))
+    except TruncateError:
+        raise
+    except Exception as error:
+        raise TruncateError(f"the model does not run on the example: {type(error).__name__}: {error}") from error
 
 
 def cloned(value: Any) -> Any:

@@ -40,6 +40,7 @@ class Node:
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     index: int = 0  # position in its body
     context: str = ""  # the block of torch it ran in: "no_grad()", "enable_grad()", "autocast(...)"
+    decides: bool = False  # a check that other inputs would go the way that was recorded
     unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
     observed: Observed | None = None  # for a CHILD that ran for real
     known: Callable[[], Any] | None = None  # for an INPUT: the outline of what the caller passes

@@ -61,6 +61,8 @@ def head(names: Names, call: Call, used: list[str], hints: dict[str, Any]) -> tu
             given = parameter.default
         elif given is _LEFT_OUT:
             given = () if stars == "*" else {}
+        if type(given) is Node and parameter.default is None:
+            _refuse(names, f"{name} is None", name, "something that the example gave", opening)
         _open(names, name, given, opening, inputs)
     return f"def forward({', '.join(written)}):", opening, inputs
 

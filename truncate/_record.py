@@ -182,13 +182,20 @@ class Recording(TorchFunctionMode):
         return self._opaque(value)
 
     def _constant(self, tensor: torch.Tensor) -> Node:
-        """A tensor that came into being where nobody looked."""
+        """A tensor that the forward finds elsewhere than in an attribute: in a list, in a global."""
+        if id(tensor) not in self._constant_ids():
+            raise self.fail("computes with a tensor that was made out of sight, by numpy, say")
         name = f"constant_{len(self.constants)}"
         self.constants[name] = tensor
         self._assume("a tensor made out of sight is kept, of shape", tuple(tensor.shape))
         made = self.node(Kind.ATTRIBUTE, name)
         self._values[id(tensor)] = made, tensor
         return made
+
+    def _constant_ids(self) -> set[int]:
+        """The ids of the tensors that were there before the run, where a forward can find them."""
+        held = [value for module in self.module.modules() for value in vars(module).values()]
+        return {id(tensor) for tensor in tensors_in((held, list(_users_frame().f_globals.values())))}
 
     def _opaque(self, value: Any) -> Any:
         """An object that is no tensor, such as a cache: each run gets one of its own, as it was when first seen."""
@@ -302,17 +309,26 @@ class Recording(TorchFunctionMode):
             return getattr(self, _ASKED[name])(*args)
         if name == "__get__":
             return self._property(func.__self__.__name__, args[0], func(*args))
+        if name == "__deepcopy__":
+            return self.function(torch.Tensor.clone, args[:1], {})
         if name in _PASSED or name == "__set__" or isinstance(func, type):
             return func(*self.real(args), **self.real(kwargs))
         if func is torch._assert and self.real(args[0]) is True and not isinstance(args[0], Traced):
             return None
         kind, target = self._operation(func, name)
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
-        result = func(*self.real(args), **self.real(kwargs))
+        try:
+            result = func(*self.real(args), **self.real(kwargs))
+        except Exception as error:  # should the forward catch it, it would go on in another way than for other inputs
+            self.fail(f"meets an error of torch: {error}")
+            raise
         if isinstance(result, torch.Size) and name == "size":
             self._fix_rank(lowered[0], len(result))
         if type(result) in (int, float, bool):
             return traced(result, self, lambda: self.node(kind, target, lowered, named))
+        if isinstance(result, (str, torch.dtype, torch.layout)):
+            self.check_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
+            return result
         if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
             return result
         node = self.node(kind, target, lowered, named)
@@ -375,15 +391,16 @@ class Recording(TorchFunctionMode):
 
     def fix(self, value: Traced) -> None:
         """Control flow, or Python beyond sight, depends on a number."""
+        content = _reads_content(value._node)
         if issubclass(type(value), TracedBool):
-            self._fix(value._node, value.real_value, "a comparison was")
+            self._fix(value._node, value.real_value, "a comparison was", content=content)
         else:
             node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
-            self._fix(node, True, "a number was", value.real_value)
+            self._fix(node, True, "a number was", value.real_value, content=content)
 
     def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
         node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
-        self._fix(node, True, what, value)
+        self._fix(node, True, what, value, decides=False)
 
     def _fix_rank(self, tensor: Node, rank: int) -> None:
         """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
@@ -398,11 +415,13 @@ class Recording(TorchFunctionMode):
         claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
         self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
 
-    def _fix(self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False) -> None:
+    def _fix(
+        self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
+    ) -> None:
         assumption = self._assume(what, holds if value is None else value, content)
         text = f"unlike the example that this was cut on: {assumption}"
         claim = node if holds else self.node(Kind.FUNCTION, operator.not_, (node,))
-        self.node(Kind.FUNCTION, torch._assert, (claim, text))
+        self.node(Kind.FUNCTION, torch._assert, (claim, text)).decides = decides
 
     def _assume(self, what: str, value: Any, content: bool = False) -> Assumption:
         frame = _users_frame()
@@ -452,9 +471,16 @@ _ASKED = {
     "__bool__": "_truth", "__int__": "_number", "__float__": "_number", "__index__": "_number", "item": "_item",
     "__len__": "_length", "__iter__": "_iterate", "__contains__": "_contains", "tolist": "_list",
 }  # fmt: skip
-_PASSED = frozenset(("__hash__", "__repr__", "__format__", "__deepcopy__", "__reduce_ex__", "_set_grad_enabled",
-                     "is_floating_point", "is_complex", "get_device"))  # fmt: skip
+_PASSED = frozenset(("__hash__", "__repr__", "__format__", "__reduce_ex__", "_set_grad_enabled",
+                     "get_device"))  # fmt: skip
 _STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))
+
+
+def _reads_content(node: Node) -> bool:
+    """Whether a number comes out of a tensor, and not from its shape."""
+    if node.kind is Kind.METHOD and node.target == "item":
+        return True
+    return node.kind is Kind.FUNCTION and any(map(_reads_content, node.inputs()))
 
 
 def _once(make: Callable[[], Node]) -> Callable[[], Node]:
