@@ -343,12 +343,15 @@ def check(model: nn.Module, data: st.DataObject, with_example: bool, may_refuse:
     model.train(training)
     try:
         cut = truncate(copy.deepcopy(model), upto, kwargs=cloned(example) if with_example else None)
-    except CannotFollowError:
-        if may_refuse and not with_example:
+    except CannotFollowError as error:
+        # Whether an optional output is None may be known only when it is there.
+        if not with_example and (
+            may_refuse or "asks whether a value is None that another module returns" in str(error)
+        ):
             return
         raise
     except NotReachedError as error:
-        assert "depending on its mode" in str(error) and any(call >= 0 for _, call in wanted)
+        assert "depending on its mode" in str(error)
         return
     for mode, (batch, length) in itertools.product((training, not training), ((2, 3), (3, 3), (2, 5), (1, 1))):
         arguments = inputs(batch, length, optional)

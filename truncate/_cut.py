@@ -99,10 +99,13 @@ class Cutter:
                 )
         entry = self.forwards.entry
         if entry.parameters and not entry.inputs:
-            raise CannotFollowError(
-                f"every argument of the forward of {type(self.model).__name__} may be left out, so what it is called with "
-                f"has to be seen. Give an example input, args=(x,) or kwargs={{...}}"
+            kind = type(self.model).__name__
+            why = (
+                f"every argument of the forward of {kind} may be left out, so it has to be seen what it is called with"
             )
+            if self.forwards.has_example:
+                why = f"the example for {kind} holds no tensor, so the result would take no input"
+            raise CannotFollowError(f"{why}. Give an example input, args=(x,) or kwargs={{...}}")
         whole = [target.is_module and target.module is self.model for target in self.targets]
         picks = tuple(Pick(t, target.call) for t, target in enumerate(self.targets) if not whole[t])
         plan = self._plan(self.model, "", (entry,), picks, any(whole), False)
@@ -132,11 +135,14 @@ class Cutter:
         sites = self._sites(module, body, pick.target)
         if len(sites) == 1 and sites[0][1]:
             return sites[0][0], pick.call
+        # Several calls of one child are all in its one mode: a mode that does not reach the target reaches it in none.
+        alike = len({self._child(module, node) for node, _ in sites}) == 1
         last = pick.call < 0
         skip = -pick.call - 1 if last else pick.call
         for node, deeper in reversed(sites) if last else sites:
             # Counting the calls inside a child means following it, so it is done only where the number matters.
             counts = self._counts(module, path, node, pick.target) if deeper else {1}
+            counts = counts - {0} or counts if alike else counts
             if skip == 0 and 0 not in counts:
                 return node, None if not deeper else -1 if last else 0
             count = self._agreed(counts, pick.target, join(path, str(node.target)))

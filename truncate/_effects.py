@@ -53,9 +53,12 @@ class Effects:
         try:
             bodies = self.forwards.bodies(module, path, call)
         except TruncateError:
-            return Summary(names, names)
-        if any(body.failure for body in bodies):
-            return Summary(names, names)
+            bodies = []
+        if not bodies or any(body.failure for body in bodies):
+            observed = self.forwards.observed(module)
+            if observed is None:
+                return Summary(names, names)
+            return Summary(names if observed.writes else frozenset(), names if observed.shares else frozenset())
         changed: set[str] = set()
         returned: set[str] = set()
         for body in bodies:

@@ -13,7 +13,7 @@ from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
-from truncate._graph import Body, Kind, Node, descend, map_nested, tensors_in
+from truncate._graph import Body, Kind, Node, Observed, descend, map_nested, observed_in, tensors_in
 from truncate._randomness import random_state_kept
 from truncate._record import Recording
 from truncate._spine import Spine
@@ -173,6 +173,26 @@ def outputs_of(model: nn.Module, example: Example, targets: list[Target]) -> lis
     with random_state_kept():
         _call_model(ghost, example)
     return outputs
+
+
+def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
+    """What the calls of one module do to their arguments, in a pass of the model."""
+    ghost = ghost_of(model, example.is_meta)
+    twin = dict(zip(map(id, model.modules()), ghost.modules()))[id(child)]
+    given: list[list[tuple[torch.Tensor, int]]] = []
+    seen: list[Observed] = []
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given.append([(tensor, tensor._version) for tensor in tensors_in((args, kwargs))])
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        seen.append(observed_in(given.pop(), result))
+
+    twin.register_forward_pre_hook(enter, with_kwargs=True)
+    twin.register_forward_hook(leave, with_kwargs=True)
+    with random_state_kept():
+        _call_model(ghost, example)
+    return Observed(any(one.writes for one in seen), any(one.shares for one in seen))
 
 
 def _call_model(model: nn.Module, example: Example) -> None:

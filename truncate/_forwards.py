@@ -10,9 +10,9 @@ from torch import nn
 from truncate import _call
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._example import Example, Pass
+from truncate._example import Example, Pass, observe
 from truncate._follow import follow
-from truncate._graph import Body, Node, descend, map_nested
+from truncate._graph import Body, Node, Observed, descend, map_nested
 from truncate._operations import name_operations
 from truncate._outline import Given, Known, outline_of
 from truncate._spine import Spine
@@ -28,9 +28,11 @@ class Forwards:
         self._model = model
         self._spine = spine
         self._example = example
+        self.has_example = example is not None
         self._followed: dict[tuple[int, str], list[list[Body]]] = {}
         self._failed: dict[tuple[int, str], CannotFollowError] = {}
         self._recorded: dict[tuple[int, str], list[Body]] = {}
+        self._observed: dict[int, Observed] = {}
         self.passed: Pass | None = None
 
     def bodies(self, module: nn.Module, path: str, call: Call) -> list[Body]:
@@ -106,6 +108,14 @@ class Forwards:
             module = next(m for m in self._model.modules() if id(m) == key[0])
             for body in bodies:
                 name_operations(body, module)
+
+    def observed(self, module: nn.Module) -> Observed | None:
+        """What the example shows that the calls of a module do to their arguments, if there is one."""
+        if self._example is None:
+            return None
+        if id(module) not in self._observed:
+            self._observed[id(module)] = observe(self._model, self._example, module)
+        return self._observed[id(module)]
 
     def call(self, parent: nn.Module, path: str, node: Node, given: Given | None = None) -> Call:
         """How a node in the graph of `parent`, itself called with `given`, calls a child."""

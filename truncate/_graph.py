@@ -125,6 +125,15 @@ def containers_in(value: Any) -> Iterator[Any]:
         yield from containers_in(item)
 
 
+def observed_in(before: list[tuple[torch.Tensor, int]], result: Any) -> Observed:
+    """What a call did to tensors, given with their versions before it, if it returned `result`."""
+    memory = {tensor.untyped_storage()._cdata for tensor, _ in before}
+    return Observed(
+        writes=any(tensor._version != version for tensor, version in before),
+        shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(result)),
+    )
+
+
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor inside nested containers."""
     if isinstance(value, torch.Tensor):

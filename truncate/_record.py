@@ -29,12 +29,12 @@ from truncate._graph import (
     Body,
     Kind,
     Node,
-    Observed,
     containers_in,
     descend,
     is_dataclass_value,
     items_of,
     map_nested,
+    observed_in,
     tensors_in,
 )
 from truncate._objects import NOT_OPENED, is_opaque, revive
@@ -261,11 +261,7 @@ class Recording(TorchFunctionMode):
         with self.paused(), recording_is(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
-            memory = {tensor.untyped_storage()._cdata for tensor, _ in versions}
-            node.observed = Observed(
-                writes=any(tensor._version != version for tensor, version in versions),
-                shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(returned)),
-            )
+            node.observed = observed_in(versions, returned)
         filled = [pair for pair, was in zip(containers, before) if len(pair[1]) != len(was)]
         if type(returned) is list:
             self._fix_length(node, len(returned))
