@@ -295,7 +295,8 @@ class Cutter:
         while missed := effects.needed_writes(live, way.taps, plan.own, plan.writes):
             for node in missed:
                 need(node, value=False)
-        rebuilt = [node for node in live if child_of(node) in plan.children]
+        end = len(way.body.nodes) if plan.own or plan.writes else max(node.index for node in live)
+        rebuilt = [node for node in live if child_of(node) in plan.children and node.index < end]
         writing.update(map(child_of, effects.read_writers(rebuilt, live, way.taps, plan.own, plan.writes)))
         for node in self._claims(way, live, plan.own):
             need(node)

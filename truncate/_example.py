@@ -161,9 +161,10 @@ class _Calls:
         return child, path, self._forwards.call(self._module, self._path, node)
 
 
-def outputs_of(model: nn.Module, example: Example, targets: list[Target]) -> list[list[Any]]:
-    """What hooks on the targets capture in a pass of the model as it is, each call cloned at once."""
+def outputs_of(model: nn.Module, example: Example, targets: list[Target], training: bool = True) -> list[list[Any]]:
+    """What hooks on the targets capture in a pass of the model, each call cloned at once; in evaluation on demand."""
     ghost = ghost_of(model, example.is_meta)
+    ghost = ghost if training else ghost.eval()
     twins = dict(zip(map(id, model.modules()), ghost.modules()))
     outputs: list[list[Any]] = [[] for _ in targets]
     for t, target in enumerate(targets):
