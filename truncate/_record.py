@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import operator
-import sys
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +19,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from truncate._bytecode import source_line
+from truncate._assume import Assumes, users_frame
 from truncate._call import Call
 from truncate._contexts import Contexts
 from truncate._graph import (
@@ -42,29 +39,12 @@ from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._standin import StandIn, Unfollowable, recording_is
-from truncate._traced import Traced, TracedBool, plain, traced
+from truncate._traced import Traced, plain, traced
 
 Lazy = Node | Callable[[], Node]
 
 
-@dataclasses.dataclass(frozen=True)
-class Assumption:
-    """Something that was fixed when a forward was recorded on an example."""
-
-    module: str  # path of the module whose forward it is
-    file: str
-    line: int
-    code: str  # the line of source
-    what: str  # what was fixed
-    value: Any
-    content: bool = False  # it depends on what is in a tensor, not only on its shape
-
-    def __str__(self) -> str:
-        where = f"{self.file}, line {self.line}, in the forward of {self.module or 'the model itself'}"
-        return f"{self.what} {self.value!r}: {self.code} ({where})"
-
-
-class Recording(TorchFunctionMode):
+class Recording(Assumes, TorchFunctionMode):
     """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
 
     def __init__(
@@ -74,12 +54,10 @@ class Recording(TorchFunctionMode):
         self.module = module
         self.path = path
         self.modes = modes
-        self.assumptions: list[tuple[int, Assumption]] = []  # with the position at which each was made
         self.constants: dict[str, torch.Tensor] = {}
         self._call_child = call_child
         self._nodes: list[Node] = []
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
-        self._ranks: set[Node] = set()
         self.is_paused = False  # while a child runs, whose own doing is no part of this graph
         self._contexts = Contexts()
         self._failure: Unfollowable | None = None
@@ -99,6 +77,10 @@ class Recording(TorchFunctionMode):
             raise self._failure
         body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
         return body, self.real(result)
+
+    @property
+    def node_count(self) -> int:
+        return len(self._nodes)
 
     # -- values and their nodes ------------------------------------------------------------------------------------
 
@@ -187,7 +169,7 @@ class Recording(TorchFunctionMode):
             raise self.fail("computes with a tensor that was made out of sight, by numpy, say")
         name = f"constant_{len(self.constants)}"
         self.constants[name] = tensor
-        self._assume("a tensor made out of sight is kept, of shape", tuple(tensor.shape))
+        self.assume("a tensor made out of sight is kept, of shape", tuple(tensor.shape))
         made = self.node(Kind.ATTRIBUTE, name)
         self._values[id(tensor)] = made, tensor
         return made
@@ -195,7 +177,7 @@ class Recording(TorchFunctionMode):
     def _constant_ids(self) -> set[int]:
         """The ids of the tensors that were there before the run, where a forward can find them."""
         held = [value for module in self.module.modules() for value in vars(module).values()]
-        return {id(tensor) for tensor in tensors_in((held, list(_users_frame().f_globals.values())))}
+        return {id(tensor) for tensor in tensors_in((held, list(users_frame().f_globals.values())))}
 
     def _opaque(self, value: Any) -> Any:
         """An object that is no tensor, such as a cache: each run gets one of its own, as it was when first seen."""
@@ -264,7 +246,7 @@ class Recording(TorchFunctionMode):
             node.observed = observed_in(versions, returned)
         filled = [pair for pair, was in zip(containers, before) if len(pair[1]) != len(was)]
         if type(returned) is list:
-            self._fix_length(node, len(returned))
+            self.fix_length(node, len(returned))
         returned = self._enter(returned, node)
         for own, container in filled:  # the child was given a copy without traced numbers
             if type(own) is not list or all(container is not other for other in containers_in((returned,))):
@@ -319,7 +301,7 @@ class Recording(TorchFunctionMode):
             self.fail(f"meets an error of torch: {error}")
             raise
         if isinstance(result, torch.Size) and name == "size":
-            self._fix_rank(lowered[0], len(result))
+            self.fix_rank(lowered[0], len(result))
         if type(result) in (int, float, bool):
             return traced(result, self, lambda: self.node(kind, target, lowered, named))
         if isinstance(result, (str, torch.dtype, torch.layout)):
@@ -329,7 +311,7 @@ class Recording(TorchFunctionMode):
             return result
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):
-            self._fix_length(node, len(result))
+            self.fix_length(node, len(result))
         if isinstance(result, torch.Tensor) and written(node):
             self._values[id(result)] = node, result
             return result
@@ -353,7 +335,7 @@ class Recording(TorchFunctionMode):
             self._values[id(value)] = read, value
             return value
         if name == "shape":
-            self._fix_rank(lowered, len(value))
+            self.fix_rank(lowered, len(value))
         if isinstance(value, (torch.Tensor, torch.Size, int)):
             return self._enter(value, read) if name not in _STATE else value
         return value
@@ -381,62 +363,17 @@ class Recording(TorchFunctionMode):
         self._failure = self._failure or Unfollowable(why)
         return self._failure
 
-    def check(self, claim: Any, text: str) -> None:
-        """The forward asserts something."""
-        self.node(Kind.FUNCTION, torch._assert, (self.lower(claim), text))
-
-    def fix(self, value: Traced) -> None:
-        """Control flow, or Python beyond sight, depends on a number."""
-        content = _reads_content(value._node)
-        if issubclass(type(value), TracedBool):
-            self._fix(value._node, value.real_value, "a comparison was", content=content)
-        else:
-            node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
-            self._fix(node, True, "a number was", value.real_value, content=content)
-
-    def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
-        node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
-        self._fix(node, True, what, value, decides=False)
-
-    def _fix_rank(self, tensor: Node, rank: int) -> None:
-        """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
-        if tensor not in self._ranks:
-            self._ranks.add(tensor)
-            dims = self.node(Kind.METHOD, "dim", (tensor,))
-            claim = self.node(Kind.FUNCTION, operator.eq, (dims, rank))
-            self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {rank} dimensions here"))
-
-    def _fix_length(self, items: Node, count: int) -> None:
-        """Python may have gone through the items without being seen, so there must be as many as in the example."""
-        claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
-        self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
-
-    def _fix(
-        self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
-    ) -> None:
-        assumption = self._assume(what, holds if value is None else value, content)
-        text = f"unlike the example that this was cut on: {assumption}"
-        claim = node if holds else self.node(Kind.FUNCTION, operator.not_, (node,))
-        self.node(Kind.FUNCTION, torch._assert, (claim, text)).decides = decides
-
-    def _assume(self, what: str, value: Any, content: bool = False) -> Assumption:
-        frame = _users_frame()
-        code = source_line(frame.f_code.co_filename, frame.f_lineno)
-        made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value, content)
-        self.assumptions.append((len(self._nodes), made))
-        return made
-
     # Python's questions to a tensor, which must be answered with plain values.
 
     def _truth(self, tensor: torch.Tensor) -> bool:
         value = bool(tensor)
-        self._fix(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
+        self.fix_node(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
         return value
 
     def _number(self, tensor: torch.Tensor) -> Any:
         value = tensor.item()
         node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
-        self._fix(node, True, "a number in a tensor was", value, content=True)
+        self.fix_node(node, True, "a number in a tensor was", value, content=True)
         return value
 
     def _item(self, tensor: torch.Tensor) -> Any:
@@ -472,28 +409,9 @@ _PASSED = frozenset(("__hash__", "__repr__", "__format__", "__reduce_ex__", "_se
 _STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))
 
 
-def _reads_content(node: Node) -> bool:
-    """Whether a number comes out of a tensor, and not from its shape."""
-    if node.kind is Kind.METHOD and node.target == "item":
-        return True
-    return node.kind is Kind.FUNCTION and any(map(_reads_content, node.inputs()))
-
-
 def _once(make: Callable[[], Node]) -> Callable[[], Node]:
     return functools.lru_cache(maxsize=None)(make)
 
 
 def _force(lazy: Lazy) -> Node:
     return lazy if isinstance(lazy, Node) else lazy()
-
-
-def _users_frame() -> types.FrameType:
-    """The innermost frame that is neither ours nor torch's."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((_OWN, _TORCH)):
-        frame = frame.f_back
-    return frame
-
-
-_OWN = __file__.rpartition("_record")[0]
-_TORCH = torch.__file__.rpartition("__init__")[0]

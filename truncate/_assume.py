@@ -1,0 +1,122 @@
+"""What a recording fixes: the assumptions under which the result holds, each checked again when it runs."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import operator
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+
+from truncate._bytecode import source_line
+from truncate._graph import Kind, Node
+from truncate._traced import Traced, TracedBool
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumption:
+    """Something that was fixed when a forward was recorded on an example."""
+
+    module: str  # path of the module whose forward it is
+    file: str
+    line: int
+    code: str  # the line of source
+    what: str  # what was fixed
+    value: Any
+    content: bool = False  # it depends on what is in a tensor, not only on its shape
+
+    def __str__(self) -> str:
+        where = f"{self.file}, line {self.line}, in the forward of {self.module or 'the model itself'}"
+        return f"{self.what} {self.value!r}: {self.code} ({where})"
+
+
+class Assumes(abc.ABC):
+    """The part of a recording that writes assumptions down, and the checks of them into the graph."""
+
+    path: str  # of the module whose forward is recorded
+
+    @property
+    @abc.abstractmethod
+    def node_count(self) -> int:
+        """How many operations are written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.assumptions: list[tuple[int, Assumption]] = []  # with the position at which each was made
+        self._ranks: set[Node] = set()
+
+    @abc.abstractmethod
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
+        """Writes an operation down."""
+
+    @abc.abstractmethod
+    def lower(self, value: Any) -> Any:
+        """Values to their nodes."""
+
+    def check(self, claim: Any, text: str) -> None:
+        """The forward asserts something."""
+        self.node(Kind.FUNCTION, torch._assert, (self.lower(claim), text))
+
+    def fix(self, value: Traced) -> None:
+        """Control flow, or Python beyond sight, depends on a number."""
+        content = _reads_content(value._node)
+        if issubclass(type(value), TracedBool):
+            self.fix_node(value._node, value.real_value, "a comparison was", content=content)
+        else:
+            node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
+            self.fix_node(node, True, "a number was", value.real_value, content=content)
+
+    def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
+        node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
+        self.fix_node(node, True, what, value, decides=False)
+
+    def fix_rank(self, tensor: Node, rank: int) -> None:
+        """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
+        if tensor not in self._ranks:
+            self._ranks.add(tensor)
+            dims = self.node(Kind.METHOD, "dim", (tensor,))
+            claim = self.node(Kind.FUNCTION, operator.eq, (dims, rank))
+            self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {rank} dimensions here"))
+
+    def fix_length(self, items: Node, count: int) -> None:
+        """Python may have gone through the items without being seen, so there must be as many as in the example."""
+        claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
+        self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
+
+    def fix_node(
+        self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
+    ) -> None:
+        assumption = self.assume(what, holds if value is None else value, content)
+        text = f"unlike the example that this was cut on: {assumption}"
+        claim = node if holds else self.node(Kind.FUNCTION, operator.not_, (node,))
+        self.node(Kind.FUNCTION, torch._assert, (claim, text)).decides = decides
+
+    def assume(self, what: str, value: Any, content: bool = False) -> Assumption:
+        frame = users_frame()
+        code = source_line(frame.f_code.co_filename, frame.f_lineno)
+        made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value, content)
+        self.assumptions.append((self.node_count, made))
+        return made
+
+
+def _reads_content(node: Node) -> bool:
+    """Whether a number comes out of a tensor, and not from its shape."""
+    if node.kind is Kind.METHOD and node.target == "item":
+        return True
+    return node.kind is Kind.FUNCTION and any(map(_reads_content, node.inputs()))
+
+
+def users_frame() -> FrameType:
+    """The innermost frame that is neither ours nor torch's."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_OWN, _TORCH)):
+        frame = frame.f_back
+    return frame
+
+
+_OWN = __file__.rpartition("_assume")[0]
+_TORCH = torch.__file__.rpartition("__init__")[0]
