@@ -31,7 +31,8 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     options: dict[str, Any] = {"weights": None, "num_classes": 10}
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
-    size = 224 if name.startswith(("vit", "maxvit")) else 128 if name == "inception_v3" else 64
+    # The size of the pictures that it is made for, where smaller ones do not do.
+    size = 224 if name.startswith(("vit", "maxvit")) else 299 if name == "inception_v3" else 64
     torch.manual_seed(0)
     model = randomize(models.get_model(name, **options)).train()
     for module in model.modules():  # what is left out before a place would shift the random numbers behind it
