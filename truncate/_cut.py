@@ -17,8 +17,8 @@ from torch import nn
 from truncate._call import Call
 from truncate._effects import Effects
 from truncate._errors import CannotFollowError, NotReachedError, UnknownTargetError
-from truncate._forwards import Forwards, join
-from truncate._graph import Body, Kind, Node, descend, nodes_in
+from truncate._forwards import Forwards
+from truncate._graph import Body, Kind, Node, descend, join, nodes_in
 from truncate._shadow import has_own_call
 from truncate._spine import Spine
 from truncate._target import unknown

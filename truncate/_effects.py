@@ -13,8 +13,8 @@ from torch import nn
 
 from truncate._call import Call
 from truncate._errors import TruncateError
-from truncate._forwards import Forwards, join
-from truncate._graph import Body, Kind, Node, descend, nodes_in
+from truncate._forwards import Forwards
+from truncate._graph import Body, Kind, Node, descend, join, nodes_in
 from truncate._operations import is_mode, shares_memory_with, written
 
 

@@ -13,7 +13,7 @@ from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
-from truncate._graph import Body, Kind, Node, Observed, descend, map_nested, observed_in, tensors_in
+from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
 from truncate._randomness import random_state_kept
 from truncate._record import Recording
 from truncate._spine import Spine
@@ -41,26 +41,17 @@ class Pass:
     def __init__(
         self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool = False
     ) -> None:
-        self.outputs: list[list[Any]] = [[] for _ in spine.targets]
         self.recorded: dict[tuple[int, str], Body] = {}
         self._forwards = forwards
         self._calls: list[_Calls] = []
         self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
-        self._ghosts: dict[int, nn.Module] = {}
         ghost = ghost_of(model, example.is_meta)
         for original, module in zip(model.modules(), ghost.modules()):
             module.training ^= flip
-            self._ghosts[id(original)] = module
             if spine.holds(original) or original is model:
                 self._take_over(original, module)
-        for t, target in enumerate(spine.targets):
-            if target.is_module:
-                keep = self.outputs[t]
-                self._ghosts[id(target.module)].register_forward_hook(
-                    lambda m, a, out, keep=keep: keep.append(cloned(out))
-                )
-        with random_state_kept():
-            _call_model(ghost, example)
+        self.outputs = _captured(model, ghost, spine.targets)
+        _call_model(ghost, example)
 
     def _take_over(self, original: nn.Module, ghost: nn.Module) -> None:
         """From now on a call of this module of the spine is seen, and recorded if need be."""
@@ -104,7 +95,7 @@ class Pass:
         def call_child(name: str, node: Node, args: Any, kwargs: Any) -> Any:
             self._next = (
                 descend(module, name),
-                f"{path}.{name}" if path else name,
+                join(path, name),
                 self._forwards.call(module, path, node),
             )
             try:
@@ -157,7 +148,7 @@ class _Calls:
         node = next(self._nodes.get(id(child), iter(())), None)
         if node is None:
             return None
-        path = f"{self._path}.{node.target}" if self._path else node.target
+        path = join(self._path, node.target)
         return child, path, self._forwards.call(self._module, self._path, node)
 
 
@@ -165,21 +156,30 @@ def outputs_of(model: nn.Module, example: Example, targets: list[Target], traini
     """What hooks on the targets capture in a pass of the model, each call cloned at once; in evaluation on demand."""
     ghost = ghost_of(model, example.is_meta)
     ghost = ghost if training else ghost.eval()
-    twins = dict(zip(map(id, model.modules()), ghost.modules()))
-    outputs: list[list[Any]] = [[] for _ in targets]
-    for t, target in enumerate(targets):
-        if target.is_module:
-            keep = outputs[t]
-            twins[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
-    with random_state_kept():
-        _call_model(ghost, example)
+    outputs = _captured(model, ghost, targets)
+    _call_model(ghost, example)
     return outputs
+
+
+def _captured(model: nn.Module, ghost: nn.Module, targets: list[Target]) -> list[list[Any]]:
+    """Lists, one for each target, that hooks on the ghost fill with what each call of it returns, cloned at once."""
+    twins = _twins(model, ghost)
+    outputs: list[list[Any]] = [[] for _ in targets]
+    for target, keep in zip(targets, outputs):
+        if target.is_module:
+            twins[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
+    return outputs
+
+
+def _twins(model: nn.Module, ghost: nn.Module) -> dict[int, nn.Module]:
+    """The modules of a ghost by the ids of those whose place they take."""
+    return dict(zip(map(id, model.modules()), ghost.modules()))
 
 
 def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
     """What the calls of one module do to their arguments, in a pass of the model."""
     ghost = ghost_of(model, example.is_meta)
-    twin = dict(zip(map(id, model.modules()), ghost.modules()))[id(child)]
+    twin = _twins(model, ghost)[id(child)]
     given: list[list[tuple[torch.Tensor, int]]] = []
     seen: list[Observed] = []
 
@@ -191,14 +191,14 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
 
     twin.register_forward_pre_hook(enter, with_kwargs=True)
     twin.register_forward_hook(leave, with_kwargs=True)
-    with random_state_kept():
-        _call_model(ghost, example)
+    _call_model(ghost, example)
     return Observed(any(one.writes for one in seen), any(one.shares for one in seen))
 
 
 def _call_model(model: nn.Module, example: Example) -> None:
     try:
-        model(*fresh(example.args), **fresh(example.kwargs))
+        with random_state_kept():
+            model(*fresh(example.args), **fresh(example.kwargs))
     except TruncateError:
         raise
     except Exception as error:

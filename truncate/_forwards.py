@@ -12,7 +12,7 @@ from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._example import Example, Pass, observe
 from truncate._follow import follow
-from truncate._graph import Body, Node, Observed, descend, map_nested
+from truncate._graph import Body, Node, Observed, descend, join, map_nested
 from truncate._operations import name_operations
 from truncate._outline import Given, Known, outline_of
 from truncate._spine import Spine
@@ -185,8 +185,3 @@ def _relies_on_no_other(bodies: list[Body], call: Call) -> bool:
         for body in bodies
         for name, told in body.asked.items()
     )
-
-
-def join(path: str, name: str) -> str:
-    """The dotted path of `name` below `path`."""
-    return f"{path}.{name}" if path and name else path or name

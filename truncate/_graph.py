@@ -76,6 +76,11 @@ def descend(module: nn.Module, path: str) -> nn.Module:
     return module
 
 
+def join(path: str, name: str) -> str:
+    """The dotted path of `name` below `path`."""
+    return f"{path}.{name}" if path and name else path or name
+
+
 def is_dataclass_value(value: Any) -> bool:
     return hasattr(type(value), "__dataclass_fields__") and type(value) is not Node
 

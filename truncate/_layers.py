@@ -18,9 +18,9 @@ from truncate import _call
 from truncate._api import truncate
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._forwards import Forwards, join
+from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
-from truncate._graph import Body, Kind, map_nested
+from truncate._graph import Body, Kind, join, map_nested
 from truncate._operations import name_of
 from truncate._randomness import random_state_kept
 from truncate._spine import Spine

@@ -19,7 +19,7 @@ from torch import nn
 
 from truncate._builtins import with_own_builtins
 from truncate._bytecode import attributes_stored
-from truncate._graph import Kind, descend, map_nested
+from truncate._graph import Kind, descend, join, map_nested
 from truncate._objects import is_opaque, revive
 from truncate._standin import Recording, StandIn
 
@@ -270,7 +270,7 @@ class Shadow:
                 shadows.changed.add(path)  # seen by what is asked of the shadow, but not by the child when it is called
         if _PLACE in self.__dict__ and (name in self.__dict__["_buffers"] or name in self.__dict__["_parameters"]):
             shadows, path = self.__dict__[_PLACE]
-            shadows.recording.add(Kind.ASSIGN, f"{path}.{name}" if path else name, (value,))
+            shadows.recording.add(Kind.ASSIGN, join(path, name), (value,))
             held = self.__dict__["_buffers" if name in self.__dict__["_buffers"] else "_parameters"]
             held[name] = value
             return
