@@ -103,7 +103,7 @@ class Pass:
             finally:
                 self._next = None
 
-        recording = Recording(ghost, path, call_child, {})
+        recording = Recording(ghost, path, call_child)
         self._calls.append(_Calls(self._forwards, module, path, Body([], None, {})))
         try:
             body, result = recording.run(call, args, kwargs)

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._bytecode import assigned_names, names_tested_for_none, source_line
 from truncate._call import Call
-from truncate._contexts import Contexts
 from truncate._errors import CannotFollowError
 from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested
 from truncate._objects import is_opaque
@@ -27,6 +26,7 @@ from truncate._outline import Known, fill, is_known, outline_of
 from truncate._randomness import random_state_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._standin import Held, StandIn, Unfollowable, recording_is, standins_in
+from truncate._written import Written
 
 
 class Children(Protocol):
@@ -91,19 +91,17 @@ class _Recorder(TorchFunctionMode):
         return self._run.function(func, args, kwargs or {})
 
 
-class _Run:
+class _Run(Written):
     """One run of one forward on stand-ins; a `Recording`."""
 
     def __init__(self, module: nn.Module, decisions: dict[str, bool], children: Children) -> None:
+        super().__init__()
         self.module = module
         self.decisions = dict(decisions)
         self._children = children
-        self._nodes: list[Node] = []
         self._asked: dict[str, Any] = {}
         self._constants: dict[str, torch.Tensor] = {}
         self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
-        self._failure: Unfollowable | None = None
-        self._contexts = Contexts()
 
     @functools.cached_property
     def _own(self) -> set[int]:
@@ -132,13 +130,6 @@ class _Run:
         fills = any(not _same_items(container, before) for container, before in given)
         return Body(self._nodes, lowered, self.decisions, asked=self._asked, fills=fills, constants=self._constants)
 
-    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
-        if self._contexts.in_custom_function:
-            raise self.fail("runs an autograd.Function that cannot be seen as one")
-        made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
-        self._nodes.append(made)
-        return made
-
     def held(self, path: str, tensor: torch.Tensor) -> Held:
         """What the forward sees in place of a tensor that the module holds."""
         return Held(self, path, tensor)
@@ -152,13 +143,9 @@ class _Run:
         tested = names_tested_for_none(caller.f_code)
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
 
-    def was_called(self, path: str) -> bool:
-        return any(node.kind is Kind.CHILD and node.target == path for node in self._nodes)
-
     def left_behind(self, path: str, value: Any) -> Any:
         """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
-        holder = path.rpartition(".")[0]
-        calls = tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == holder)
+        calls = self.calls_of(path.rpartition(".")[0])
         if not calls and type(value) in PLAIN:
             raise self.fail(f"reads {path!r} before that module has set it in this call")
         return StandIn(self, self.node(Kind.ATTRIBUTE, path, calls))
@@ -269,10 +256,6 @@ class _Run:
         if type(outline) is Known:
             raise self.fail("asks for the type of a value with isinstance")
         return isinstance(outline, classes)
-
-    def fail(self, why: str) -> Unfollowable:
-        self._failure = self._failure or Unfollowable(why)
-        return self._failure
 
 
 def _same_items(one: Any, other: Any) -> bool:

@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._assume import Assumes, users_frame
 from truncate._call import Call
-from truncate._contexts import Contexts
 from truncate._graph import (
     Body,
     Kind,
@@ -38,29 +37,25 @@ from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
-from truncate._standin import StandIn, Unfollowable, recording_is
+from truncate._standin import StandIn, recording_is
 from truncate._traced import Traced, plain, traced
+from truncate._written import Written
 
 Lazy = Node | Callable[[], Node]
 
 
-class Recording(Assumes, TorchFunctionMode):
+class Recording(Written, Assumes, TorchFunctionMode):
     """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
 
-    def __init__(
-        self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any], modes: dict[str, bool]
-    ) -> None:
+    def __init__(self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any]) -> None:
         super().__init__()
         self.module = module
         self.path = path
-        self.modes = modes
+        self.modes: dict[str, bool] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._call_child = call_child
-        self._nodes: list[Node] = []
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
         self.is_paused = False  # while a child runs, whose own doing is no part of this graph
-        self._contexts = Contexts()
-        self._failure: Unfollowable | None = None
         self._own = {id(value) for m in module.modules() for value in vars(m).values()}
 
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
@@ -78,18 +73,7 @@ class Recording(Assumes, TorchFunctionMode):
         body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
         return body, self.real(result)
 
-    @property
-    def node_count(self) -> int:
-        return len(self._nodes)
-
     # -- values and their nodes ------------------------------------------------------------------------------------
-
-    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
-        if self._contexts.in_custom_function:
-            raise self.fail("runs an autograd.Function that cannot be seen as one")
-        made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
-        self._nodes.append(made)
-        return made
 
     def _enter_like(self, given: Any, value: Any) -> Any:
         """Takes in arguments: what is a node in `given` is an input, the rest are constants that both share."""
@@ -254,13 +238,10 @@ class Recording(Assumes, TorchFunctionMode):
             own[:] = container
         return returned
 
-    def was_called(self, path: str) -> bool:
-        return any(node.kind is Kind.CHILD and node.target == path for node in self._nodes)
-
     def left_behind(self, path: str, value: Any) -> Any:
         """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
         holder, _, name = path.rpartition(".")
-        calls = tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == holder)
+        calls = self.calls_of(holder)
         return self._enter(getattr(descend(self.module, holder), name), self.node(Kind.ATTRIBUTE, path, calls))
 
     @contextlib.contextmanager
@@ -358,10 +339,6 @@ class Recording(Assumes, TorchFunctionMode):
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool:
         return isinstance(True, classes)
-
-    def fail(self, why: str) -> Unfollowable:
-        self._failure = self._failure or Unfollowable(why)
-        return self._failure
 
     # Python's questions to a tensor, which must be answered with plain values.
 

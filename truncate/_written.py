@@ -1,0 +1,42 @@
+"""What every run of a forward shares, on stand-ins or on real values: the operations that it has written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from truncate._contexts import Contexts
+from truncate._graph import Kind, Node
+from truncate._standin import Unfollowable
+
+
+class Written:
+    """The nodes of one run so far, and the first thing in it that could not be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nodes: list[Node] = []
+        self._contexts = Contexts()
+        self._failure: Unfollowable | None = None
+
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
+        if self._contexts.in_custom_function:
+            raise self.fail("runs an autograd.Function that cannot be seen as one")
+        made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
+        self._nodes.append(made)
+        return made
+
+    @property
+    def node_count(self) -> int:
+        return len(self._nodes)
+
+    def calls_of(self, path: str) -> tuple[Node, ...]:
+        """The calls of a child up to now."""
+        return tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == path)
+
+    def was_called(self, path: str) -> bool:
+        return bool(self.calls_of(path))
+
+    def fail(self, why: str) -> Unfollowable:
+        """What to raise. It is kept, should the forward catch it."""
+        self._failure = self._failure or Unfollowable(why)
+        return self._failure
