@@ -12,10 +12,11 @@ from torch import nn
 
 from truncate._build import build, shallow_copy
 from truncate._check import compare
-from truncate._cut import Cutter, assumptions_of
+from truncate._cut import Cutter
 from truncate._errors import ContentWarning, TruncateError
 from truncate._example import Example
 from truncate._forwards import Forwards
+from truncate._plan import assumptions_of
 from truncate._spine import Spine
 from truncate._target import Target, resolve
 

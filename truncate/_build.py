@@ -6,19 +6,21 @@ import functools
 import hashlib
 import keyword
 import linecache
+import typing
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from truncate._call import declared_types
-from truncate._cut import Pick, Plan, Way
 from truncate._graph import Kind, Node, descend, map_nested
-from truncate._head import head, refuse_way
+from truncate._head import annotation, head, refuse_way
+from truncate._locate import Pick
 from truncate._operations import is_mode
+from truncate._plan import Plan, Slot, Way
 from truncate._shadow import has_own_call
-from truncate._write import PROVIDED, Names, Tap, Writer
+from truncate._write import PROVIDED, Copy, Names, Tap, Writer, base_name, numbered
 
 
 class Truncated(nn.Module):
@@ -48,7 +50,7 @@ def build(plan: Plan, result: Any = None) -> nn.Module:
     children = {child: build(sub) for child, sub in plan.children.items()}
     pieces = _pieces(plan, children)
     if result is None and _is_slice(plan, pieces):
-        return _slice(plan.module, pieces)
+        return _slice(plan, pieces)
     made = Truncated()
     made.training = plan.module.training
     _fill(made, plan.module, pieces)
@@ -78,7 +80,9 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
                 holder, _, name = node.target.rpartition(".")
                 constant = way.body.constants.get(node.target)
                 pieces[node.target] = getattr(descend(module, holder), name) if constant is None else constant
-    if module._forward_pre_hooks:  # they may use anything that the module holds itself
+    if (
+        module._forward_pre_hooks and plan.is_entered_at_its_beginning
+    ):  # they may use anything that the module holds itself
         pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
     for flag in modes:
         holder = flag.rpartition(".")[0]
@@ -148,16 +152,24 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     module = plan.module
     if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
         return False
-    if any(len(sub.used) != 1 or len(sub.calls) != 1 for sub in plan.children.values()) or not plan.used:
-        return False  # a Sequential passes one value on, and needs one
-    return not plan.own and len(plan.picks) == 1 and list(module._modules)[: len(pieces)] == list(pieces)
+    for sub in plan.children.values():
+        if len(sub.used) + sub.slots != 1 or len(sub.forms) != 1:
+            return False  # a Sequential passes one value on, and needs one
+    if len(plan.used) + plan.slots != 1 or len(plan.forms) != 1 or plan.own == bool(plan.picks) or len(plan.picks) > 1:
+        return False
+    names, kept = list(module._modules), list(pieces)
+    first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
+    return names[first : first + len(kept)] == kept
 
 
-def _slice(module: nn.Module, pieces: dict[str, nn.Module]) -> nn.Module:
+def _slice(plan: Plan, pieces: dict[str, nn.Module]) -> nn.Module:
     """A Sequential of the same class that holds only these children."""
-    made = shallow_copy(module)
+    made = shallow_copy(plan.module)
     made._modules = dict(pieces)
-    made._forward_hooks = OrderedDict()  # they would be given an output that is no longer computed
+    if not plan.own:
+        made._forward_hooks = OrderedDict()  # they would be given an output that is no longer computed
+    if not plan.is_entered_at_its_beginning:
+        made._forward_pre_hooks = OrderedDict()  # and these were given the input
     return made
 
 
@@ -179,8 +191,9 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
     if has_own_call(plan.module):
         return  # all that it does around its forward was followed with it
-    for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-        getattr(made, name).update(getattr(plan.module, name))
+    if plan.is_entered_at_its_beginning:
+        for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+            getattr(made, name).update(getattr(plan.module, name))
     if plan.own:
         for key, hook in plan.module._forward_hooks.items():
             with_kwargs = key in plan.module._forward_hooks_with_kwargs
@@ -216,18 +229,20 @@ class Arrange:
 
 
 def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, Any]]:
-    names = Names([*plan.used, FORM, *(p.name for p in plan.calls[0].parameters or ())])
+    slots = _slot_names(plan)
+    names = Names([*plan.used, *slots, FORM, *(p.name for p in plan.parameters or ())])
     hints = {**declared_types(plan.module), FORM: int}
-    parameters = plan.used + [FORM] * (len(plan.calls) > 1)
-    define, opening, inputs = head(names, plan.calls[0], parameters, hints)
+    define, opening, inputs = _head(plan, names, slots, hints)
     spell = functools.partial(_spell, made)
     forms = []
-    for form, _ in enumerate(plan.calls):
+    for form, _ in enumerate(plan.forms):
         bodies = []
         for way in plan.ways:
             if way.form == form:
                 lines = (
-                    refuse_way(names, way.missing) if way.missing else _write(plan, way, names, spell, inputs, result)
+                    refuse_way(names, way.missing)
+                    if way.missing
+                    else _write(plan, way, names, spell, inputs, slots, result)
                 )
                 bodies.append((dict(way.body.modes), lines))
         forms.append(_by_mode(bodies, spell, names))
@@ -235,6 +250,38 @@ def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, An
     for form, lines in reversed(list(enumerate(forms[:-1]))):
         body = [f"if {FORM} == {form}:", *_indented(lines), "else:", *_indented(body)]
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
+
+
+def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+    if plan.path or not slots:
+        return head(names, plan.parameters, plan.forms[0].call, [*slots, *plan.used, *[FORM] * plan.has_forms], hints)
+    # The model itself takes what crosses as one argument, as what runs before returns it.
+    if len(slots) == 1:
+        return f"def forward(self, {slots[0]}):", [], {}
+    crossing = ", ".join(slots)
+    types = [annotation(names, hint) for hint in _slot_types(plan)]
+    names.globals["Tuple"] = typing.Tuple  # noqa: UP006 (as TorchScript writes it)
+    return f"def forward(self, crossing: Tuple[{', '.join(types)}]):", [f"{crossing} = crossing"], {}
+
+
+def _slot_names(plan: Plan) -> list[str]:
+    """A name for each value with which a forward goes on: that of a variable that a person would write for it."""
+    taken = Names([*plan.used, FORM, "crossing"])
+    slots: list[str] = []
+    for k in range(plan.slots):
+        entry = next(way.entry for way in plan.ways if way.entry is not None and k < len(way.entry.given))
+        value = entry.given[k]
+        if isinstance(value, Slot):
+            base = _slot_names(plan.children[id(descend(plan.module, entry.site.target))])[value.index]
+        else:
+            base = value.target if value.kind is Kind.INPUT else base_name(value)
+        slots.append(next(n for n in numbered(base) if n not in slots and not taken.taken(n)))
+    return slots
+
+
+def _slot_types(plan: Plan) -> list[type]:
+    """What TorchScript has to know of them: sizes are numbers, and all else is taken for tensors."""
+    return [Tensor for _ in range(plan.slots)]
 
 
 FORM = "form"  # the argument that tells a rebuilt child, if it is called in different ways, which one it is
@@ -268,42 +315,61 @@ def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[s
 
 
 def _write(
-    plan: Plan, way: Way, names: Names, spell: Callable[[str], str], inputs: dict[str, str], result: Any
+    plan: Plan,
+    way: Way,
+    names: Names,
+    spell: Callable[[str], str],
+    inputs: dict[str, str],
+    slots: list[str],
+    result: Any,
 ) -> list[str]:
-    taps: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
+    inner: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
     bundles: dict[Node, list[Node | Tap]] = {}
+    reads: dict[Node, list[Any]] = {}
+    given: dict[Node | Tap, str] = {}
+    below: dict[Slot, Tap] = {}
+    for name, entered in zip(slots, way.entry.given if way.entry is not None else ()):
+        given[below.setdefault(entered, Tap()) if isinstance(entered, Slot) else entered] = name
     for node in way.live:
-        sub = plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
+        sub = _child(plan, node)
         if sub is None:
             continue
         alone = not sub.own and len(sub.picks) == 1
-        taps.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
+        inner.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
         if not alone:
             own: list[Node | Tap] = [node] if sub.own else []
-            bundles[node] = own + [taps[node, pick] for pick in sub.picks]
-    copies: dict[Node | Tap, Tap] = {}
-    picked: dict[int, Node | Tap] = {}
-    for node, pick in zip(way.taps, plan.picks):
-        inner = plan.inner.get((node, pick))
-        value = node if inner is None else taps[node, inner]
-        if node in way.cloned:
-            value = copies.setdefault(value, Tap())
-        picked[pick.target] = value
+            bundles[node] = own + [inner[node, pick] for pick in sub.picks]
+        if sub.parameters is None:
+            form = plan.given[node]
+            sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
+            crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
+            reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
+    picked: dict[Pick, Any] = {}
+    copies: dict[tuple[int, str], Copy] = {}
+    for tap, pick in zip(way.taps, plan.picks):
+        if tap is None:
+            picked[pick] = None
+            continue
+        value = tap.value if tap.inner is None else inner[tap.value, tap.inner]
+        if tap in way.cloned:
+            key = (tap.moment, repr(map_nested(value, id)))
+            value = copies.setdefault(key, Copy(value, tap.moment, Tap())).copy
+        picked[pick] = value
+    values = [way.body.result] * plan.own + list(picked.values())
     if result is None:
-        values = [way.body.result] * plan.own + list(picked.values())
         result = values[0] if len(values) == 1 else tuple(values)
     else:
-        result = map_nested(result, lambda t: picked.get(t, way.body.result))
-    reads: dict[Node, list[Any]] = {}
-    for node in way.live:
-        sub = plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
-        if sub is not None and sub.calls[0].parameters is None:
-            call = plan.given[node]
-            given = {name.target: source for name, source in zip(call.inputs, node.inputs())}
-            reads[node] = [given.get(name) for name in sub.used] + [sub.form_of(call)] * (len(sub.calls) > 1)
-    writer = Writer(names, spell, inputs, reads)
-    writer.write(way.live, bundles, copies, result)
+        result = map_nested(result, lambda t: next((v for p, v in picked.items() if p.target == t), way.body.result))
+    writer = Writer(names, spell, inputs, reads, given)
+    for changed in way.entry.cloned if way.entry is not None else ():
+        writer.renew(below[changed] if isinstance(changed, Slot) else changed)
+    writer.write(way.live, bundles, list(copies.values()), result)
     return writer.lines
+
+
+def _child(plan: Plan, node: Node) -> Plan | None:
+    """The plan of the child that a node calls, if that is rebuilt too."""
+    return plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
 
 
 # -- its class -------------------------------------------------------------------------------------------------------

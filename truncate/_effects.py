@@ -145,19 +145,21 @@ class BodyEffects:
         others = {self._groups[node] for node in [*self._body.inputs, *nodes_in(self._body.result)]}
         return self._groups[value] in others
 
-    def needed_writes(self, live: set[Node], taps: Iterable[Node], own: bool, writes: bool) -> list[Node]:
-        """The nodes outside `live` that change something in place which a live node reads afterwards.
+    def needed_writes(
+        self, live: set[Node], reads: dict[Node, int], own: bool, writes: bool, start: int, end: int
+    ) -> list[Node]:
+        """The nodes from `start` to `end`, outside `live`, that change something in place which is read afterwards.
 
+        By a live node, or as one of `reads`: what of these values nodes before an index write is read.
         `own`: the result of the forward is read too; `writes`: its caller reads what it changes in its arguments.
         """
-        end = len(self._body.nodes) if own or writes else max((tap.index for tap in taps), default=-1)
-        dead = [node for node in self._body.nodes[:end] if node not in live and node.kind not in _SOURCES]
-        return self.read_writers(dead, live, taps, own, writes)
+        dead = [node for node in self._body.nodes[start:end] if node not in live and node.kind not in _SOURCES]
+        return self.read_writers(dead, live, reads, own, writes)
 
     def read_writers(
-        self, nodes: Iterable[Node], live: set[Node], taps: Iterable[Node], own: bool, writes: bool
+        self, nodes: Iterable[Node], live: set[Node], reads: dict[Node, int], own: bool, writes: bool
     ) -> list[Node]:
-        """Those among some nodes that change something in place which a live node reads afterwards."""
+        """Those among some nodes that change something in place which is read afterwards, as for `needed_writes`."""
         called = {id(descend(self._module, node.target)) for node in live if node.kind is Kind.CHILD}
         again = [n for n in nodes if n.kind is Kind.CHILD and id(descend(self._module, n.target)) in called]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
@@ -165,7 +167,9 @@ class BodyEffects:
         if not writers:
             return stateful
         groups = self._groups
-        last_read = {groups[tap]: tap.index for tap in taps}
+        last_read: dict[Node, int] = {}
+        for node, index in reads.items():
+            last_read[groups[node]] = max(last_read.get(groups[node], -1), index)
         held = set()  # tensors of the module: what is written there is read in the next call
         for node in live:
             for source in node.inputs():
@@ -186,10 +190,19 @@ class BodyEffects:
             if any(last_read.get(groups[t], -1) > node.index or groups[t] in held for t in targets)
         ]
 
-    def overwritten_later(self, tap: Node, live: Iterable[Node]) -> bool:
-        """Whether a live node after `tap` may change its value in place."""
-        later = [node for node in live if node.index > tap.index and node.kind not in _SOURCES]
-        return any(self._groups[target] is self._groups[tap] for node in later for target in self.written(node))
+    def overwritten_later(self, value: Node, moment: int, live: Iterable[Node]) -> bool:
+        """Whether a live node from the index `moment` on may change a value in place."""
+        later = [node for node in live if node.index >= moment and node.kind not in _SOURCES]
+        return any(self._groups[target] is self._groups[value] for node in later for target in self.written(node))
+
+    def changed_by(self, nodes: Iterable[Node]) -> set[Node]:
+        """The groups of values that share memory of which some nodes change one in place."""
+        targets = [target for node in nodes if node.kind not in _SOURCES for target in self.written(node)]
+        return {self._groups[target] for target in targets}
+
+    def group(self, node: Node) -> Node:
+        """One node that stands for all whose values may share memory with that of this one."""
+        return self._groups[node]
 
 
 _HELD = frozenset((Kind.ATTRIBUTE, Kind.ASSIGN))

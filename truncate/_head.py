@@ -35,18 +35,24 @@ def annotation(names: Names, hint: Any) -> str:
     return ""
 
 
-def head(names: Names, call: Call, used: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+def head(
+    names: Names,
+    signature_kept: tuple[inspect.Parameter, ...] | None,
+    call: Call,
+    used: list[str],
+    hints: dict[str, Any],
+) -> tuple[str, list[str], dict[str, str]]:
     """The ``def`` line, the statements that open the body, and the expression for each input."""
-    if call.parameters is None:
+    if signature_kept is None:
         typed = [(name, annotation(names, hints.get(name))) for name in used]
         parameters = ["self", *(f"{name}: {text}" if text else name for name, text in typed)]
         return f"def forward({', '.join(parameters)}):", [], {name: name for name in used}
-    signature = inspect.Signature(list(call.parameters))
+    signature = inspect.Signature(list(signature_kept))
     bound = signature.bind(*call.args, **call.kwargs).arguments
     written: list[str] = ["self"]
     opening: list[str] = []
     inputs: dict[str, str] = {}
-    for parameter in call.parameters:
+    for parameter in signature_kept:
         name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
         stars = _STARS.get(parameter.kind, "")
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):

@@ -77,6 +77,21 @@ def is_tensor(node: Node) -> bool:
     return returns_tensor(node.target)
 
 
+def is_repeatable(node: Node) -> bool:
+    """Whether an operation (not a child) gives the same again when it is run again on the same values."""
+    if node.kind is Kind.ATTRIBUTE:
+        return not node.args
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD) or written(node):
+        return False
+    if node.target is getattr or node.target in OPERATORS or node.target in _CONSTRUCTORS:
+        return True
+    packet, name = torch.ops.aten, name_of(node)
+    return bool(_schemas(name)) and not any(
+        torch.Tag.nondeterministic_seeded in getattr(getattr(packet, name), overload).tags
+        for overload in getattr(packet, name).overloads()
+    )
+
+
 def is_mode(node: Node) -> bool:
     """Whether a node reads the ``training`` flag of a module."""
     return node.kind is Kind.ATTRIBUTE and node.target.rpartition(".")[2] == "training"

@@ -25,6 +25,7 @@ class Target:
     module: nn.Module
     operation: str | None = None
     call: int = -1  # which of its calls, counted as Python counts items
+    before: bool = False  # what it is given is wanted, and not what it returns
 
     @property
     def is_module(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import functools
 import inspect
 import keyword
@@ -48,8 +49,8 @@ class Names:
         self.globals: dict[str, Any] = {}
         reserved = set(reserved)
         # How the source writes these modules: otherwise, if the forward has an argument of that name.
-        self.torch = next(name for name in _numbered("torch") if name not in reserved)
-        self.functional = next(name for name in _numbered("F") if name not in reserved)
+        self.torch = next(name for name in numbered("torch") if name not in reserved)
+        self.functional = next(name for name in numbered("F") if name not in reserved)
         self._reserved = {*reserved, *PROVIDED, *keyword.kwlist, *dir(builtins), "self"}
 
     def taken(self, name: str) -> bool:
@@ -62,19 +63,28 @@ class Names:
                 return name
         base = getattr(value, "__name__", type(value).__name__.lower())
         base = base if base.isidentifier() else "constant"
-        name = next(n for n in _numbered(base) if not self.taken(n))
+        name = next(n for n in numbered(base) if not self.taken(n))
         self.globals[name] = value
         return name
 
 
-def _numbered(base: str) -> Iterable[str]:
+def numbered(base: str) -> Iterable[str]:
     yield base
     for i in range(1, 1_000_000):
         yield f"{base}_{i}"
 
 
 class Tap:
-    """A value to be handed out: a copy of what a node returned, or a pick from inside the child that it calls."""
+    """A value that is no node's: a copy, a pick from inside the child that a node calls, or what such a child needs."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Copy:
+    """A copy of a value (nested nodes and taps), as it is once all nodes before the index `moment` have run."""
+
+    value: Any
+    moment: int
+    copy: Tap
 
 
 class Writer:
@@ -86,15 +96,17 @@ class Writer:
         spell: Callable[[str], str],
         inputs: dict[str, str],
         reads: dict[Node, list[Any]] | None = None,
+        given: dict[Node | Tap, str] | None = None,
     ) -> None:
         self.names = names
         self.lines: list[str] = []
         self._spell = spell
         self._inputs = inputs  # name of an input -> the expression for it
         self._reads = reads or {}  # call of a rebuilt child -> the arguments that it still takes, by position
-        self._used = set(names.globals)
-        self._expressions: dict[Node | Tap, str] = {}
-        self._holders: dict[str, Node | Tap] = {}  # variable -> whose value it holds now
+        self._used = {*names.globals, *(given or {}).values()}
+        self._expressions: dict[Node | Tap, str] = {**(given or {})}  # values that came as arguments have one already
+        self._holders: dict[str, Node | Tap] = {name: value for value, name in self._expressions.items()}
+        # variable -> whose value it holds now
         self._indent = ""
         self._context = ""
 
@@ -187,46 +199,49 @@ class Writer:
 
     # -- statements ------------------------------------------------------------------------------------------------
 
-    def write(
-        self, nodes: list[Node], bundles: dict[Node, list[Node | Tap]], copies: dict[Node | Tap, Tap], result: Any
-    ) -> None:
+    def write(self, nodes: list[Node], bundles: dict[Node, list[Node | Tap]], copies: list[Copy], result: Any) -> None:
         """Writes all statements, and returns nested nodes and taps.
 
         `bundles` says for each call of a rebuilt child what it returns, in order: the node for the child's own
-        output, a tap for a pick. `copies` are the values to be copied at once.
+        output, a tap for a pick.
         """
-        last_use: dict[Node | Tap, int] = {
-            s: n.index for n in nodes for s in nodes_in(self._reads.get(n, (n.args, n.kwargs)))
-        }
-        last_use |= dict.fromkeys(_outputs_in(result), nodes[-1].index + 1 if nodes else 0)
+        last_use: dict[Node | Tap, int] = {}
+        for node in nodes:
+            last_use.update(dict.fromkeys(_values_in(self._reads.get(node, (node.args, node.kwargs))), node.index))
+        for copy in copies:
+            for value in _values_in(copy.value):
+                last_use[value] = max(last_use.get(value, -1), copy.moment - 1)
+        last_use |= dict.fromkeys(_values_in(result), nodes[-1].index + 1 if nodes else 0)
         dying: dict[int, list[Node | Tap]] = {}
         for value, index in last_use.items():
             dying.setdefault(index, []).append(value)
         assigned = {node.target for node in nodes if node.kind is Kind.ASSIGN}
+        copies = sorted(copies, key=lambda copy: copy.moment)
         for node in nodes:
-            if node.kind is Kind.INPUT:
+            while copies and copies[0].moment <= node.index:
+                self._copy(copies.pop(0))
+            if node in self._expressions:
+                pass  # given, or taken apart with the first item of its value
+            elif node.kind is Kind.INPUT:
                 self._expressions[node] = self._inputs[node.target]
                 if self._inputs[node.target].isidentifier():
                     self._holders[self._inputs[node.target]] = node
             elif node.kind is Kind.ATTRIBUTE and node.target not in assigned and not node.args:
                 self._expressions[node] = self._spell(node.target)
-            elif node in self._expressions:
-                pass  # taken apart with the first item of its value
             else:
                 self._block(node.context)
                 dead = [value for value in dying.get(node.index, ()) if self._variable_of(value)]
                 if node.unpacked:
                     self._unpack(node, nodes)
                 elif node in bundles:
-                    self._call_bundle(node, [v if v in last_use or v in copies else None for v in bundles[node]])
+                    self._call_bundle(node, [value if value in last_use else None for value in bundles[node]])
                 else:
-                    self._statement(node, dead, node in last_use or node in copies)
-                for value in bundles.get(node, [node]):
-                    if value in copies:
-                        self._copy(value, copies[value])
+                    self._statement(node, dead, node in last_use)
                 gone = [name for value in dead if (name := self._variable_of(value))]
                 if gone and node is not nodes[-1] and not all(type(v) is Node and _about_sizes(v) for v in dead):
                     self._line(f"del {', '.join(gone)}")
+        for copy in copies:
+            self._copy(copy)
         self._block("")
         self._return(self.value(result))
 
@@ -249,7 +264,7 @@ class Writer:
 
     def _new_variable(self, base: str, value: Node | Tap) -> str:
         taken = {*self._inputs.values(), *self._used}
-        name = next(n for n in _numbered(base) if n not in taken and not self.names.taken(n))
+        name = next(n for n in numbered(base) if n not in taken and not self.names.taken(n))
         self._used.add(name)
         self._hold(name, value)
         return name
@@ -283,7 +298,7 @@ class Writer:
             name = self._expressions[first]
             self._hold(name, node)
             return name
-        return self._new_variable(_base(node), node)
+        return self._new_variable(base_name(node), node)
 
     def _unpack(self, first: Node, nodes: list[Node]) -> None:
         """``a, _, c = value``: Python checks the number of items, as it did in the forward."""
@@ -291,19 +306,29 @@ class Writer:
         items = {
             n.args[1]: n for n in nodes if n.unpacked and n.args[0] is first.args[0] and n.index - n.args[1] == start
         }
-        names = [self._new_variable(_base(items[i]), items[i]) if i in items else "_" for i in range(first.unpacked)]
+        names = [
+            self._new_variable(base_name(items[i]), items[i]) if i in items else "_" for i in range(first.unpacked)
+        ]
         self._line(f"{', '.join(names)}{',' * (len(names) == 1)} = {self.value(first.args[0])}")
 
     def _call_bundle(self, node: Node, outputs: list[Node | Tap | None]) -> None:
         call = self.operation(node)
-        names = ["_" if value is None else self._new_variable(_base(node), value) for value in outputs]
+        names = ["_" if value is None else self._new_variable(base_name(node), value) for value in outputs]
         self._line(f"{', '.join(names)} = {call}")
 
-    def _copy(self, original: Node | Tap, tap: Tap) -> None:
-        value = self._expressions[original]
-        copied = self._new_variable(f"{value}_copy" if value.isidentifier() else "copy", tap)
-        certain = type(original) is Node and is_tensor(original)
-        self._line(f"{copied} = {value}.clone()" if certain else f"{copied} = {self.names.of(clone)}({value})")
+    def _copy(self, copy: Copy) -> None:
+        self._block(copy.value.context if type(copy.value) is Node else self._context)
+        value = self.value(copy.value)
+        copied = self._new_variable(f"{value}_copy" if value.isidentifier() else "copy", copy.copy)
+        self._line(f"{copied} = {self._copied(copy.value)}")
+
+    def _copied(self, value: Any) -> str:
+        certain = type(value) is Node and is_tensor(value)
+        return f"{self.value(value)}.clone()" if certain else f"{self.names.of(clone)}({self.value(value)})"
+
+    def renew(self, value: Node | Tap) -> None:
+        """Writes a statement that puts a copy in the place of a value that came as an argument."""
+        self._line(f"{self.value(value)} = {self._copied(value)}")
 
     def _return(self, value: str) -> None:
         """``return``, of the last expression itself where it would only be named to be returned."""
@@ -319,12 +344,12 @@ _INPLACE_SIGNS = {
 }
 
 
-def _outputs_in(value: Any) -> Iterable[Node | Tap]:
+def _values_in(value: Any) -> Iterable[Node | Tap]:
     if type(value) in (Node, Tap):
         yield value
     else:
         for item in items_of(value):
-            yield from _outputs_in(item)
+            yield from _values_in(item)
 
 
 def _about_sizes(node: Node) -> bool:
@@ -336,7 +361,7 @@ def _takes_apart(node: Node) -> bool:
     return node.target in (getattr, operator.getitem)
 
 
-def _base(node: Node) -> str:
+def base_name(node: Node) -> str:
     """What a person would call the value of a node."""
     if node.kind is Kind.CHILD:
         *holders, last = node.target.split(".")
@@ -344,7 +369,7 @@ def _base(node: Node) -> str:
     elif node.target is getattr:
         base = node.args[1]
     elif node.target is operator.getitem and type(node.args[1]) is int and _takes_apart(node.args[0]):
-        base = f"{_base(node.args[0])}_{node.args[1]}"
+        base = f"{base_name(node.args[0])}_{node.args[1]}"
     elif node.target is operator.getitem:
         base = "item"
     else:

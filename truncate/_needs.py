@@ -1,0 +1,256 @@
+"""Which nodes of one forward a cut needs, what it goes on with, and what has to be copied on the way."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from truncate._effects import BodyEffects, Effects
+from truncate._errors import CannotFollowError
+from truncate._graph import Body, Kind, Node, descend, join, nodes_in
+from truncate._locate import Pick
+from truncate._operations import is_repeatable
+from truncate._plan import Entry, Plan, Slot, Tapped, Way
+
+
+class Needs:
+    """What one way of a plan needs, as long as its children are planned as they are now."""
+
+    def __init__(self, effects: Effects, plan: Plan, way: Way) -> None:
+        self._effects = effects
+        self._plan = plan
+        self._way = way
+        self._entry = way.entry
+        self._of_body = effects.of(plan.module, plan.path, way.body)
+        self._live: set[Node] = set()  # what runs
+        self._given: set[Node] = set()  # what was computed before the entry, and is read
+
+    def find(self, whole: set[int], writing: set[int]) -> None:
+        """Fills in the way, and adds the children on the spine whose own output is needed, or what they write."""
+        plan, way, effects = self._plan, self._way, self._of_body
+        way.missing = self._missing_below()
+        if way.missing:
+            return
+        taps = [tap for tap in way.taps if tap is not None]
+        for tap in taps:
+            for node in nodes_in(tap.value):
+                self._need(node, whole, value=tap.inner is None)
+        if plan.own:
+            for node in nodes_in(way.body.result):
+                self._need(node, whole)
+        for node in self._live:
+            if node.kind is Kind.ATTRIBUTE and any(self._child_of(call) in plan.children for call in node.args):
+                raise CannotFollowError(
+                    f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, "
+                    f"so these targets cannot be had from one module. Cut the model once for each of them"
+                )
+        for node in way.exit.state if way.exit is not None else ():
+            self._need(node, whole, value=False)
+        reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
+        all_of_it = plan.own or plan.writes
+        start, end = self._start, len(way.body.nodes) if all_of_it else way.end
+        while missed := effects.needed_writes(self._live, reads, plan.own, plan.writes, start, end):
+            for node in missed:
+                self._need(node, whole, value=False)
+        end = len(way.body.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
+        rebuilt = [node for node in self._live if self._child_of(node) in plan.children and node.index < end]
+        writing.update(map(self._child_of, effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)))
+        for node in self._claims():
+            self._need(node, whole)
+        way.live = sorted(self._live, key=lambda node: node.index)
+        way.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
+        if self._entry is not None:
+            self._enter(self._entry)
+
+    def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
+        """`value`: what the node returns is read, not only what is picked from inside it."""
+        children = self._plan.children
+        if value and self._child_of(node) in children and not self._is_before(node):
+            whole.add(self._child_of(node))
+        pending = [node]
+        while pending:
+            reached = pending.pop()
+            if reached in self._live or reached in self._given:
+                continue
+            if self._is_before(reached):
+                self._given.add(reached)
+                continue
+            self._live.add(reached)
+            sources = self._sources(reached)
+            inside = (source for source in sources if not self._is_before(source))
+            whole.update(child for child in map(self._child_of, inside) if child in children)
+            pending += sources
+
+    def _sources(self, node: Node) -> list[Node]:
+        """The nodes that a node reads; a rebuilt child reads only the arguments that its cut still uses."""
+        child = self._plan.children.get(self._child_of(node))
+        if child is None:
+            return node.inputs()
+        used = set(child.used)
+        inputs = self._plan.given[node].call.inputs
+        return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
+
+    def _child_of(self, node: Node) -> int:
+        return id(descend(self._plan.module, node.target)) if node.kind is Kind.CHILD else 0
+
+    def _missing_below(self) -> str | None:
+        """Why a child on the way to a pick, or to the entry, cannot be had."""
+        nodes = [tap.value for tap in self._way.taps if tap is not None and tap.inner is not None]
+        if self._entry is not None and self._entry.inner is not None:
+            nodes.append(self._entry.site)
+        return next((missing for node in nodes if (missing := self._plan.children[self._child_of(node)].missing)), None)
+
+    # -- checks ----------------------------------------------------------------------------------------------------
+
+    def _claims(self) -> list[Node]:
+        """The checks before the cut: of what a recording decided, and others that ask for what is computed anyway.
+
+        Where the rest of the forward runs elsewhere, that relies on all that was decided by what is known here.
+        """
+        way, whole = self._way, self._plan.own
+        end = len(way.body.nodes) if whole else way.end
+        inside = _computed_behind(way.body, self._entry)
+        elsewhere = _computed_behind(way.body, way.exit)
+        claims = []
+        for node in way.body.nodes:
+            if node.target is torch._assert and node not in self._live and (inside is None or node in inside):
+                here = node.index < end
+                if (
+                    node.decides
+                    and (here or (elsewhere is not None and node not in elsewhere))
+                    or here
+                    and self._needs_nothing_new(node)
+                ):
+                    claims.append(node)
+        return claims
+
+    def _needs_nothing_new(self, node: Node) -> bool:
+        if node in self._live or node in self._given:
+            return True
+        if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN) or self._is_before(node):
+            return False
+        return all(map(self._needs_nothing_new, node.inputs()))
+
+    # -- copies ----------------------------------------------------------------------------------------------------
+
+    def _may_be_overwritten(self, tap: Tapped) -> bool:
+        nodes = list(nodes_in(tap.value))
+        if not any(self._of_body.overwritten_later(node, tap.moment, self._live) for node in nodes):
+            return False
+        return tap.inner is None or _exposed(self._effects, self._plan.children[self._child_of(tap.value)], tap.inner)
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _before(self) -> set[Node]:
+        """The values that are computed before the forward is entered, and cannot be had again behind that."""
+        entry, effects = self._entry, self._of_body
+        if entry is None:
+            return set()
+        nodes = self._way.body.nodes[: self._start]
+        changed = effects.changed_by(nodes)
+        before: set[Node] = set()
+        for node in nodes:
+            inputs = node.inputs()
+            if node.kind is Kind.INPUT:
+                computed = not self._plan.path  # what the model itself is given went to what runs before
+            elif node.kind is Kind.ATTRIBUTE:
+                computed = not is_repeatable(node)
+            else:
+                computed = (
+                    not is_repeatable(node)
+                    or any(source in before or source.kind is Kind.INPUT for source in inputs)
+                    or any(effects.group(source) in changed for source in (node, *inputs))
+                )
+            if computed or (node is entry.site and entry.inner is None):
+                before.add(node)
+        return before
+
+    def _is_before(self, node: Node) -> bool:
+        return node in self._before
+
+    @property
+    def _start(self) -> int:
+        """The first node that may run, but for what can be had again."""
+        if self._entry is None:
+            return 0
+        return self._entry.site.index + (self._entry.inner is None)
+
+    def _enter(self, entry: Entry) -> None:
+        """What the forward goes on with, and which of that it has to copy since it changes it in place."""
+        way, effects = self._way, self._of_body
+        child = self._plan.children.get(self._child_of(entry.site)) if entry.inner is not None else None
+        below = child is not None and entry.site in self._live
+        slots = [Slot(k) for k in range(child.slots)] if child is not None and below else []
+        given = sorted(self._given - {entry.site}, key=lambda node: node.index)
+        entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
+        before = way.body.nodes[: entry.site.index]
+        repeated = [node for node in before if node in self._live]
+        entry.state = [
+            node
+            for node in effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes)
+            if node not in repeated
+        ]
+        # Values in one piece of memory of which one is changed: that would have to be seen in the others.
+        changed = effects.changed_by(node for node in way.live if node.index >= self._start)
+        known = [*self._given, *(node for node in way.live if node.kind is Kind.INPUT)]
+        returned = child is not None and below and _hands_back(self._effects, child)
+        entry.cloned = {node for node in self._given if effects.group(node) in changed}
+        if returned and effects.group(entry.site) in changed:
+            entry.cloned |= set(slots)
+            known.append(entry.site)
+        groups = [effects.group(node) for node in known]
+        twice = [node for node in known if effects.group(node) in changed and groups.count(effects.group(node)) > 1]
+        if twice:
+            way.missing = (
+                f"several values that share memory would cross behind {join(self._plan.path, str(entry.site.target))!r}"
+                f", and what follows changes them in place, so the model cannot be divided there"
+            )
+
+
+def _computed_behind(body: Body, entry: Entry | None) -> set[Node] | None:
+    """The nodes that depend on what runs behind the place where a forward is entered."""
+    if entry is None:
+        return None
+    behind = {entry.site}
+    for node in body.nodes[entry.site.index + 1 :]:
+        if node.kind is Kind.CHILD or any(source in behind for source in node.inputs()):
+            behind.add(node)
+    return behind
+
+
+def _exposed(effects: Effects, plan: Plan, pick: Pick) -> bool:
+    """Whether the caller of a rebuilt module may overwrite a pick, since it holds its memory by another way too."""
+    for way in plan.ways:
+        tap = way.taps[plan.picks.index(pick)]
+        if way.missing or tap is None:
+            continue
+        child = _child(plan, tap.value) if tap.inner is not None else None
+        kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
+        if tap not in way.cloned and not kept:
+            body = effects.of(plan.module, plan.path, way.body)
+            if any(body.exposes(node) for node in nodes_in(tap.value)):
+                return True
+    return False
+
+
+def _hands_back(effects: Effects, plan: Plan) -> bool:
+    """Whether the output of a module that is entered in its middle may share memory with what it goes on with."""
+    for way in plan.ways:
+        if way.entry is None or way.missing:
+            continue
+        body: BodyEffects = effects.of(plan.module, plan.path, way.body)
+        returned = {body.group(node) for node in nodes_in(way.body.result)}
+        for value in way.entry.given:
+            if isinstance(value, Slot):
+                child = _child(plan, way.entry.site)
+                if body.group(way.entry.site) in returned and child is not None and _hands_back(effects, child):
+                    return True
+            elif value not in way.entry.cloned and body.group(value) in returned:
+                return True
+    return False
+
+
+def _child(plan: Plan, node: Node) -> Plan | None:
+    return plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
