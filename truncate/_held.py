@@ -1,0 +1,102 @@
+"""Modules held in evaluation: their `training` is False, whatever `.train()` of them or of a parent asks for.
+
+Such a module gets a class of its own, derived from the one that it had: it has no hooks, and its attributes and state
+are untouched. TorchScript, torch.compile and torch.export read `training` as any other property.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from truncate._errors import TruncateError
+
+
+def hold(module: nn.Module) -> None:
+    """From now on `training` of this one module is False. Its children are not looked at."""
+    if not isinstance(module, Held):
+        module.__class__ = _held_class(type(module))
+
+
+def release(module: nn.Module) -> None:
+    """Gives a held module its class back, and with it the mode that was last asked for."""
+    if not isinstance(module, Held):
+        return
+    original = vars(type(module)).get("_held_kind")
+    if original is None:
+        raise TruncateError(
+            f"a frozen module was given another class, {type(module).__name__}, so it cannot get its own back. Undo "
+            f"what changed it (torch.nn.utils.parametrize does such a thing), then unfreeze"
+        )
+    module.__class__ = original
+
+
+def _training(self: Any) -> bool:
+    return False
+
+
+def _keep(self: Any, mode: bool) -> None:
+    pass
+
+
+class _Mode(property):
+    """Reads as False. What is assigned goes where an ordinary module has it, for the time when it is released."""
+
+    def __set__(self, module: Any, mode: bool) -> None:
+        module.__dict__["training"] = mode
+
+
+class Held:
+    """What a held module does differently from the class that it had."""
+
+    _held_kind: type[nn.Module]  # that class
+    training = _Mode(_training, _keep)  # the functions are what TorchScript compiles
+
+    def __init_subclass__(cls) -> None:
+        """Ends here: a class that registers its subclasses must not see one that nobody wrote."""
+
+    def _get_name(self) -> str:
+        return f"Frozen{super()._get_name()}"  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What the original class gives, to be held again: nobody could import the class made here."""
+        plain: Any = object.__new__(self._held_kind)
+        plain.__dict__ = self.__dict__
+        make, args, *state = plain.__reduce_ex__(protocol)
+        return _make_held, (make, args), *state
+
+
+def _make_held(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
+    made = make(*args)
+    hold(made)
+    return made
+
+
+_classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDictionary()
+
+
+def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of held modules of that class. It goes by the same name: TorchScript and others look at names."""
+    known = _classes.get(kind)
+    made = known() if known is not None else None
+    if made is None:
+        members = {
+            "_held_kind": kind,
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "__annotations__": _annotations(kind),
+            "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
+        }
+        made = types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
+        _classes[kind] = weakref.ref(made)
+    return made
+
+
+def _annotations(kind: type) -> dict[str, Any]:
+    """What an instance would find: a class without annotations hides those of its bases once it is asked for them."""
+    return next((vars(base)["__annotations__"] for base in kind.__mro__ if "__annotations__" in vars(base)), {})
