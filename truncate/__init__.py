@@ -4,38 +4,28 @@ from truncate._api import truncate
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
-    ExtractError,
     FixedArgumentError,
     NotReachedError,
     TruncateError,
     UnknownTargetError,
-    WeightsError,
     WrongResultError,
 )
-from truncate._extract import Features, extract
 from truncate._freeze import freeze, unfreeze
 from truncate._heads import with_head
 from truncate._layers import Layers, Place, layers
-from truncate._weights import LoadReport, load_weights
 
 __all__ = [
     "CannotFollowError",
     "ContentWarning",
-    "ExtractError",
-    "Features",
     "FixedArgumentError",
     "Layers",
-    "LoadReport",
     "NotReachedError",
     "Place",
     "TruncateError",
     "UnknownTargetError",
-    "WeightsError",
     "WrongResultError",
-    "extract",
     "freeze",
     "layers",
-    "load_weights",
     "truncate",
     "unfreeze",
     "with_head",
