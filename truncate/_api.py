@@ -1,32 +1,37 @@
-"""What a user calls."""
+"""What a user calls to cut a model."""
 
 from __future__ import annotations
 
 import copy as copying
+import dataclasses
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from truncate._build import build, shallow_copy
 from truncate._check import compare
-from truncate._cut import Cutter
+from truncate._divide import Division
 from truncate._errors import ContentWarning, TruncateError
 from truncate._example import Example
-from truncate._forwards import Forwards
-from truncate._plan import assumptions_of
-from truncate._spine import Spine
+from truncate._plan import Plan, assumptions_of
+from truncate._pool import pooling
 from truncate._target import Target, resolve
 
 
 def truncate(
     model: nn.Module,
-    upto: Any,
+    upto: Any = None,
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
     *,
+    before: Any = None,
+    after: Any = None,
+    crossing: str = "refuse",
+    pool: str | nn.Module | None = None,
+    flatten: bool = False,
     copy: bool = False,
     check: bool = True,
 ) -> nn.Module:
@@ -41,6 +46,15 @@ def truncate(
         args: Positional arguments of an example call of the model, as in ``torch.export.export(mod, args, kwargs)``.
             With an example, forwards that depend on values (branches on shapes, loops over data) are recorded on it.
         kwargs: Keyword arguments of that call.
+        before: In place of `upto`: stops at what a place is given. That is its one argument, or a tuple of all that
+            hold values of the pass.
+        after: Where to begin: the result takes what this place returns, and is what follows: up to the end of the
+            model, or to `upto` or `before`.
+        crossing: What to do if `after` divides the model where more than one tensor crosses: ``"refuse"``, with an
+            error that lists them, or ``"pass"``: the result takes a tuple of them, as `split` hands them on.
+        pool: Pools each output: ``"avg"`` or ``"max"`` over the positions of maps with channels first, ``"mean"`` over
+            tokens or maps with channels last, ``"cls"`` takes the first token; or any module that it is passed through.
+        flatten: Whether all dimensions of each output behind the batch become one, after pooling.
         copy: Whether the result has parameters and buffers of its own. Otherwise they are the model's.
         check: Whether the result is compared with the model on the example, if there is one.
 
@@ -54,38 +68,110 @@ def truncate(
         UnknownTargetError: `upto` names no place of the model.
         NotReachedError: The forward does not run the place, or not that often.
         CannotFollowError: A forward between the model and the target depends on values known only when it runs.
+        CrossingError: More than the output of `after` is needed behind it.
         WrongResultError: The result differed from the model on the example.
         TruncateError: `model` or `upto` is of a wrong type. (The other errors are children of this one.)
     """
-    if not isinstance(model, nn.Module):
-        raise TruncateError(f"truncate takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
-    example = None
-    if args is not None or kwargs is not None:
-        example = _example(model, args, kwargs)
-    targets: list[Target] = []
-    arrangement = _arrange(model, upto, targets)
-    if not targets:
-        raise TruncateError(f"nothing to stop at: upto is {upto!r}, which holds no target")
-    if isinstance(arrangement, int) and targets[0].is_module and targets[0].module is model:
+    example = _checked(model, args, kwargs, crossing)
+    behind = pooling(pool, flatten)
+    if upto is not None and before is not None:
+        raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
+    if upto is None and before is None and after is None:
+        raise TruncateError("say where to stop: upto='layer3', say. print(layers(model)) lists every place")
+    places = [] if after is None else [resolve(model, after)]
+    stop = "" if upto is None and before is None else upto if before is None else before
+    targets = [*places]
+    arrangement = _arrange(model, stop, targets, before is not None)
+    if len(targets) == len(places):
+        name = "upto" if before is None else "before"
+        raise TruncateError(f"nothing to stop at: {name} is {stop!r}, which holds no target")
+    whole = isinstance(arrangement, int) and targets[-1].is_module and targets[-1].module is model
+    if whole and not places and not behind:
         result = shallow_copy(model)
     else:
-        spine = Spine(targets)
-        forwards = Forwards(model, spine, example)
-        plan = Cutter(model, spine, forwards).plan()
-        result = build(plan, None if isinstance(arrangement, int) else arrangement)
-        if not hasattr(result, "assumptions"):  # a child of the model may have that name
-            result.__dict__["assumptions"] = assumptions_of(plan)
-        decided = dict.fromkeys(a.module or "the model itself" for a in assumptions_of(plan) if a.content)
-        for name in decided:
-            warnings.warn(
-                f"the forward of {name} decides by the content of a tensor. The result goes the way of the example and "
-                f"raises for an input that would go another; its `assumptions` say where",
-                ContentWarning,
-                stacklevel=2,
-            )
+        division = Division(model, places, targets[len(places) :], example)
+        plans = division.plans(everything=crossing == "pass")
+        result = _module(plans[-1], arrangement, behind)
         if example is not None and check:
-            compare(model, result, arrangement, example, spine, forwards)
+            pieces = [*map(_module, plans[:-1]), _module(plans[-1], arrangement)]
+            compare(model, pieces, arrangement, example, division.spine, division.forwards)
+        _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
+
+
+def split(
+    model: nn.Module,
+    at: Any,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    crossing: str = "refuse",
+    copy: bool = False,
+    check: bool = True,
+) -> tuple[nn.Module, ...]:
+    """The model in pieces: ``front, back = split(model, at="layer3")``, where ``back(front(x))`` is ``model(x)``.
+
+    Args:
+        model: Any module whose forward runs. It is not changed.
+        at: The place behind which the model is divided, written as for `truncate`; a list of places, in running order,
+            gives one piece more than there are places.
+        args: Positional arguments of an example call of the model, for forwards that have to be recorded.
+        kwargs: Keyword arguments of that call.
+        crossing: What to do where more than the output of the place is needed behind it, as skip connections are:
+            ``"refuse"``, with an error that lists what crosses and names the nearest places where nothing else does,
+            or ``"pass"``: one piece returns all of it as a tuple, and the next one takes that.
+        copy: Whether the pieces have parameters and buffers of their own. Otherwise they are the model's.
+        check: Whether the pieces, run in turn, are compared with the model on the example, if there is one.
+
+    Returns:
+        The pieces. The first has the arguments of ``model.forward``, each other one takes what the one before it
+        returns. Equal bit for bit in evaluation and, with the same seed, in training. What two pieces both use stays
+        one object in both of them, so that a step of an optimizer changes it once.
+
+    Raises:
+        CrossingError: More than the output of a place is needed behind it.
+        TruncateError: All else that `truncate` raises; or the places are not in running order.
+    """
+    example = _checked(model, args, kwargs, crossing)
+    written = list(at) if isinstance(at, (list, tuple)) else [at]
+    if not written:
+        raise TruncateError("nothing to divide at: `at` holds no place")
+    places = [resolve(model, place) for place in written]
+    end = len(places)
+    division = Division(model, places, [Target("", "", model)], example)
+    plans = division.plans(everything=crossing == "pass")
+    pieces = [*map(_module, plans[:-1]), _module(plans[-1], end)]
+    if example is not None and check:
+        compare(model, pieces, end, example, division.spine, division.forwards)
+    _warn_of_content(plans)
+    return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
+
+
+def _module(plan: Plan, arrangement: Any = 0, behind: Mapping[str, nn.Module] | None = None) -> nn.Module:
+    result = build(plan, None if isinstance(arrangement, int) else arrangement, behind or {})
+    if not hasattr(result, "assumptions"):  # a child of the model may have that name
+        result.__dict__["assumptions"] = assumptions_of(plan)
+    return result
+
+
+def _warn_of_content(plans: Sequence[Plan]) -> None:
+    decided = [a.module or "the model itself" for plan in plans for a in assumptions_of(plan) if a.content]
+    for name in dict.fromkeys(decided):
+        warnings.warn(
+            f"the forward of {name} decides by the content of a tensor. The result goes the way of the example and "
+            f"raises for an input that would go another; its `assumptions` say where",
+            ContentWarning,
+            stacklevel=3,
+        )
+
+
+def _checked(model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | None:
+    """The example, if one is given, once everything else is of the right type."""
+    if not isinstance(model, nn.Module):
+        raise TruncateError(f"truncate takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
+    if crossing not in ("refuse", "pass"):
+        raise TruncateError(f"crossing is 'refuse' or 'pass', not {crossing!r}")
+    return None if args is None and kwargs is None else _example(model, args, kwargs)
 
 
 def _example(model: nn.Module, args: Any, kwargs: Any) -> Example:
@@ -104,11 +190,14 @@ def _example(model: nn.Module, args: Any, kwargs: Any) -> Example:
     return Example(tuple(args), dict(kwargs))
 
 
-def _arrange(model: nn.Module, upto: Any, targets: list[Target]) -> Any:
-    """The containers of `upto` with the numbers of the targets in their place."""
-    if isinstance(upto, (list, tuple)):
-        return type(upto)(_arrange(model, item, targets) for item in upto)
-    if isinstance(upto, dict):
-        return {key: _arrange(model, item, targets) for key, item in upto.items()}
-    targets.append(resolve(model, upto))
+def _arrange(model: nn.Module, stop: Any, targets: list[Target], before: bool) -> Any:
+    """The containers of `stop` with the numbers of the targets in their place."""
+    if isinstance(stop, (list, tuple)):
+        return type(stop)(_arrange(model, item, targets, before) for item in stop)
+    if isinstance(stop, dict):
+        return {key: _arrange(model, item, targets, before) for key, item in stop.items()}
+    target = resolve(model, stop)
+    if before and target.is_module and target.module is model:
+        raise TruncateError("before='' stops at what the model itself is given, where nothing has been computed yet")
+    targets.append(dataclasses.replace(target, before=before))
     return len(targets) - 1

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import keyword
 import linecache
-import typing
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from truncate._call import declared_types
-from truncate._graph import Kind, Node, descend, map_nested
-from truncate._head import annotation, head, refuse_way
-from truncate._locate import Pick
+from truncate._graph import Kind, descend, map_nested
 from truncate._operations import is_mode
-from truncate._plan import Plan, Slot, Way
+from truncate._plan import Plan
 from truncate._shadow import has_own_call
-from truncate._write import PROVIDED, Copy, Names, Tap, Writer, base_name, numbered
+from truncate._source import source_of
+from truncate._write import PROVIDED, numbered
 
 
 class Truncated(nn.Module):
@@ -40,21 +37,23 @@ class Container(nn.Module):
     """Holds what is left of a module that is not called itself, under the same names."""
 
 
-def build(plan: Plan, result: Any = None) -> nn.Module:
+def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = MappingProxyType({})) -> nn.Module:
     """The module of a plan. It returns `result`: nested containers with the numbers of targets in place of values.
 
     Without `result`, which is for the modules inside: its own output if the plan asks for it, then its picks.
+    `then`: modules through which each value is passed in turn, with the names that they should have in it.
     """
     if result is not None and plan.own and plan.module._forward_hooks:
-        return _hooked_root(plan, result)
+        return _hooked_root(plan, result, then)
     children = {child: build(sub) for child, sub in plan.children.items()}
     pieces = _pieces(plan, children)
+    then = _under_free_names(then, plan.module)
     if result is None and _is_slice(plan, pieces):
-        return _slice(plan, pieces)
+        return _slice(plan, {**pieces, **then})
     made = Truncated()
     made.training = plan.module.training
-    _fill(made, plan.module, pieces)
-    source, names = _source(plan, made, result)
+    _fill(made, plan.module, {**pieces, **then})
+    source, names = source_of(plan, made, result, list(then))
     made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
     _keep_hooks(made, plan)
     return made
@@ -80,9 +79,7 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
                 holder, _, name = node.target.rpartition(".")
                 constant = way.body.constants.get(node.target)
                 pieces[node.target] = getattr(descend(module, holder), name) if constant is None else constant
-    if (
-        module._forward_pre_hooks and plan.is_entered_at_its_beginning
-    ):  # they may use anything that the module holds itself
+    if module._forward_pre_hooks and plan.is_entered_at_its_beginning:  # they may use anything that it holds itself
         pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
     for flag in modes:
         holder = flag.rpartition(".")[0]
@@ -108,6 +105,8 @@ def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
             made._modules[name] = whole
             if whole is not child:  # what is kept whole holds them already
                 _fill(whole, child, parts)
+        elif isinstance(parts.get(""), nn.Module):
+            made._modules[name] = parts[""]
         elif name in original._parameters:
             made._parameters[name] = parts[""]
         elif name in original._buffers:
@@ -116,6 +115,11 @@ def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
                 made._non_persistent_buffers_set.add(name)
         else:
             made.__dict__[name] = parts[""]
+
+
+def _under_free_names(then: Mapping[str, nn.Module], original: nn.Module) -> dict[str, nn.Module]:
+    """Modules that are put behind a cut, under names that the original does not have."""
+    return {next(n for n in numbered(name) if not hasattr(original, n)): module for name, module in then.items()}
 
 
 def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
@@ -128,23 +132,6 @@ def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
         made = nn.ModuleList()
     made.training = original.training
     return made
-
-
-def _spell(made: nn.Module, path: str) -> str:
-    """The expression by which a forward reaches what its module holds at a path."""
-    expression = "self"
-    holder: Any = made
-    for name in path.split("."):
-        if isinstance(holder, nn.ModuleDict):
-            expression += f"[{name!r}]"
-        elif name.isidentifier() and not keyword.iskeyword(name):
-            expression += f".{name}"
-        elif isinstance(holder, (nn.ModuleList, nn.Sequential)) and name in map(str, range(len(holder))):
-            expression += f"[{list(holder._modules).index(name)}]"
-        else:
-            expression = f"getattr({expression}, {name!r})"
-        holder = getattr(holder, "_modules", {}).get(name)
-    return expression
 
 
 def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
@@ -180,10 +167,12 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     return made
 
 
-def _hooked_root(plan: Plan, result: Any) -> nn.Module:
+def _hooked_root(plan: Plan, result: Any, then: Mapping[str, nn.Module]) -> nn.Module:
     """The model itself with its forward hooks, which are given its own output before all outputs are arranged."""
     made = build(plan)
-    made.register_forward_hook(Arrange(result, [pick.target for pick in plan.picks]))
+    then = _under_free_names(then, plan.module)
+    made._modules.update(then)
+    made.register_forward_hook(Arrange(result, [pick.target for pick in plan.picks], list(then)))
     return made
 
 
@@ -215,161 +204,20 @@ class OnOwnOutput:
 class Arrange:
     """A forward hook that brings the own output of a model and its picks, in this order, into the shape asked for."""
 
-    def __init__(self, result: Any, picks: list[int]) -> None:
+    def __init__(self, result: Any, picks: list[int], then: list[str]) -> None:
         self.result = result
         self.picks = picks
+        self.then = then  # children through which each value is passed in turn
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         own, *picked = output if self.picks else (output,)
         values = dict(zip(self.picks, picked))
-        return map_nested(self.result, lambda t: values.get(t, own))
+        through = [module._modules[name] for name in self.then]
+        return map_nested(self.result, lambda t: functools.reduce(_call, through, values.get(t, own)))
 
 
-# -- its forward -----------------------------------------------------------------------------------------------------
-
-
-def _source(plan: Plan, made: nn.Module, result: Any) -> tuple[str, dict[str, Any]]:
-    slots = _slot_names(plan)
-    names = Names([*plan.used, *slots, FORM, *(p.name for p in plan.parameters or ())])
-    hints = {**declared_types(plan.module), FORM: int}
-    define, opening, inputs = _head(plan, names, slots, hints)
-    spell = functools.partial(_spell, made)
-    forms = []
-    for form, _ in enumerate(plan.forms):
-        bodies = []
-        for way in plan.ways:
-            if way.form == form:
-                lines = (
-                    refuse_way(names, way.missing)
-                    if way.missing
-                    else _write(plan, way, names, spell, inputs, slots, result)
-                )
-                bodies.append((dict(way.body.modes), lines))
-        forms.append(_by_mode(bodies, spell, names))
-    body = forms[-1]
-    for form, lines in reversed(list(enumerate(forms[:-1]))):
-        body = [f"if {FORM} == {form}:", *_indented(lines), "else:", *_indented(body)]
-    return "\n    ".join([define, *opening, *body]) + "\n", names.globals
-
-
-def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
-    if plan.path or not slots:
-        return head(names, plan.parameters, plan.forms[0].call, [*slots, *plan.used, *[FORM] * plan.has_forms], hints)
-    # The model itself takes what crosses as one argument, as what runs before returns it.
-    if len(slots) == 1:
-        return f"def forward(self, {slots[0]}):", [], {}
-    crossing = ", ".join(slots)
-    types = [annotation(names, hint) for hint in _slot_types(plan)]
-    names.globals["Tuple"] = typing.Tuple  # noqa: UP006 (as TorchScript writes it)
-    return f"def forward(self, crossing: Tuple[{', '.join(types)}]):", [f"{crossing} = crossing"], {}
-
-
-def _slot_names(plan: Plan) -> list[str]:
-    """A name for each value with which a forward goes on: that of a variable that a person would write for it."""
-    taken = Names([*plan.used, FORM, "crossing"])
-    slots: list[str] = []
-    for k in range(plan.slots):
-        entry = next(way.entry for way in plan.ways if way.entry is not None and k < len(way.entry.given))
-        value = entry.given[k]
-        if isinstance(value, Slot):
-            base = _slot_names(plan.children[id(descend(plan.module, entry.site.target))])[value.index]
-        else:
-            base = value.target if value.kind is Kind.INPUT else base_name(value)
-        slots.append(next(n for n in numbered(base) if n not in slots and not taken.taken(n)))
-    return slots
-
-
-def _slot_types(plan: Plan) -> list[type]:
-    """What TorchScript has to know of them: sizes are numbers, and all else is taken for tensors."""
-    return [Tensor for _ in range(plan.slots)]
-
-
-FORM = "form"  # the argument that tells a rebuilt child, if it is called in different ways, which one it is
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
-def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str], names: Names) -> list[str]:
-    """One body for all modes if they agree, else a branch on the first flag that tells them apart."""
-    if all(lines == bodies[0][1] for _, lines in bodies):
-        return bodies[0][1]
-    flag = next(iter(bodies[0][0]))
-    sides = []
-    for value in (True, False):
-        side = [
-            ({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value
-        ]
-        way = (
-            _by_mode(side, spell, names)
-            if side
-            else refuse_way(names, "this combination of modes was not run on the example")
-        )
-        sides.append(_indented(way))
-    if sides[0] == sides[1]:
-        return [line[4:] for line in sides[0]]
-    # TorchScript refuses to delete in a branch what was not there before it.
-    lines = [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]
-    return [line for line in lines if not line.lstrip().startswith("del ")]
-
-
-def _write(
-    plan: Plan,
-    way: Way,
-    names: Names,
-    spell: Callable[[str], str],
-    inputs: dict[str, str],
-    slots: list[str],
-    result: Any,
-) -> list[str]:
-    inner: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
-    bundles: dict[Node, list[Node | Tap]] = {}
-    reads: dict[Node, list[Any]] = {}
-    given: dict[Node | Tap, str] = {}
-    below: dict[Slot, Tap] = {}
-    for name, entered in zip(slots, way.entry.given if way.entry is not None else ()):
-        given[below.setdefault(entered, Tap()) if isinstance(entered, Slot) else entered] = name
-    for node in way.live:
-        sub = _child(plan, node)
-        if sub is None:
-            continue
-        alone = not sub.own and len(sub.picks) == 1
-        inner.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
-        if not alone:
-            own: list[Node | Tap] = [node] if sub.own else []
-            bundles[node] = own + [inner[node, pick] for pick in sub.picks]
-        if sub.parameters is None:
-            form = plan.given[node]
-            sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
-            crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
-            reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
-    picked: dict[Pick, Any] = {}
-    copies: dict[tuple[int, str], Copy] = {}
-    for tap, pick in zip(way.taps, plan.picks):
-        if tap is None:
-            picked[pick] = None
-            continue
-        value = tap.value if tap.inner is None else inner[tap.value, tap.inner]
-        if tap in way.cloned:
-            key = (tap.moment, repr(map_nested(value, id)))
-            value = copies.setdefault(key, Copy(value, tap.moment, Tap())).copy
-        picked[pick] = value
-    values = [way.body.result] * plan.own + list(picked.values())
-    if result is None:
-        result = values[0] if len(values) == 1 else tuple(values)
-    else:
-        result = map_nested(result, lambda t: next((v for p, v in picked.items() if p.target == t), way.body.result))
-    writer = Writer(names, spell, inputs, reads, given)
-    for changed in way.entry.cloned if way.entry is not None else ():
-        writer.renew(below[changed] if isinstance(changed, Slot) else changed)
-    writer.write(way.live, bundles, list(copies.values()), result)
-    return writer.lines
-
-
-def _child(plan: Plan, node: Node) -> Plan | None:
-    """The plan of the child that a node calls, if that is rebuilt too."""
-    return plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
+def _call(value: Any, module: Any) -> Any:
+    return module(value)
 
 
 # -- its class -------------------------------------------------------------------------------------------------------

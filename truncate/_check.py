@@ -17,34 +17,37 @@ from truncate._spine import Spine
 
 
 def compare(
-    model: nn.Module, result: nn.Module, arrangement: Any, example: Example, spine: Spine, forwards: Forwards
+    model: nn.Module, pieces: list[nn.Module], arrangement: Any, example: Example, spine: Spine, forwards: Forwards
 ) -> None:
-    """Raises `WrongResultError` if the result gives anything else on the example than hooks on the model capture."""
+    """Raises `WrongResultError` if pieces, run in turn, give anything else on the example than hooks on the model."""
     expected = forwards.passed.outputs if forwards.passed is not None else outputs_of(model, example, spine.targets)
-    differing = _differing(result, arrangement, example, spine, expected)
+    differing = _differing(pieces, arrangement, example, spine, expected)
     if differing and any(module.training for module in model.modules()):
         # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
         expected = outputs_of(model, example, spine.targets, training=False)
-        differing = _differing(result, arrangement, example, spine, expected, training=False)
+        differing = _differing(pieces, arrangement, example, spine, expected, training=False)
     if differing:
         raise WrongResultError(
             f"{differing!r}: the result differs from the model on the example. Please report this, with the "
-            f"model; check=False returns the result all the same.\n{result}"
+            f"model; check=False returns the result all the same.\n{pieces[-1]}"
         )
 
 
 def _differing(
-    result: nn.Module,
+    pieces: list[nn.Module],
     arrangement: Any,
     example: Example,
     spine: Spine,
     expected: list[list[Any]],
     training: bool = True,
 ) -> str | None:
-    """The first target of which the result gives another value than expected; in evaluation unless `training`."""
-    ghost = ghost_of(result, example.is_meta)
+    """The first target of which the last piece gives another value than expected; in evaluation unless `training`."""
+    ghosts = [ghost_of(piece, example.is_meta) for piece in pieces]
+    first, *rest = ghosts if training else [ghost.eval() for ghost in ghosts]
     with random_state_kept():
-        given = (ghost if training else ghost.eval())(*fresh(example.args), **fresh(example.kwargs))
+        given = first(*fresh(example.args), **fresh(example.kwargs))
+        for piece in rest:
+            given = piece(given)
     for t, value in _leaves(arrangement, given):
         target = spine.targets[t]
         if target.is_module and not same(value, expected[t][target.call]):

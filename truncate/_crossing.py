@@ -8,29 +8,64 @@ from truncate._graph import Kind, Node, descend, join
 from truncate._plan import Plan, Slot, Way
 
 
-def refuse(plan: Plan, way: Way) -> str:
-    """Why a forward cannot be entered with the output of its target alone."""
-    lines = [f"    {line}" for line in values_crossing(plan, way)]
-    if not lines:
-        return "nothing that follows reads what comes before"
-    return "more than the output of the target would cross:\n" + "\n".join(lines)
+def is_clean(plan: Plan) -> bool:
+    """Whether nothing crosses but the output of the place where the model is divided, in no mode."""
+    for way in plan.ways:
+        if way.entry is not None and not way.missing and not _is_clean(way):
+            return False
+    return all(map(is_clean, plan.children.values()))
+
+
+def _is_clean(way: Way) -> bool:
+    return way.entry is not None and way.entry.given in ([way.entry.site], [Slot(0)])
+
+
+def unclean(plan: Plan, way: Way) -> str | None:
+    """Why a forward cannot be entered with the output of its place alone, if it cannot."""
+    if way.entry is None or _is_clean(way):
+        return None
+    lines = "".join(f"\n    {line}" for line in values_crossing(plan, way))
+    mode = "".join(f" while {join(plan.path, flag)} is {value}" for flag, value in way.body.modes.items())
+    return f"more than the output of the place where the model is divided would cross{mode}:{lines}"
 
 
 def values_crossing(plan: Plan, way: Way) -> list[str]:
     """One line for each value with which a way goes on: what made it, and what needs it first."""
-    lines = []
-    assert way.entry is not None
-    for value in way.entry.given:
-        if isinstance(value, Slot):
-            child = plan.children[id(descend(plan.module, way.entry.site.target))]
-            inside = next((w for w in child.ways if w.entry is not None and value.index < len(w.entry.given)), None)
-            if inside is not None and value.index == 0:
-                lines += values_crossing(child, inside)
-            continue
-        users = [node for node in way.live if value in node.inputs()]
-        use = f", needed by {_place(plan.path, users[0])}" if users else ", handed out"
-        lines.append(f"{_place(plan.path, value)}{use}")
+    lines: list[str] = []
+    entry = way.entry
+    if entry is None:
+        return lines
+    if entry.given and isinstance(entry.given[0], Slot):
+        child = _entered(plan, way)
+        lines += values_crossing(child, next(way for way in child.ways if way.entry and not way.missing))
+    for value in entry.given:
+        if not isinstance(value, Slot):
+            lines.append(f"{_place(plan.path, value)}, {_use(plan, way, value)}")
     return lines
+
+
+def _entered(plan: Plan, way: Way) -> Plan:
+    """The plan of the child inside which a way is entered."""
+    assert way.entry is not None
+    return plan.children[id(descend(plan.module, way.entry.site.target))]
+
+
+def _use(plan: Plan, way: Way, value: Node) -> str:
+    """What needs a value first."""
+    for node in way.live:
+        if value not in node.inputs():
+            continue
+        if way.entry is not None and node is way.entry.site and way.entry.inner is not None:
+            child = _entered(plan, way)
+            inputs = plan.given[node].call.inputs
+            names = [name.target for name, source in zip(inputs, node.inputs()) if source is value]
+            for below in child.ways:
+                taken = [inside for inside in below.live if inside.kind is Kind.INPUT and inside.target in names]
+                if taken:
+                    return _use(child, below, taken[0])
+            continue
+        return f"needed by {_place(plan.path, node)}"
+    return "returned as it is" if plan.own else "handed on"
 
 
 def _place(path: str, node: Node) -> str:
@@ -42,8 +77,10 @@ def _place(path: str, node: Node) -> str:
     if node.kind is Kind.ATTRIBUTE:
         return repr(join(path, node.target))
     sources = node.inputs()
-    if node.target in (getattr, operator.getitem) and sources:
-        what = "the shape" if node.args[1] == "shape" else "a part"
-        return f"{what} of {_place(path, sources[0])}"
+    where = _place(path, sources[0]) if sources else "the forward of " + (repr(path) if path else "the model")
+    if node.target is getattr:
+        return f"the {node.args[1]} of {where}"
+    if node.target is operator.getitem:
+        return f"a part of {where}"
     name = getattr(node.target, "__name__", str(node.target))
-    return f"{name} of {_place(path, sources[0])}" if sources else name
+    return f"{name}(...) of {where}"

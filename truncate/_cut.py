@@ -3,7 +3,7 @@
 The spine are the modules that hold a target. Each is planned by itself, with its children as leaves: its graph is cut
 at the child on the way to the target, that child is planned in the same way, and what the cut no longer needs falls
 away, arguments of the child too. A module can also be entered in its middle, behind a target: what was computed before
-and is read after that then crosses, as an argument. A `Plan` is only bookkeeping; the room `_build` makes modules of it.
+and is read after that crosses, as an argument. A `Plan` is only bookkeeping; the room `_build` makes modules of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from truncate import _crossing as crossing
+from truncate._crossing import unclean
 from truncate._effects import Effects
 from truncate._errors import CannotFollowError, NotReachedError
 from truncate._forwards import Forwards
@@ -42,11 +42,16 @@ class Cutter:
 
     def plan(self) -> Plan:
         """The plan of the model itself: its own output if a target asks for it, then all others in order."""
-        return self.stretch(None, self.picks(range(len(self.targets))), any(map(self._is_whole, self.targets)))
+        every = range(len(self.targets))
+        return self.stretch(None, self.picks(every), self.is_own_wanted(every))
 
     def picks(self, targets: Iterable[int]) -> tuple[Pick, ...]:
         """What is picked for some of the targets; nothing for the model itself."""
         return tuple(Pick(t, self.targets[t].call) for t in targets if not self._is_whole(self.targets[t]))
+
+    def is_own_wanted(self, targets: Iterable[int]) -> bool:
+        """Whether one of the targets is the model itself."""
+        return any(self._is_whole(self.targets[t]) for t in targets)
 
     def _is_whole(self, target: Any) -> bool:
         return target.is_module and target.module is self.model
@@ -121,8 +126,7 @@ class Cutter:
                 break
         if self.clean and (own or picks):
             for way in plan.ways:
-                if way.entry is not None and not way.missing and way.entry.given not in ([way.entry.site], [Slot(0)]):
-                    way.missing = crossing.refuse(plan, way)
+                way.missing = way.missing or unclean(plan, way)
         return plan
 
     def _remember(self, plan: Plan) -> None:

@@ -15,6 +15,10 @@ class NotReachedError(TruncateError, RuntimeError):
     """A target that exists, but that the forward does not run (or not that often, or not in this mode)."""
 
 
+class CrossingError(TruncateError, RuntimeError):
+    """A place behind which a model cannot be divided: more than one value crosses there."""
+
+
 class CannotFollowError(TruncateError, RuntimeError):
     """A forward whose Python depends on values that are only known when it runs."""
 
@@ -27,5 +31,13 @@ class ContentWarning(UserWarning):
     """A forward decides by the content of a tensor, so the result holds only for inputs that decide alike."""
 
 
+class WeightsError(TruncateError, RuntimeError):
+    """A checkpoint that cannot be read, or that does not fit a module. The module is as it was."""
+
+
 class WrongResultError(TruncateError, AssertionError):
     """The result differed from the model on the example. This is a mistake of this library."""
+
+
+class ExtractError(TruncateError, RuntimeError):
+    """Batches, keys, pictures or an output that features cannot be extracted from or written to."""

@@ -162,13 +162,20 @@ def outputs_of(model: nn.Module, example: Example, targets: list[Target], traini
 
 
 def _captured(model: nn.Module, ghost: nn.Module, targets: list[Target]) -> list[list[Any]]:
-    """Lists, one for each target, that hooks on the ghost fill with what each call of it returns, cloned at once."""
+    """Lists, one for each target, that hooks on the ghost fill with what each call returns, or is given, cloned."""
     twins = _twins(model, ghost)
     outputs: list[list[Any]] = [[] for _ in targets]
     for target, keep in zip(targets, outputs):
         if target.is_module:
-            twins[id(target.module)].register_forward_hook(lambda m, a, out, keep=keep: keep.append(cloned(out)))
+            _keep_what_passes(twins[id(target.module)], target.before, keep)
     return outputs
+
+
+def _keep_what_passes(module: nn.Module, before: bool, keep: list[Any]) -> None:
+    if before:
+        module.register_forward_pre_hook(lambda m, args, kwargs: keep.append(cloned((args, kwargs))), with_kwargs=True)
+    else:
+        module.register_forward_hook(lambda m, args, output: keep.append(cloned(output)))
 
 
 def _twins(model: nn.Module, ghost: nn.Module) -> dict[int, nn.Module]:

@@ -115,13 +115,8 @@ class Needs:
         claims = []
         for node in way.body.nodes:
             if node.target is torch._assert and node not in self._live and (inside is None or node in inside):
-                here = node.index < end
-                if (
-                    node.decides
-                    and (here or (elsewhere is not None and node not in elsewhere))
-                    or here
-                    and self._needs_nothing_new(node)
-                ):
+                here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
+                if (node.decides and (here or not_elsewhere)) or (here and self._needs_nothing_new(node)):
                     claims.append(node)
         return claims
 

@@ -1,0 +1,114 @@
+"""Dividing a model behind one or several places, into pieces that run one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from truncate._crossing import is_clean, values_crossing
+from truncate._cut import Cutter
+from truncate._errors import CrossingError, NotReachedError, TruncateError
+from truncate._example import Example
+from truncate._forwards import Forwards
+from truncate._graph import Kind, descend, join
+from truncate._locate import Pick
+from truncate._plan import Plan
+from truncate._spine import Spine
+from truncate._target import Target
+
+_MOST_TRIED = 64  # places on each side, when a clean one is looked for
+
+
+class Division:
+    """A model, divided behind some places in running order; its last piece ends at some targets."""
+
+    def __init__(self, model: nn.Module, places: list[Target], targets: list[Target], example: Example | None) -> None:
+        self.model = model
+        self.places = places
+        self.spine = Spine([*places, *targets])
+        self.forwards = Forwards(model, self.spine, example)
+        for place in places:
+            if place.is_module and place.module is model:
+                raise TruncateError(f"{place.text!r} is the model itself, and nothing follows it")
+
+    def plans(self, everything: bool) -> list[Plan]:
+        """The plans of all pieces in running order. More than one tensor may cross between them if `everything`.
+
+        Raises:
+            CrossingError: More than the output of a place would cross behind it.
+        """
+        plans = self._plans(clean=False)
+        if everything or all(map(is_clean, plans)):
+            return plans
+        # A mode in which nothing else crosses still goes its way.
+        return self._plans(clean=True, loose=plans)
+
+    def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
+        cutter = Cutter(self.model, self.spine, self.forwards, clean)
+        rest = range(len(self.places), len(self.spine.targets))
+        picks, own = cutter.picks(rest), cutter.is_own_wanted(rest)
+        plans: list[Plan] = []
+        for t, place in reversed(list(enumerate(self.places))):
+            try:
+                plan = cutter.stretch(Pick(t, place.call), picks, own)
+            except NotReachedError:
+                if loose is None:
+                    raise
+                raise CrossingError(self._text(place, loose[t + 1])) from None
+            if not plan.slots:
+                raise TruncateError(f"nothing that follows {place.text!r} reads what is computed up to there")
+            plans.append(plan)
+            picks, own = tuple(Pick(t, place.call, k) for k in range(plan.slots)), False
+        plans.append(cutter.stretch(None, picks, own))
+        return plans[::-1]
+
+    def _text(self, place: Target, plan: Plan) -> str:
+        way = next(way for way in plan.ways if not way.missing)
+        lines = "\n".join(f"    {line}" for line in values_crossing(plan, way))
+        clean = [self._nearest(places) for places in _around(plan)]
+        sides = [f"{path!r} {side}" for path, side in zip(clean, ("before it", "behind it")) if path]
+        found = f"Nothing else crosses behind {' and '.join(sides)}. " if sides else ""
+        return (
+            f"the model cannot be divided behind {place.text!r} so that its output alone crosses. This crosses there:\n"
+            f"{lines}\n{found}Or crossing='pass' hands all of it on, as a tuple"
+        )
+
+    def _nearest(self, paths: Iterator[str]) -> str | None:
+        """The first of some places behind which nothing crosses but its own output."""
+        for path, _ in zip(paths, range(_MOST_TRIED)):
+            holder, _, name = path.rpartition(".")
+            module = descend(self.model, holder)
+            child = module._modules.get(name)
+            target = Target(path, holder, module, name) if child is None else Target(path, path, child)
+            cutter = Cutter(self.model, Spine([target]), self.forwards, clean=True)
+            try:
+                if cutter.stretch(Pick(0, -1), (), True).slots == 1:
+                    return path
+            except TruncateError:
+                continue
+        return None
+
+
+def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:
+    """The places before the one where a plan enters its module, and those behind it, both from there on outwards."""
+    before: list[str] = []
+    behind: list[list[str]] = []
+    current: Plan | None = plan
+    while current is not None:
+        way = next(way for way in current.ways if not way.missing)
+        entry = way.entry
+        if entry is None:
+            break
+        targets = [node.target for node in way.body.nodes]
+        places = [
+            (node.index, join(current.path, node.target if node.kind is Kind.CHILD else node.name))
+            for node in way.body.nodes
+            if (node.kind is Kind.CHILD and targets.count(node.target) == 1) or node.name
+        ]
+        before += [path for index, path in places if index < entry.site.index]
+        here = [path for index, path in places if index == entry.site.index and entry.inner is not None]
+        behind.append(here + [path for index, path in places if index > entry.site.index])
+        child = entry.site.kind is Kind.CHILD and entry.inner is not None
+        current = current.children.get(id(descend(current.module, entry.site.target))) if child else None
+    return iter(before[::-1]), (path for paths in behind[::-1] for path in paths)
