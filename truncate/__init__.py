@@ -4,6 +4,7 @@ from truncate._api import truncate
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
+    ExtractError,
     FixedArgumentError,
     NotReachedError,
     TruncateError,
@@ -12,11 +13,14 @@ from truncate._errors import (
 )
 from truncate._freeze import freeze, unfreeze
 from truncate._heads import with_head
+from truncate._extract import Features, extract
 from truncate._layers import Layers, Place, layers
 
 __all__ = [
     "CannotFollowError",
     "ContentWarning",
+    "ExtractError",
+    "Features",
     "FixedArgumentError",
     "Layers",
     "NotReachedError",
@@ -25,6 +29,7 @@ __all__ = [
     "UnknownTargetError",
     "WrongResultError",
     "freeze",
+    "extract",
     "layers",
     "truncate",
     "unfreeze",

@@ -1,0 +1,185 @@
+"""Tables of features as Parquet files, written in constant memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+from torch import Tensor
+
+from truncate._batches import Column
+from truncate._errors import ExtractError
+from truncate._sinks import Rows, numpy_type
+from truncate._whole import whole, writing
+
+_GROUP_BYTES = 32 << 20  # a row group is what a reader has to hold, and what is held here
+_GROUP_ROWS = 1 << 16
+_SHARD_BYTES = 256 << 20
+_MADE = b"truncate"  # the entry of a file's metadata that says what made it
+
+
+class Table:
+    """Writes columns to a Parquet file: a fixed-size list for each tensor row, and plain values for numbers and text.
+
+    Rows of more than one dimension are flattened; the column's metadata has their ``shape``.
+    """
+
+    def __init__(self, file: BinaryIO, made: Any = None) -> None:
+        self._file, self._made = file, made
+        self._rows: dict[str, Rows] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._group = _GROUP_ROWS
+        self._count = 0  # of rows not yet in the file
+        self._schema: pyarrow.Schema | None = None
+        self._writer: Any = None
+
+    def append(self, columns: Mapping[str, Column]) -> None:
+        if self._schema is None:
+            self._begin(columns)
+        rows, start = len(next(iter(columns.values()))), 0
+        while start < rows:
+            taken = min(self._group - self._count, rows - start)
+            for name, column in columns.items():
+                part = column[start : start + taken]
+                if isinstance(part, Tensor):
+                    self._rows[name].append(part)
+                else:
+                    self._texts[name].extend(part)
+            start += taken
+            self._count += taken
+            if self._count == self._group:
+                self._flush()
+
+    def finish(self) -> None:
+        if self._schema is None:
+            self._begin({})
+        if self._count or self._writer is None:
+            self._flush()
+        self._writer.close()
+
+    def _begin(self, columns: Mapping[str, Column]) -> None:
+        fields = [field(name, column) for name, column in columns.items()]
+        metadata = {_MADE: json.dumps(self._made).encode()} if self._made is not None else None
+        self._schema = pyarrow.schema(fields, metadata=metadata)
+        widths = [
+            math.prod(column.shape[1:]) * numpy_type(column).itemsize
+            for column in columns.values()
+            if isinstance(column, Tensor)
+        ]
+        self._group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // max(1, sum(widths))))
+        for name, column in columns.items():
+            if isinstance(column, Tensor):
+                self._rows[name] = Rows(name, column, self._group)
+            else:
+                self._texts[name] = []
+
+    def _flush(self) -> None:
+        assert self._schema is not None
+        if self._writer is None:
+            self._writer = writer(self._file, self._schema)
+        arrays = []
+        for column in self._schema:
+            if column.name in self._texts:
+                arrays.append(pyarrow.array(self._texts[column.name], column.type))
+                self._texts[column.name] = []
+                continue
+            values = pyarrow.array(self._rows[column.name].array.reshape(-1))
+            if pyarrow.types.is_fixed_size_list(column.type):
+                values = pyarrow.FixedSizeListArray.from_arrays(values, type=column.type)
+            arrays.append(values)
+        if arrays:
+            self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        for rows in self._rows.values():
+            rows.clear()
+        self._count = 0
+
+
+def field(name: str, column: Column) -> Any:
+    """How a column is stored."""
+    if not isinstance(column, Tensor):
+        return pyarrow.field(name, pyarrow.string(), nullable=False)
+    try:
+        kind = pyarrow.from_numpy_dtype(numpy_type(column))
+    except pyarrow.ArrowNotImplementedError:
+        raise ExtractError(f"{name!r} is {column.dtype}, which Parquet does not know: write .npy") from None
+    shape = list(column.shape[1:])
+    if not shape:
+        return pyarrow.field(name, kind, nullable=False)
+    listed = pyarrow.list_(pyarrow.field("element", kind, nullable=False), math.prod(shape))
+    return pyarrow.field(name, listed, nullable=False, metadata={"shape": json.dumps(shape)})
+
+
+def writer(file: BinaryIO, schema: Any) -> Any:
+    """Writes row groups of that schema; numbers without dictionary and statistics, which cost time and tell nothing."""
+    texts = [column.name for column in schema if pyarrow.types.is_string(column.type)]
+    options: dict[str, Any] = {"use_dictionary": texts or False, "write_statistics": texts or False}
+    return pyarrow.parquet.ParquetWriter(file, schema, compression="snappy", **options)
+
+
+def made_by(path: Path) -> Any:
+    """What made a file, if this library did, or else None."""
+    try:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+    except pyarrow.ArrowInvalid:  # it is no Parquet file
+        return None
+    return json.loads(metadata[_MADE]) if _MADE in metadata else None
+
+
+# -- folders of shards -----------------------------------------------------------------------------------------------
+
+
+class Shards:
+    """Several Parquet files in a folder, one begun when the last is large."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open = contextlib.ExitStack()
+        self._table: Table | None = None
+        self._bytes = 0
+        self.rows: dict[str, int] = {}  # of each file
+
+    def append(self, columns: Mapping[str, Column]) -> None:
+        if self._table is None:
+            name = f"{len(self.rows):06}.parquet"
+            self._table = Table(self._open.enter_context(whole(self._folder / name)))
+            self.rows[name], self._bytes = 0, 0
+        self._table.append(columns)
+        name = next(reversed(self.rows))
+        self.rows[name] += len(next(iter(columns.values())))
+        self._bytes += sum(column.nbytes for column in columns.values() if isinstance(column, Tensor))
+        if self._bytes >= _SHARD_BYTES:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._table is not None:
+            self._table.finish()
+            self._open.close()
+            self._table = None
+
+    def abandon(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[Shards]:
+    """A new folder of shards, with a manifest that says what they hold: once it is there, they are complete."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExtractError(f"{path} is there already: features go to a new folder")
+    with writing(path):
+        (path / "shards").mkdir(parents=True)
+    with whole(path / "manifest.json") as manifest:
+        shards = Shards(path / "shards")
+        try:
+            yield shards
+        except BaseException:
+            shards.abandon(*sys.exc_info())
+            raise
+        files = [{"file": f"shards/{name}", "rows": rows} for name, rows in shards.rows.items()]
+        manifest.write(json.dumps({"format": 1, "shards": files}, indent=1).encode())

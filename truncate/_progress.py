@@ -1,0 +1,36 @@
+"""How far it is: a bar with the rate and the remaining time, on a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+
+class Bar:
+    """Counts rows on stderr, if that is a terminal."""
+
+    def __init__(self, total: int | None, shown: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> str:
+                speed = task.finished_speed or task.speed
+                return f"{speed:,.1f} rows/s" if speed else ""
+
+        console = Console(stderr=True)
+        columns: list[Any] = [BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+        self._progress = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, rows: int) -> None:
+        self._progress.advance(self._task, rows)
