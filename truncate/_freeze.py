@@ -15,9 +15,7 @@ from torch.nn.parameter import is_lazy
 from truncate._api import truncate
 from truncate._build import Truncated
 from truncate._errors import ContentWarning, TruncateError
-from truncate._held import hold, release
-
-_RECORD = "_parameters_frozen"  # the names of what `freeze` turned off, kept by the module that holds them
+from truncate._held import RECORD, hold, release
 
 
 def freeze(
@@ -80,11 +78,11 @@ def freeze(
             hold(module)
     turned_off: list[nn.Parameter] = []
     for module in model.modules():
-        names = [n for n, p in module._parameters.items() if p is not None and id(p) in parameters and p.requires_grad]
-        if names:
-            module.__dict__[_RECORD] = [*module.__dict__.get(_RECORD, ()), *names]
-            turned_off += [module._parameters[name] for name in names]  # type: ignore[misc]
-    for parameter in turned_off:
+        own = {n: p for n, p in module.named_parameters(recurse=False) if id(p) in parameters and p.requires_grad}
+        if own:
+            module.__dict__[RECORD] = [*module.__dict__.get(RECORD, ()), *own]
+            turned_off += own.values()
+    for parameter in turned_off:  # only now: two modules may hold the same one
         parameter.requires_grad_(False)
         parameter.grad = None
     return model
@@ -106,9 +104,9 @@ def unfreeze(model: nn.Module) -> nn.Module:
         raise TruncateError(f"unfreeze takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
     for module in model.modules():
         release(module)
-        for name in module.__dict__.pop(_RECORD, ()):
-            parameter = module._parameters.get(name)
-            if parameter is not None:
+        turned_off = module.__dict__.pop(RECORD, ())
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in turned_off:
                 parameter.requires_grad_(True)
     return model
 

@@ -15,6 +15,8 @@ from torch import nn
 
 from truncate._errors import TruncateError
 
+RECORD = "_parameters_frozen"  # the names of those parameters of a module that `freeze` turned off, kept by the module
+
 
 def hold(module: nn.Module) -> None:
     """From now on `training` of this one module is False. Its children are not looked at."""
@@ -33,6 +35,16 @@ def release(module: nn.Module) -> None:
             f"what changed it (torch.nn.utils.parametrize does such a thing), then unfreeze"
         )
     module.__class__ = original
+
+
+def carry_over(original: nn.Module, made: nn.Module) -> None:
+    """Freezes what takes the place of a frozen module, or of a part of it."""
+    if isinstance(original, Held):
+        made.__dict__["training"] = original.__dict__["training"]
+        hold(made)
+    names = [name for name in original.__dict__.get(RECORD, ()) if name in made._parameters]
+    if names:
+        made.__dict__[RECORD] = names
 
 
 def _training(self: Any) -> bool:
@@ -64,10 +76,22 @@ class Held:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What the original class gives, to be held again: nobody could import the class made here."""
-        plain: Any = object.__new__(self._held_kind)
-        plain.__dict__ = self.__dict__
-        make, args, *state = plain.__reduce_ex__(protocol)
+        make, args, *state = _plain(self).__reduce_ex__(protocol)
         return _make_held, (make, args), *state
+
+
+def _plain(module: Any) -> Any:
+    """The same module with the class that it had."""
+    plain: Any = object.__new__(module._held_kind)
+    plain.__dict__ = module.__dict__
+    return plain
+
+
+def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
+    """For a class with a way of its own to be copied, which may look at its bases (torch.fx.GraphModule does)."""
+    made = memo[id(self)] = _plain(self).__deepcopy__(memo)
+    hold(made)
+    return made
 
 
 def _make_held(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
@@ -84,7 +108,7 @@ def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
     known = _classes.get(kind)
     made = known() if known is not None else None
     if made is None:
-        members = {
+        members: dict[str, Any] = {
             "_held_kind": kind,
             "__module__": kind.__module__,
             "__qualname__": kind.__qualname__,
@@ -92,6 +116,8 @@ def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
             "__annotations__": _annotations(kind),
             "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
         }
+        if hasattr(kind, "__deepcopy__"):
+            members["__deepcopy__"] = _deepcopy
         made = types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
         _classes[kind] = weakref.ref(made)
     return made
