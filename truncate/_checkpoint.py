@@ -1,0 +1,380 @@
+"""Checkpoints on the disk: which tensors a file holds, and the numbers of one of them, piece by piece.
+
+Nothing is read but what describes the tensors, until the pieces of one are asked for. The pieces are small, so that
+reading takes no memory beside that of the result, and the kernel is told not to read ahead: what it would fetch behind
+a tensor belongs to another one, which may not be needed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from truncate._errors import WeightsError
+
+PIECE = 4 << 20  # bytes: large enough for a disk, and little beside any model for which this matters
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in a file."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Callable[[], Iterator[Tensor]]  #: its numbers in order, as flat tensors that hold until the next one
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a file or a folder holds: the names of all tensors, and where to find each."""
+
+    names: Collection[str]
+    find: Callable[[str], Stored]
+    notes: tuple[str, ...] = ()  #: what a user should know about how it was read, in words
+
+
+def open_checkpoint(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    """Opens a checkpoint, until the stack is closed.
+
+    Raises:
+        WeightsError: There is none, it is damaged, or nothing here reads it.
+    """
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        raise WeightsError(f"no file {path}{_beside(path.parent)}")
+    if path.name.endswith(".index.json"):
+        return _read_index(path, stack)
+    return _read_file(path, stack)
+
+
+def _read_file(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, stack)
+    if path.suffix in _PICKLED:
+        return _read_pickle(path, stack)
+    raise WeightsError(
+        f"cannot tell from {path.name!r} how to read it. What is read: .safetensors, {', '.join(_PICKLED)}, the "
+        f".index.json of a checkpoint in several files, and a folder with one of {', '.join(_IN_FOLDERS)}"
+    )
+
+
+_PICKLED = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes has no suffix of its own
+_IN_FOLDERS = (  # as the transformers library names them, and in the order in which it looks
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in _IN_FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"the folder {folder} holds none of {', '.join(_IN_FOLDERS)}{_beside(folder)}")
+
+
+def _beside(folder: Path) -> str:
+    """What a user may have meant instead."""
+    if not folder.is_dir():
+        return f": there is no folder {folder}"
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json", *_PICKLED))
+    return f". In {folder} there is {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else ""
+
+
+# -- several files ---------------------------------------------------------------------------------------------------
+
+
+def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    """An index says which file holds which tensor. Files that hold nothing of use are not even looked for."""
+    try:
+        where = json.loads(path.read_bytes())["weight_map"]
+        files = {name: str(file) for name, file in where.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} is no index of a checkpoint, which has a 'weight_map' of names to files: {_brief(error)}"
+        ) from error
+
+    @functools.cache
+    def shard(file: str) -> Checkpoint:
+        if Path(file).name != file:
+            raise WeightsError(f"{path} names {file!r}, which is no file beside it")
+        if not (path.parent / file).is_file():
+            raise WeightsError(f"{path.parent / file} is missing, which {path.name} names. Was it downloaded?")
+        return _read_file(path.parent / file, stack)
+
+    def find(name: str) -> Stored:
+        checkpoint = shard(files[name])
+        if name not in checkpoint.names:
+            raise WeightsError(
+                f"{path.name} says that {name!r} is in {files[name]}, which holds no such tensor: they do not belong "
+                f"together, or one of them is damaged"
+            )
+        return checkpoint.find(name)
+
+    return Checkpoint(files.keys(), find)
+
+
+# -- safetensors -----------------------------------------------------------------------------------------------------
+
+# The format is read here and not by its library, which maps the file or reads it with read-ahead, and so fetched from
+# the disk 1.1 to 1.4 times the bytes that were asked for: eight bytes that tell the length of a header, the header as
+# JSON, and behind it the numbers.
+
+
+def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    file = _opened(path, stack)
+    try:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise WeightsError(f"{path} is {_DAMAGED}: it has {size} bytes, and a header of {length} should begin it")
+        begin = 8 + length
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is {_DAMAGED}: its header is none of a .safetensors file") from error
+    if end != size:
+        raise WeightsError(f"{path} is {_DAMAGED}: it has {size} bytes, and by its header {end}")
+
+    def find(name: str) -> Stored:
+        try:
+            entry = header[name]
+            first, last = entry["data_offsets"]
+            shape, kind = tuple(entry["shape"]), entry["dtype"]
+            count = math.prod(shape)
+            dtype = _DTYPES.get(kind)
+            if dtype is None:
+                raise WeightsError(f"{name!r} in {path} is of type {kind!r}, which nothing here reads")
+            whole = all(isinstance(number, int) for number in (first, last, *shape))
+            if not (whole and 0 <= first <= last <= size - begin and last - first == count * dtype.itemsize):
+                raise ValueError
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{path} is {_DAMAGED}: its header contradicts itself about {name!r}") from error
+        return Stored(shape, dtype, lambda: _pieces_of_file(file, path, begin + first, last - first, dtype))
+
+    return Checkpoint(header.keys(), find)
+
+
+_DAMAGED = "damaged or not whole"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def _opened(path: Path, stack: contextlib.ExitStack) -> io.FileIO:
+    try:
+        file = stack.enter_context(io.FileIO(path))
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return file
+
+
+def _pieces_of_file(file: io.FileIO, path: Path, offset: int, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    buffer = torch.empty(min(count, PIECE), dtype=torch.uint8, device="cpu")
+    view = buffer.numpy().data
+    file.seek(offset)
+    for begin in range(0, count, PIECE):
+        filled, wanted = 0, min(PIECE, count - begin)
+        while filled < wanted:
+            try:
+                more = file.readinto(view[filled:wanted])
+            except OSError as error:
+                raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+            if not more:
+                raise WeightsError(f"{path} became shorter while it was read")
+            filled += more
+        yield buffer[:wanted].view(dtype)
+
+
+# -- what torch.save wrote -------------------------------------------------------------------------------------------
+
+# Since PyTorch 1.6 that is a zip archive of a pickle, which describes the tensors, and of their numbers, uncompressed.
+# The pickle is read onto the meta device, where torch notes the offset of the numbers in the file. `mmap=True` would
+# map the whole file, which Linux refuses by default where the file is larger than the memory.
+
+
+def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    try:
+        records = _records(path)
+        content, whole = _unpickled(path, bool(records))
+    except Exception as error:  # of many kinds, by what is wrong inside
+        raise WeightsError(_refusal(path, error)) from error
+    tensors, key = _state_dict(content, path)
+    notes = [f"found behind {key!r}"] if key is not None else []
+    notes += ["read whole, since its tensors cannot be read one by one (as before PyTorch 1.6)"] if whole else []
+    file = _opened(path, stack)
+
+    def find(name: str) -> Stored:
+        tensor = tensors[name]
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+            raise WeightsError(f"{name!r} in {path} is no ordinary tensor, and nothing here reads it")
+        if whole:
+            pieces = functools.partial(_flat, tensor)
+        else:
+            pieces = functools.partial(_pieces_of_view, file, path, _offset(name, tensor, records, file, path), tensor)
+        return Stored(tuple(tensor.shape), tensor.dtype, pieces)
+
+    return Checkpoint(tensors.keys(), find, tuple(notes))
+
+
+def _records(path: Path) -> list[zipfile.ZipInfo]:
+    """What a file consists of that is a zip archive, in order."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return sorted(archive.infolist(), key=_header_offset)
+
+
+def _header_offset(record: zipfile.ZipInfo) -> int:
+    return record.header_offset
+
+
+def _unpickled(path: Path, in_parts: bool) -> tuple[Any, bool]:
+    """What the file holds, with all tensors on the meta device, or, where that cannot be, with their numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they say what the errors here say
+        if in_parts:
+            with contextlib.suppress(NotImplementedError):  # as for sparse tensors
+                return torch.load(path, map_location="meta", weights_only=True), False
+        return torch.load(path, map_location="cpu", weights_only=True), True
+
+
+def _offset(name: str, tensor: Tensor, records: list[zipfile.ZipInfo], file: io.FileIO, path: Path) -> int:
+    """Where in the file the numbers of a tensor begin; not without a look whether they do begin there."""
+    storage = tensor.untyped_storage()
+    offset = getattr(storage, "_checkpoint_offset", None)
+    if offset is None:
+        raise WeightsError(f"{name!r} in {path} has no numbers: it was on the meta device when it was saved")
+    index = bisect.bisect_left(records, offset, key=_header_offset) - 1
+    if index >= 0:
+        record = records[index]
+        file.seek(record.header_offset + 26)
+        lengths = file.read(4)  # of the name and of the extra field, behind which the content begins
+        begin = (
+            record.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+        )
+        last = (tensor.storage_offset() + _span(tensor)) * tensor.dtype.itemsize
+        stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == storage.nbytes()
+        if begin == offset and stored and last <= record.file_size:
+            return offset + tensor.storage_offset() * tensor.dtype.itemsize
+    raise WeightsError(f"{path} is {_DAMAGED}, or was packed again: {name!r} is not where it should be. Save it anew")
+
+
+def _span(tensor: Tensor) -> int:
+    """How many numbers of its storage a tensor reaches over."""
+    if not tensor.numel():
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+
+
+def _pieces_of_view(file: io.FileIO, path: Path, offset: int, tensor: Tensor) -> Iterator[Tensor]:
+    span = _span(tensor)
+    pieces = _pieces_of_file(file, path, offset, span * tensor.dtype.itemsize, tensor.dtype)
+    if tensor.is_contiguous():
+        yield from pieces
+    else:  # as one that was saved transposed
+        values = torch.cat([piece.clone() for piece in pieces])
+        yield values.as_strided(tensor.shape, tensor.stride()).reshape(-1)
+
+
+def _flat(tensor: Tensor) -> Iterator[Tensor]:
+    yield tensor.detach().reshape(-1)
+
+
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
+    """The tensors by name, and the key that they were found behind if they were not at the top."""
+    if tensors := _tensors(content):
+        return tensors, None
+    inside = (
+        {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    for key in ("state_dict", "model", "model_state_dict"):
+        if key in inside:
+            return inside[key], key
+    if len(inside) == 1:
+        key, tensors = inside.popitem()
+        return tensors, key
+    if inside:
+        raise WeightsError(
+            f"{path} holds several state dicts, {', '.join(map(repr, inside))}, and which is meant is not clear: save "
+            f"the one that you need to a file of its own"
+        )
+    holds = (
+        f"a dict of {', '.join(map(repr, content)) or 'nothing'}"
+        if isinstance(content, Mapping)
+        else type(content).__name__
+    )
+    raise WeightsError(f"{path} holds no state dict, but {holds}")
+
+
+def _tensors(value: Any) -> dict[str, Tensor]:
+    return (
+        {k: v for k, v in value.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if isinstance(value, Mapping)
+        else {}
+    )
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why torch did not read a file, without its advice to let the file run code."""
+    text = str(error)
+    _, found, rest = text.partition(" GLOBAL ")
+    if isinstance(error, pickle.UnpicklingError) and found:
+        return (
+            f"{path} holds more than tensors: {rest.split()[0]}. To read that could run code, so it was refused, and "
+            f"nothing of it was run. Save the state_dict() alone, or if you trust who wrote it, see "
+            f"torch.serialization.safe_globals"
+        )
+    if "TorchScript" in text:
+        return f"{path} is a scripted module and no checkpoint: torch.jit.load reads it, and has its state_dict()"
+    if isinstance(error, pickle.UnpicklingError):
+        return f"cannot read {path}, which is {_DAMAGED}, or no checkpoint of torch.save"
+    return f"cannot read {path}, which is {_DAMAGED}, or no checkpoint: {_brief(error)}"
+
+
+def _brief(error: BaseException, limit: int = 200) -> str:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} …"
