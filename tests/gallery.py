@@ -769,6 +769,31 @@ class CollectsInArgument(nn.Module):
         return self.out(x)
 
 
+class AppendsToItsList(nn.Sequential):
+    """Adds what each child returns to a list that it is given, and joins them."""
+
+    def forward(self, x: Tensor, found: list[Tensor], named: dict[str, Tensor]) -> Tensor:
+        for child in self:
+            found.append(child(found[-1]))
+        named["last"] = found[-1]
+        return torch.stack(found).sum(0) + named["first"]
+
+
+@specimen()
+class ChildFillsList(nn.Module):
+    """Hands a list and a dict to a child, which fills them, and reads what it had put there itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collect = AppendsToItsList(linear(), nn.Sequential(linear(), nn.ReLU()), linear())
+        self.out = linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, named = [x + 1], {"first": x}
+        y = self.collect(x, found, named=named)
+        return self.out(y + found[0] + named["first"] + len(found))
+
+
 @dataclasses.dataclass
 class Output:
     logits: Tensor
@@ -1846,6 +1871,51 @@ class PoolsWithIndices(nn.Module):
         z, again = F.max_pool2d(x, 2, return_indices=True)
         y = self.unpool(y, indices, output_size=x.shape)
         return self.out(F.interpolate(z, size=x.shape[-2:]) + y + again.float().mean())
+
+
+@specimen(images)
+class ChecksItsInput(nn.Module):
+    """Raises for an input of another shape, in several spellings; so does a norm that only what follows needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.one = nn.Conv2d(3, 3, 1)
+        self.two = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside = self.norm(x)
+        if x.dim() != 4:
+            raise ValueError(f"images have four dimensions, and not {x.dim()}")
+        y = self.one(x)
+        if x.shape[2] < 2 or not y.shape[1]:
+            message = f"too small, or too many channels: {y.shape}"
+            raise ValueError(message)
+        with torch.enable_grad():
+            if y.ndim == 4:
+                y = y + 1
+            else:
+                raise ValueError("no images")
+        y += self.two(y)
+        return y + beside
+
+
+@specimen(refuses=("a", "b"))
+class CatchesItsOwnError(nn.Module):
+    """Raises for an input, and goes on in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = linear()
+        self.b = linear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            if x.shape[0] > 2:
+                raise ValueError
+        except ValueError:
+            return self.b(x)
+        return self.a(x)
 
 
 @specimen(refuses=("a", "b"))

@@ -25,8 +25,8 @@ class Entry:
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int], Arguments]  # 0: the example, 1: of another size
-    train: bool | str = True  # whether training can be compared, or below what path: without labels, and with
-    # nothing left out before the place that draws random numbers and so shifts those that follow
+    train: bool | str = True  # whether training can be compared: it cannot without labels. Or below what path it can be
+    # as it is; elsewhere without dropout, since what a cut leaves out draws random numbers and so shifts the others
     exact: bool = True  # whether autograd finds all that a cut has to hold
     random: bool = True  # whether it may be given random statistics and scales
     wanted: tuple[str, ...] = ()  # parts of paths of which one each is cut; otherwise drawn
@@ -119,8 +119,9 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
             wrong = [name for name in unexpected if not name.startswith(tuple(f"+{kept}" for kept in entry.keeps))]
             assert not wrong, f"{path}: {wrong[:4]} of {len(wrong)}"
             kept |= set(unexpected)
-        if entry.train is True or (entry.train and path.startswith(entry.train)):
-            check_in_training(model, path, given, example)
+        if entry.train:
+            shifted = entry.train is not True and not path.startswith(entry.train)
+            check_in_training(without_dropout(model) if shifted else model, path, given, example)
     assert all(any(name.startswith(f"+{one}") for name in kept) for one in entry.keeps), "is no longer kept"
     assert not model.training
     after = model.state_dict()
@@ -128,6 +129,15 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
     for key, value in counts.items():
         record(key, value)
     print(name, counts)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """A copy in which dropout draws random numbers and drops nothing."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        numbers = [name for name, value in vars(module).items() if type(value) is float]
+        vars(module).update({name: 0.0 for name in numbers if name == "p" or "drop" in name})
+    return model
 
 
 def check_in_training(model: nn.Module, path: str, given: Arguments, example: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from truncate._bytecode import source_line
 from truncate._graph import Kind, Node
+from truncate._operations import contrary
 from truncate._traced import Traced, TracedBool
 
 
@@ -57,9 +58,11 @@ class Assumes(abc.ABC):
     def lower(self, value: Any) -> Any:
         """Values to their nodes."""
 
-    def check(self, claim: Any, text: str) -> None:
-        """The forward asserts something."""
-        self.node(Kind.FUNCTION, torch._assert, (self.lower(claim), text))
+    def check(self, claim: Any, holds: bool, text: str) -> None:
+        """The forward asserts something, or raises unless something does not hold."""
+        lowered = self.lower(claim)
+        said = lowered if holds else self.node(Kind.FUNCTION, *contrary(lowered))
+        self.node(Kind.FUNCTION, torch._assert, (said, text))
 
     def fix(self, value: Traced) -> None:
         """Control flow, or Python beyond sight, depends on a number."""
@@ -92,7 +95,7 @@ class Assumes(abc.ABC):
     ) -> None:
         assumption = self.assume(what, holds if value is None else value, content)
         text = f"unlike the example that this was cut on: {assumption}"
-        claim = node if holds else self.node(Kind.FUNCTION, operator.not_, (node,))
+        claim = node if holds else self.node(Kind.FUNCTION, *contrary(node))
         self.node(Kind.FUNCTION, torch._assert, (claim, text)).decides = decides
 
     def assume(self, what: str, value: Any, content: bool = False) -> Assumption:

@@ -6,6 +6,7 @@ import dis
 import functools
 import linecache
 from types import CodeType, FrameType
+from typing import Any
 
 
 @functools.lru_cache(maxsize=4096)
@@ -27,29 +28,63 @@ def unpacked_items(frame: FrameType) -> int | None:
     return None
 
 
-def assertion(frame: FrameType) -> str | None:
-    """The source of the ``assert`` that the frame is evaluating, if it is: one that goes on only for a true value."""
+def demanded(frame: FrameType) -> tuple[bool, str | None] | None:
+    """The truth value with which the frame goes on, if it raises for the other one, as ``assert`` and ``if`` may do.
+
+    An error that the same function catches does not count: for that, it goes on too.
+
+    With it, the source of that check; None where the other value raises only if more is true, as in ``if a and b``.
+    """
     instructions, here = _here(frame)
     while here < len(instructions) and instructions[here].opname in ("TO_BOOL", "COPY"):
         here += 1
-    if here + 1 >= len(instructions):
+    jump = instructions[here] if here < len(instructions) else None
+    if jump is None or "POP_JUMP" not in jump.opname or not jump.opname.endswith(("IF_TRUE", "IF_FALSE")):
         return None
-    jump = instructions[here]
-    if "JUMP" not in jump.opname:
+    target, jumps_if = _instructions(frame.f_code)[1].get(jump.argval, 0), jump.opname.endswith("IF_TRUE")
+    text = source_line(frame.f_code.co_filename, frame.f_lineno)
+    leads_back = _leads_out_of_raise(frame.f_code, here + 1, target)
+    if leads_back is not None:
+        return jumps_if, None if leads_back else text
+    return (not jumps_if, text) if _raises_at_once(frame.f_code, target) else None
+
+
+def _leads_out_of_raise(code: CodeType, start: int, end: int) -> bool | None:
+    """Whether instructions that end by raising may jump behind that; None if they do not end so, or go elsewhere."""
+    instructions, positions = _instructions(code)
+    block = instructions[start:end]
+    if not block or not _ends(block[-1], code) or any(i.opname.startswith("RETURN") for i in block):
         return None
-    if "IF_TRUE" in jump.opname:
-        otherwise = instructions[here + 1]
-    elif "IF_FALSE" in jump.opname:
-        position = _instructions(frame.f_code)[1].get(jump.argval)
-        if position is None:
-            return None
-        otherwise = instructions[position]
-    else:
-        return None
-    raises = otherwise.opname == "LOAD_ASSERTION_ERROR" or (
-        otherwise.opname == "LOAD_COMMON_CONSTANT" and otherwise.argval is AssertionError
-    )
-    return source_line(frame.f_code.co_filename, frame.f_lineno) if raises else None
+    targets = {positions.get(i.argval, -1) for i in block if "JUMP" in i.opname or i.opname in ("FOR_ITER", "SEND")}
+    return end in targets if all(start <= target <= end for target in targets) else None
+
+
+def _raises_at_once(code: CodeType, start: int) -> bool:
+    for instruction in _instructions(code)[0][start:]:
+        if instruction.opname == "RAISE_VARARGS":
+            return _ends(instruction, code)
+        if "JUMP" in instruction.opname or instruction.opname.startswith(("RETURN", "FOR_ITER", "SEND")):
+            break
+    return False
+
+
+def _ends(instruction: dis.Instruction, code: CodeType) -> bool:
+    """Whether an instruction raises an error that ends the function."""
+    caught = any(start <= instruction.offset < end for start, end in _caught(code))
+    return instruction.opname == "RAISE_VARARGS" and not caught
+
+
+@functools.lru_cache(maxsize=4096)
+def _caught(code: CodeType) -> tuple[tuple[int, int], ...]:
+    """The parts of a function that an ``except`` or ``finally`` answers for; the end of a ``with`` lets errors pass."""
+    instructions, positions = _instructions(code)
+    bytecode: Any = dis.Bytecode(code)
+    found = []
+    for entry in bytecode.exception_entries:
+        handler = positions.get(entry.target, 0)
+        if all(i.opname != "WITH_EXCEPT_START" for i in instructions[handler : handler + 3]):
+            found.append((entry.start, entry.end))
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=4096)

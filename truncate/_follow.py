@@ -19,13 +19,14 @@ from torch.overrides import TorchFunctionMode
 from truncate._bytecode import assigned_names, names_tested_for_none, source_line
 from truncate._call import Call
 from truncate._errors import CannotFollowError
+from truncate._filled import Given
 from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known, outline_of
 from truncate._randomness import random_state_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
-from truncate._standin import Held, StandIn, Unfollowable, recording_is, standins_in
+from truncate._standin import Held, StandIn, Unfollowable, Unread, recording_is, running, standins_in
 from truncate._written import Written
 
 
@@ -35,8 +36,8 @@ class Children(Protocol):
     def returned(self, node: Node) -> Any:
         """The outline of what it returns."""
 
-    def fills(self, node: Node) -> bool:
-        """Whether it changes a list or dict that it is given, or may do so."""
+    def filled(self, node: Node) -> list[Any] | None:
+        """How it changes each list and dict that it is given (`_filled`), if that is known."""
 
 
 def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Body]:
@@ -44,7 +45,8 @@ def follow(module: nn.Module, call: Call, where: str, children: Children) -> lis
 
     A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
     """
-    if type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and len(call.args) == 1:
+    plain = type(module).forward is nn.Sequential.forward and "forward" not in vars(module)
+    if plain and len(call.args) == 1 and next(containers_in(call.args), None) is None:
         return [_chain(module, call)]
     bodies: list[Body] = []
     pending: list[dict[str, bool]] = [{}]
@@ -88,6 +90,8 @@ class _Recorder(TorchFunctionMode):
         self._run = run
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if running.now is not self._run:  # meanwhile a child is followed, of which this run has a question
+            return func(*args, **(kwargs or {}))
         return self._run.function(func, args, kwargs or {})
 
 
@@ -118,17 +122,17 @@ class _Run(Written):
             entered.known = value.known
             return self._answerable(StandIn(self, entered)) if value.target in tested else StandIn(self, entered)
 
-        with random_state_watched() as drawn, self._contexts.running(), recording_is(self), _Recorder(self):
+        with recording_is(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
             args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
-            given = [(container, copy.copy(container)) for container in containers_in((args, kwargs))]
+            given = Given((*args, *kwargs.values()))
             result = entry_of(Shadows(self.module, self).at("", self.module))(*args, **kwargs)
             lowered = self.lower(result)
         if drawn():
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        fills = any(not _same_items(container, before) for container, before in given)
-        return Body(self._nodes, lowered, self.decisions, asked=self._asked, fills=fills, constants=self._constants)
+        filled = self.told(given.changes, given.containers)
+        return Body(self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=self._constants)
 
     def held(self, path: str, tensor: torch.Tensor) -> Held:
         """What the forward sees in place of a tensor that the module holds."""
@@ -137,8 +141,9 @@ class _Run(Written):
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called. Where the forward asks whether what it returns is None, it must be given an answer."""
         returned = self.add(Kind.CHILD, path, args, kwargs)
-        if next(containers_in((*args, *kwargs.values())), None) is not None and self._children.fills(returned._node):
-            raise self.fail(f"passes a list or dict that {path!r} may change")
+        containers = list(containers_in((*args, *kwargs.values())))
+        if containers:
+            self.fill(path, containers, self._children.filled(returned._node), lambda n, key: Unread(self, path))
         caller = sys._getframe(2)
         tested = names_tested_for_none(caller.f_code)
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
@@ -166,6 +171,10 @@ class _Run(Written):
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()
         return found
+
+    def is_surely_tensor(self, value: Any) -> bool:
+        kind = type(value)
+        return kind is Unread or (issubclass(kind, StandIn) and self.outline(value._node) is Known.TENSOR)
 
     def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> StandIn:
         lowered = tuple([self.lower(arg) for arg in args])
@@ -256,11 +265,6 @@ class _Run(Written):
         if type(outline) is Known:
             raise self.fail("asks for the type of a value with isinstance")
         return isinstance(outline, classes)
-
-
-def _same_items(one: Any, other: Any) -> bool:
-    ones, others = items_of(one), items_of(other)
-    return len(ones) == len(others) and all(a is b for a, b in zip(ones, others))
 
 
 def _flat(classes: Any) -> Iterator[type]:

@@ -35,8 +35,10 @@ class Forwards:
         self._observed: dict[int, Observed] = {}
         self.passed: Pass | None = None
 
-    def bodies(self, module: nn.Module, path: str, call: Call) -> list[Body]:
+    def bodies(self, module: nn.Module, path: str, call: Call, record: bool = True) -> list[Body]:
         """All ways through the forward of the module at `path`, called like that; its present mode's is first.
+
+        With `record`, the example is run if it has to be.
 
         Raises:
             CannotFollowError: It depends on values that are only known when it runs, and there is no example.
@@ -48,17 +50,18 @@ class Forwards:
             failure = None
         except CannotFollowError as error:
             followed, failure = [], error
-        recorded = self._recordings(module, call)
+        recorded = self._recordings(module, call, record)
         if not recorded and failure is not None:
             raise failure
         # A way that stand-ins found is better: it holds for more inputs than a recording.
         found = {_way(body): body for body in [*followed, *recorded]}
         return list((found | {_way(body): body for body in followed if not body.failure}).values())
 
-    def _recordings(self, module: nn.Module, call: Call) -> list[Body]:
+    def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Body]:
         if self._example is None or not (self._spine.holds(module) or module is self._model):
             return []
-        self._record()
+        if record:
+            self._record()
         return self._recorded.get((id(module), call.key), [])
 
     def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]:
@@ -153,16 +156,19 @@ class _Children:
         ]
         return outlines[0] if all(repr(outline) == repr(outlines[0]) for outline in outlines) else Known.NOTHING
 
-    def fills(self, node: Node) -> bool:
-        """Whether a call changes a list or dict that it is given, or may do so."""
+    def filled(self, node: Node) -> list[Any] | None:
+        """How a call changes the lists and dicts that it is given; None if that is not known."""
         try:
-            return any(body.fills or body.failure for body in self._bodies(node))
+            bodies = self._bodies(node)
         except TruncateError:
-            return True
+            return None
+        known = all(body.filled == bodies[0].filled and not body.failure for body in bodies)
+        return bodies[0].filled if known else None
 
     def _bodies(self, node: Node) -> list[Body]:
         child = descend(self.parent, node.target)
-        return self.forwards.bodies(child, join(self.path, node.target), self._call(node))
+        # A parent that is being followed asks: the example would run through it, and it would ask again.
+        return self.forwards.bodies(child, join(self.path, node.target), self._call(node), record=False)
 
     def _call(self, node: Node) -> Call:
         return self.forwards.call(self.parent, self.path, node, self.given)

@@ -59,7 +59,8 @@ class Body:
     result: Any  # nested nodes and constants
     modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
     failure: str | None = None  # why this way could not be followed, if it could not
-    fills: bool = False  # changes a list or dict among its arguments
+    filled: list[Any] | None = dataclasses.field(default_factory=list)  # how it changes each list and dict among its
+    # arguments (`_filled`); None: not known
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on

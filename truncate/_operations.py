@@ -26,6 +26,11 @@ DUNDER = {**UNARY, **BINARY, **INPLACE, "setitem": operator.setitem}
 OPERATORS = frozenset(DUNDER.values())
 COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 
+_CONTRARY = {operator.eq: operator.ne, operator.ne: operator.eq}
+_CONTRARY_OF_SIZES = {
+    operator.lt: operator.ge, operator.ge: operator.lt, operator.gt: operator.le, operator.le: operator.gt
+}  # fmt: skip
+
 # Methods of a tensor that change what happens in its backward.
 _ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
 # Functions that make a tensor from plain values and have no operator of that name in ATen.
@@ -39,6 +44,27 @@ def _schemas(name: str) -> tuple[Any, ...]:
     if packet is None:
         return ()
     return tuple(getattr(packet, overload)._schema for overload in packet.overloads())
+
+
+def contrary(node: Node) -> tuple[Any, tuple[Any, ...]]:
+    """A function and its arguments that give the contrary of a value: of a comparison without asking for its truth."""
+    if node.target in _CONTRARY:
+        return _CONTRARY[node.target], node.args
+    if node.target in _CONTRARY_OF_SIZES and all(map(_is_size, node.args)):  # no NaN, which is neither
+        return _CONTRARY_OF_SIZES[node.target], node.args
+    return operator.not_, (node,)
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is certainly an integer, or a shape."""
+    if type(value) is not Node:
+        return type(value) is int
+    if value.kind is Kind.METHOD:
+        return value.target in ("dim", "size", "numel")
+    if value.target is getattr:
+        return value.args[1] in ("shape", "ndim")
+    of_sizes = (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
+    return value.target in of_sizes and all(map(_is_size, value.args))
 
 
 def name_of(node: Node) -> str:

@@ -19,8 +19,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from truncate._assume import Assumes, users_frame
+from truncate._answers import QUESTIONS, Answers
+from truncate._assume import users_frame
 from truncate._call import Call
+from truncate._filled import Given
 from truncate._graph import (
     Body,
     Kind,
@@ -37,14 +39,14 @@ from truncate._objects import NOT_OPENED, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
-from truncate._standin import StandIn, recording_is
+from truncate._standin import StandIn, recording_is, running
 from truncate._traced import Traced, plain, traced
 from truncate._written import Written
 
 Lazy = Node | Callable[[], Node]
 
 
-class Recording(Written, Assumes, TorchFunctionMode):
+class Recording(Written, Answers, TorchFunctionMode):
     """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
 
     def __init__(self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any]) -> None:
@@ -60,9 +62,10 @@ class Recording(Written, Assumes, TorchFunctionMode):
 
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
         """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
-        with python_draws_watched() as drawn, self._contexts.running(), recording_is(self), self:
+        with recording_is(self), python_draws_watched() as drawn, self._contexts.running(), self:
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
+            taken = Given((*args, *kwargs.values()))
             result = entry_of(Shadows(self.module, self).at("", self.module))(*args, **kwargs)
             lowered = self.lower(result)
         if drawn():
@@ -71,6 +74,7 @@ class Recording(Written, Assumes, TorchFunctionMode):
         if self._failure is not None:
             raise self._failure
         body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
+        body.filled = self.told(taken.changes, taken.containers)
         return body, self.real(result)
 
     # -- values and their nodes ------------------------------------------------------------------------------------
@@ -222,21 +226,35 @@ class Recording(Written, Assumes, TorchFunctionMode):
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         node = self.node(Kind.CHILD, path, lowered, named)
         given = self.real(args), self.real(kwargs)
-        containers = list(zip(containers_in((args, kwargs)), containers_in(given)))
-        before = [copy.copy(container) for _, container in containers]
+        containers = list(containers_in((*args, *kwargs.values())))
+        passed = Given((*given[0], *given[1].values()))
         with self.paused(), recording_is(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             node.observed = observed_in(versions, returned)
-        filled = [pair for pair, was in zip(containers, before) if len(pair[1]) != len(was)]
+        changes = passed.changes
         if type(returned) is list:
             self.fix_length(node, len(returned))
         returned = self._enter(returned, node)
-        for own, container in filled:  # the child was given a copy without traced numbers
-            if type(own) is not list or all(container is not other for other in containers_in((returned,))):
-                raise self.fail(f"passes a list or dict that {path!r} changes")
-            own[:] = container
+        for number, (own, held) in enumerate(zip(containers, passed.containers)):
+            back = type(own) is list and any(held is other for other in containers_in((returned,)))
+            if changes[number] is not None and back:
+                own[:], changes[number] = held, None
+        told = self.told(changes, passed.containers)
+        self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
         return returned
+
+    def is_surely_tensor(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    def _unread(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What a child has put into a list or dict: as it is, unless the child also returned it nobody may read it."""
+
+        def read() -> Node:
+            raise self.fail(f"reads what {path!r} has put into a list or dict")
+
+        self._values.setdefault(id(tensor), (read, tensor))
+        return tensor
 
     def left_behind(self, path: str, value: Any) -> Any:
         """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
@@ -257,6 +275,8 @@ class Recording(Written, Assumes, TorchFunctionMode):
             self.is_paused = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if running.now is not self:
+            return func(*args, **(kwargs or {}))
         return self.function(func, args, kwargs or {})
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -264,8 +284,8 @@ class Recording(Written, Assumes, TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func is torch._C._set_grad_enabled:
             self._contexts.grad_was_set(*args)
-        if getattr(torch.Tensor, name, None) is func and name in _ASKED:
-            return getattr(self, _ASKED[name])(*args)
+        if getattr(torch.Tensor, name, None) is func and name in QUESTIONS:
+            return getattr(self, QUESTIONS[name])(*args)
         if name == "__get__":
             return self._property(func.__self__.__name__, args[0], func(*args))
         if name == "__deepcopy__":
@@ -340,47 +360,7 @@ class Recording(Written, Assumes, TorchFunctionMode):
     def is_instance(self, standin: StandIn, classes: Any) -> bool:
         return isinstance(True, classes)
 
-    # Python's questions to a tensor, which must be answered with plain values.
 
-    def _truth(self, tensor: torch.Tensor) -> bool:
-        value = bool(tensor)
-        self.fix_node(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
-        return value
-
-    def _number(self, tensor: torch.Tensor) -> Any:
-        value = tensor.item()
-        node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
-        self.fix_node(node, True, "a number in a tensor was", value, content=True)
-        return value
-
-    def _item(self, tensor: torch.Tensor) -> Any:
-        lowered = self.lower(tensor)
-        return traced(tensor.item(), self, self.node(Kind.METHOD, "item", (lowered,)))
-
-    def _length(self, tensor: torch.Tensor) -> int:
-        return self._size_0(tensor).fixed()
-
-    def _size_0(self, tensor: torch.Tensor) -> Any:
-        lowered = self.lower(tensor)
-        return traced(len(tensor), self, lambda: self.node(Kind.METHOD, "size", (lowered, 0)))
-
-    def _iterate(self, tensor: torch.Tensor) -> Iterator[Any]:
-        self._length(tensor)
-        return iter(self.function(torch.Tensor.unbind, (tensor,), {}))
-
-    def _contains(self, tensor: torch.Tensor, item: Any) -> bool:
-        return self._truth(self.function(torch.Tensor.any, (self.function(torch.Tensor.eq, (tensor, item), {}),), {}))
-
-    def _list(self, tensor: torch.Tensor) -> Any:
-        if tensor.dim() == 0:
-            return self._item(tensor)
-        return [self._list(row) for row in self._iterate(tensor)]
-
-
-_ASKED = {
-    "__bool__": "_truth", "__int__": "_number", "__float__": "_number", "__index__": "_number", "item": "_item",
-    "__len__": "_length", "__iter__": "_iterate", "__contains__": "_contains", "tolist": "_list",
-}  # fmt: skip
 _PASSED = frozenset(("__hash__", "__repr__", "__format__", "__reduce_ex__", "_set_grad_enabled",
                      "get_device"))  # fmt: skip
 _STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))

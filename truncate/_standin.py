@@ -18,7 +18,7 @@ import torch
 
 from truncate import _bytecode
 from truncate._graph import Kind, Node, items_of
-from truncate._operations import BINARY, COMPARISONS, INPLACE, UNARY, is_mode
+from truncate._operations import BINARY, COMPARISONS, INPLACE, UNARY, contrary, is_mode
 
 
 class Unfollowable(Exception):
@@ -118,11 +118,14 @@ class StandIn:
     def __bool__(self) -> bool:
         if is_mode(self._node):
             return self._recording.decide(self._node.target)
-        claim = _bytecode.assertion(sys._getframe(1))
-        if claim is None:
+        demanded = _bytecode.demanded(sys._getframe(1))
+        if demanded is None:
             raise self._recording.fail("branches on a value")
-        self._recording.add(Kind.FUNCTION, torch._assert, (self, claim))
-        return True
+        value, claim = demanded
+        if claim is not None:
+            held = self._node if value else self._recording.node(Kind.FUNCTION, *contrary(self._node))
+            self._recording.node(Kind.FUNCTION, torch._assert, (held, claim))
+        return value
 
     def __len__(self) -> int:
         raise self._recording.fail("asks for the length of a value")
@@ -189,6 +192,18 @@ class Held(StandIn):
 
     def __len__(self) -> int:
         return len(self._tensor)
+
+
+class Unread(StandIn):
+    """A tensor that a child has put into a list or dict of its caller, where a cut does not find it."""
+
+    __slots__ = ()
+
+    def __init__(self, recording: Recording, path: str) -> None:
+        def read() -> Node:
+            raise recording.fail(f"reads what {path!r} has put into a list or dict")
+
+        super().__init__(recording, read)
 
 
 def _operation(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:

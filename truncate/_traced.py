@@ -23,7 +23,7 @@ class Tracer(Protocol):
 
     def lower(self, value: Any) -> Any: ...
 
-    def check(self, claim: Any, text: str) -> None: ...
+    def check(self, claim: Any, holds: bool, text: str) -> None: ...
 
     def fix(self, value: Traced) -> None: ...
 
@@ -64,11 +64,11 @@ class Traced:
         return traced(value, tracer, lambda: tracer.node(Kind.FUNCTION, function, tuple(map(tracer.lower, args))))
 
     def __bool__(self) -> bool:
-        claim = _bytecode.assertion(sys._getframe(1))
-        if claim is None or not self.real_value or self._tracer.is_paused:
+        value, claim = _bytecode.demanded(sys._getframe(1)) or (True, None)
+        if claim is None or bool(self.real_value) is not value or self._tracer.is_paused:
             return bool(self.fixed())
-        self._tracer.check(self, claim)
-        return True
+        self._tracer.check(self, value, claim)
+        return value
 
     def __int__(self) -> int:
         return int(self.fixed())

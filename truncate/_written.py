@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from truncate._contexts import Contexts
+from truncate._filled import Change, added_by, apply
 from truncate._graph import Kind, Node
 from truncate._standin import Unfollowable
 
@@ -35,6 +38,25 @@ class Written:
 
     def was_called(self, path: str) -> bool:
         return bool(self.calls_of(path))
+
+    def is_surely_tensor(self, value: Any) -> bool:
+        raise NotImplementedError
+
+    def told(self, changes: list[Change | None], after: list[Any]) -> list[Change | None] | None:
+        """What a caller may know of these changes of containers: nothing if they brought what may be no tensor."""
+        added = [item for how, container in zip(changes, after) for item in added_by(how, container)]
+        return changes if all(map(self.is_surely_tensor, added)) else None
+
+    def fill(
+        self, path: str, containers: list[Any], changes: list[Change | None] | None, added: Callable[[int, Any], Any]
+    ) -> None:
+        """Changes containers of this forward as a child did; `added` gives what is new, by container and key."""
+        distinct = len(set(map(id, containers))) == len(containers)
+        for number, how in enumerate([None] if changes is None else changes):
+            if changes is None or (how is not None and not (distinct and type(containers[number]) in (list, dict))):
+                raise self.fail(f"passes a list or dict that {path!r} may change")
+            if how is not None:
+                apply(how, containers[number], functools.partial(added, number))
 
     def fail(self, why: str) -> Unfollowable:
         """What to raise. It is kept, should the forward catch it."""

@@ -1,0 +1,60 @@
+"""Lists and dicts that a forward is given and fills: a cut hands each child a new one, and nobody reads it afterwards.
+
+So what was there before may still be read from them, and what a child has put there may not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from truncate._graph import containers_in
+
+ADDED = object()  # stands for where an item was before the call: nowhere
+Change = dict[Any, Any]  # each key or position after a call -> where that item was before it
+
+
+class Given:
+    """The lists and dicts among some arguments."""
+
+    def __init__(self, arguments: Any) -> None:
+        self.containers = list(containers_in(arguments))
+        self._before = [copy.copy(container) for container in self.containers]
+
+    @property
+    def changes(self) -> list[Change | None]:
+        """What has happened to each of them; None where nothing did."""
+        return list(map(_change, self._before, self.containers))
+
+
+def _change(before: list[Any] | dict[Any, Any], after: list[Any] | dict[Any, Any]) -> Change | None:
+    was, now = dict(_pairs(before)), dict(_pairs(after))
+    if list(was) == list(now) and all(was[key] is now[key] for key in was):
+        return None
+    return {key: _place_of(item, was, key) for key, item in now.items()}
+
+
+def _pairs(container: list[Any] | dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    return iter(container.items()) if isinstance(container, dict) else enumerate(container)
+
+
+def _place_of(item: Any, was: dict[Any, Any], key: Any) -> Any:
+    if key in was and was[key] is item:
+        return key
+    return next((place for place, other in was.items() if other is item), ADDED)
+
+
+def added_by(change: Change | None, after: Any) -> list[Any]:
+    """The items that a change brought."""
+    return [after[key] for key, place in (change or {}).items() if place is ADDED]
+
+
+def apply(how: Change, container: list[Any] | dict[Any, Any], added: Callable[[Any], Any]) -> None:
+    """Does to a container what happened to another; `added` gives the item that is new at a key."""
+    items = {key: added(key) if place is ADDED else container[place] for key, place in how.items()}
+    if isinstance(container, dict):
+        container.clear()
+        container.update(items)
+    else:
+        container[:] = items.values()
