@@ -547,10 +547,10 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
         ((NET, [INPUTS]), {"keys": ["a"]}, "there are fewer keys than rows: they end in batch 0"),
         ((NET, [INPUTS]), {"keys": ["a"] * 99}, "there are more keys than rows; keys are one for each row"),
         ((NET, [INPUTS]), {"keys": "id"}, "keys='id' names an entry of each batch, but batch 0 has none"),
-        ((NET, [(INPUTS, LABELS[:3])]), {}, "'label' has 3 rows in batch 0, which has 23"),
+        ((NET, [(INPUTS, LABELS[:3])]), {}, "'label' has 3 rows, where the batch has 23"),
         ((NET, [(INPUTS, object())]), {}, "'label' holds a object: only tensors, numbers and strings can be kept"),
-        ((Returns(lambda x: x.sum()), [INPUTS]), {}, r"'features' has 0 rows in batch 0, which has 23 \(it is \(\)\)"),
-        ((Returns(lambda x: x[1:]), [INPUTS]), {}, r"'features' has 22 rows in batch 0.*it is \(22, 6\)"),
+        ((Returns(lambda x: x.sum()), [INPUTS]), {}, r"'features' has 0 rows, where the batch has 23 \(it is \(\)\)"),
+        ((Returns(lambda x: x[1:]), [INPUTS]), {}, r"'features' has 22 rows, where the batch has 23 .it is \(22, 6\)"),
         ((Returns(lambda x: None), [INPUTS]), {}, "the module returned no tensor, but None"),
         ((Returns(lambda x: {"label": x}), [(INPUTS, LABELS)]), {}, "two columns would be called 'label'"),
         (

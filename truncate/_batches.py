@@ -142,6 +142,15 @@ def _column(value: Any, name: str) -> Column:
         ) from None
 
 
+def check_rows(columns: Iterable[tuple[str, Column]], rows: int) -> None:
+    """Raises if a column has not one row for each of the batch."""
+    for name, column in columns:
+        found = len(column) if isinstance(column, list) or column.ndim else 0
+        if found != rows:
+            shape = "" if isinstance(column, list) else f" (it is {tuple(column.shape)})"
+            raise ExtractError(f"{name!r} has {found} rows, where the batch has {rows}{shape}")
+
+
 def refilled(value: Any, columns: Iterator[Any]) -> Any:
     """The nested value with its columns replaced, one after the other."""
     if value is None:

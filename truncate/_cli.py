@@ -1,4 +1,4 @@
-"""The command line: ``python -m truncate cut`` and ``python -m truncate layers``."""
+"""The command line: ``python -m truncate cut``, ``layers`` and ``extract``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from rich.table import Table
 from torch import nn
 
 from truncate import _models, _save, _verify
-from truncate._api import truncate
-from truncate._errors import CannotFollowError, TruncateError
+from truncate._cli_extract import extract_command
+from truncate._errors import TruncateError
 from truncate._graph import tensors_in
 from truncate._layers import layers, shape_of, shape_text
+from truncate._photos import Stopped
 from truncate._usage import NotUsable, brief, explained
 
 _PROGRAM = "python -m truncate"
@@ -45,6 +46,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     """What both commands take."""
     for option in (
         click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual picture]."),
+        click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too."),
         click.option("--weights", metavar="NAME|FILE", help="Trained weights by name (DEFAULT), or a checkpoint."),
         click.argument("model"),
     ):
@@ -70,6 +72,7 @@ def cut(
     model: str,
     upto: tuple[str, ...],
     weights: str | None,
+    trust: bool,
     shape: tuple[int, ...] | None,
     path: Path | None,
     image: Path | None,
@@ -78,11 +81,11 @@ def cut(
     if path is not None:
         _save.check(path)
     picture = _models.read_picture(image) if image is not None else None
-    built = _models.build(model, weights, shape)
+    built = _models.build(model, weights, shape, trust)
     if picture is not None:
         with explained(f"cannot prepare {image} for {model}"):
             built.args = (built.transform(picture).unsqueeze(0),)
-    part = _truncate(built, upto[0] if len(upto) == 1 else list(upto))
+    part = built.stopped(upto[0] if len(upto) == 1 else list(upto))
     given = f"{image.name if image is not None else 'random numbers'} ({_shapes(built.args)})"
     with explained(f"{model} does not run on {given}"), torch.no_grad():
         built.model(*built.args)
@@ -104,13 +107,6 @@ def cut(
         print(f"{place}: {_shapes((output,))}, {shown}")
     if path is not None:
         print(f"saved {_save.save(part, path, built.args)}")
-
-
-def _truncate(built: _models.Built, upto: str | list[str]) -> nn.Module:
-    try:
-        return truncate(built.model, upto)
-    except CannotFollowError:  # without the example, a cut assumes less
-        return truncate(built.model, upto, args=built.args)
 
 
 def _compare(built: _models.Built, part: nn.Module) -> None:
@@ -153,10 +149,16 @@ def _shapes(values: tuple[Any, ...]) -> str:
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
 @click.option("--shapes", is_flag=True, help="Show what each place returns, from one run of the model.")
 def layers_command(
-    model: str, weights: str | None, shape: tuple[int, ...] | None, depth: int | None, table: bool, shapes: bool
+    model: str,
+    weights: str | None,
+    trust: bool,
+    shape: tuple[int, ...] | None,
+    depth: int | None,
+    table: bool,
+    shapes: bool,
 ) -> None:
     """Draw every place where one can stop."""
-    built = _models.build(model, weights, shape)
+    built = _models.build(model, weights, shape, trust)
     if shapes or shape:
         with explained(f"{model} does not run on {_shapes(built.args)}"):
             places = layers(built.model, built.args)
@@ -168,16 +170,19 @@ def layers_command(
         print(places.table() if table else places.tree(depth))
 
 
+cli.add_command(extract_command)
+
+
 class Differs(Exception):
     """The check failed: a fault of this library, and not of what was asked."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line. Its exit code: 0, 2 for what cannot be had, 1 if the check of a cut failed."""
+    """Runs the command line. Its exit code: 0, 2 for what cannot be had, 1 if a check or a file failed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw a tree still shows its names
     try:
-        cli.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+        code = cli.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else _PROGRAM
         return _fail(f"{_line(error)} (see {command} --help)")
@@ -185,13 +190,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(_line(error))
     except (NotUsable, TruncateError) as error:
         return _fail(brief(error, limit=1000))
-    except Differs as error:
+    except (Differs, Stopped) as error:
         return _fail(str(error), code=1)
     except click.Abort:
         return _fail("interrupted", code=130)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return code or 0
 
 
 def _line(error: click.ClickException) -> str:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import nn
 
-from truncate._batches import Batch, Reader, columns_of, refilled
-from truncate._compute import Forward, computed, device_of, evaluating
+from truncate._batches import Batch, Reader, check_rows, columns_of, refilled
+from truncate._compute import Forward, computed, device_of, evaluating, named
 from truncate._errors import ExtractError
 from truncate._progress import Bar
 from truncate._randomness import random_state_kept
@@ -181,11 +181,8 @@ def _fill(sink: Sink, results: Iterable[tuple[Batch, Any]], bar: Bar) -> list[tu
                 raise ExtractError(f"two columns would be called {min(twice)!r}: give the outputs other names")
         if names != expected:
             raise ExtractError(f"batch {number} gives {', '.join(names)}, and those before {', '.join(expected)}")
-        for name, column in columns:
-            rows = len(column) if isinstance(column, list) or column.ndim else 0
-            if rows != batch.rows:
-                shape = "" if isinstance(column, list) else f" (it is {tuple(column.shape)})"
-                raise ExtractError(f"{name!r} has {rows} rows in batch {number}, which has {batch.rows}{shape}")
+        with named(number):
+            check_rows(columns, batch.rows)
         with writing("the output"):
             sink.append(dict(columns))
         bar.advance(batch.rows)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._api import truncate
+from truncate._errors import CannotFollowError
 from truncate._usage import NotUsable, close, explained, need
 
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
@@ -27,14 +29,22 @@ class Built:
     args: tuple[Any, ...]  # random numbers of the right shape
     transform: Callable[[Any], torch.Tensor]  # from a picture to what the model takes, without the batch
 
+    def stopped(self, upto: Any, **options: Any) -> nn.Module:
+        """The model up to there, cut without the example if that can be had: it then assumes less."""
+        try:
+            return truncate(self.model, upto, **options)
+        except CannotFollowError:
+            return truncate(self.model, upto, args=self.args, **options)
 
-def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None = None) -> Built:
+
+def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None = None, trust: bool = False) -> Built:
     """Builds the model of that name: of torchvision, ``timm:NAME``, or what ``package.module:callable`` returns.
 
     Args:
         name: Which model.
         weights: The name of weights that the library downloads, or a local checkpoint. Without, they are random.
         shape: The shape of the example input, where it is not that of the model's usual picture.
+        trust: Whether a checkpoint that holds other things than tensors is read too, which runs code that it brings.
 
     Raises:
         NotUsable: There is no such model, or it does not go with these weights.
@@ -49,7 +59,7 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     else:
         built = _from_torchvision(name, named)
     if checkpoint:
-        _load(built.model, checkpoint)
+        _load(built.model, checkpoint, trust)
         built.weights = f"weights of {checkpoint.name}"
     if shape:
         built.args = (_random(*shape),)
@@ -135,7 +145,7 @@ _RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
 # -- weights ---------------------------------------------------------------------------------------------------------
 
 
-def _load(model: nn.Module, path: Path) -> None:
+def _load(model: nn.Module, path: Path, trust: bool) -> None:
     """Loads a checkpoint. It holds a state dict, alone or under one of the usual names."""
     if not path.is_file():
         raise NotUsable(f"no checkpoint {path}")
@@ -145,9 +155,10 @@ def _load(model: nn.Module, path: Path) -> None:
             state = safetensors.load_file(path)
     else:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=not trust)
         except Exception:  # of many kinds, none of which says it better
-            raise NotUsable(f"{path} is no checkpoint that holds tensors alone (nothing else is read)") from None
+            alone = "" if trust else " that holds tensors alone (nothing else is read without --trust)"
+            raise NotUsable(f"{path} is no checkpoint{alone}") from None
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +22,7 @@ from truncate._whole import whole, writing
 _GROUP_BYTES = 32 << 20  # a row group is what a reader has to hold, and what is held here
 _GROUP_ROWS = 1 << 16
 _SHARD_BYTES = 256 << 20
-_MADE = b"truncate"  # the entry of a file's metadata that says what made it
+_NOTE = b"truncate"  # an entry of a file's metadata
 
 
 class Table:
@@ -31,8 +31,8 @@ class Table:
     Rows of more than one dimension are flattened; the column's metadata has their ``shape``.
     """
 
-    def __init__(self, file: BinaryIO, made: Any = None) -> None:
-        self._file, self._made = file, made
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._rows: dict[str, Rows] = {}
         self._texts: dict[str, list[str]] = {}
         self._group = _GROUP_ROWS
@@ -57,17 +57,19 @@ class Table:
             if self._count == self._group:
                 self._flush()
 
-    def finish(self) -> None:
+    def finish(self, note: Any = None) -> None:
+        """Writes what is left, and a note, which `note_in` reads."""
         if self._schema is None:
             self._begin({})
         if self._count or self._writer is None:
             self._flush()
+        if note is not None:
+            self._writer.add_key_value_metadata({_NOTE: json.dumps(note)})
         self._writer.close()
 
     def _begin(self, columns: Mapping[str, Column]) -> None:
         fields = [field(name, column) for name, column in columns.items()]
-        metadata = {_MADE: json.dumps(self._made).encode()} if self._made is not None else None
-        self._schema = pyarrow.schema(fields, metadata=metadata)
+        self._schema = pyarrow.schema(fields)
         widths = [
             math.prod(column.shape[1:]) * numpy_type(column).itemsize
             for column in columns.values()
@@ -123,13 +125,44 @@ def writer(file: BinaryIO, schema: Any) -> Any:
     return pyarrow.parquet.ParquetWriter(file, schema, compression="snappy", **options)
 
 
-def made_by(path: Path) -> Any:
-    """What made a file, if this library did, or else None."""
+def note_in(path: Path) -> Any:
+    """The note of a file, or None if it has none or is no Parquet file."""
     try:
-        metadata = pyarrow.parquet.read_schema(path).metadata or {}
-    except pyarrow.ArrowInvalid:  # it is no Parquet file
+        metadata = pyarrow.parquet.read_metadata(path).metadata or {}
+    except pyarrow.ArrowInvalid:
         return None
-    return json.loads(metadata[_MADE]) if _MADE in metadata else None
+    return json.loads(metadata[_NOTE]) if _NOTE in metadata else None
+
+
+def texts_in(path: Path) -> list[list[str]]:
+    """The columns of a file that holds text alone."""
+    return [column.to_pylist() for column in pyarrow.parquet.read_table(path).columns]
+
+
+def rows_in(path: Path) -> int:
+    """How many rows a file has."""
+    return int(pyarrow.parquet.read_metadata(path).num_rows)
+
+
+def join(parts: Iterable[Path], file: BinaryIO, note: Any) -> int:
+    """Copies the rows of all parts to one file, a row group at a time, and returns how many there are."""
+    joined, schema, rows = None, None, 0
+    for part in parts:
+        with pyarrow.parquet.ParquetFile(part) as opened:
+            if not opened.metadata.num_rows:  # where there were no rows, what they are like was not known
+                continue
+            if joined is None:
+                schema = opened.schema_arrow.remove_metadata()
+                joined = writer(file, schema)
+            for group in range(opened.num_row_groups):
+                table = opened.read_row_group(group)
+                joined.write_table(table.cast(schema))
+                rows += len(table)
+    if joined is None:
+        joined = writer(file, pyarrow.schema([]))
+    joined.add_key_value_metadata({_NOTE: json.dumps(note)})
+    joined.close()
+    return rows
 
 
 # -- folders of shards -----------------------------------------------------------------------------------------------

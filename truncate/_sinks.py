@@ -48,7 +48,7 @@ class Rows:
 
     def append(self, tensor: Tensor) -> None:
         """Copies rows to the end: once, whatever their layout, and into what numpy holds them as."""
-        check_rows(self._name, tensor, self._shape, self._dtype)
+        check_row(self._name, tensor, self._shape, self._dtype)
         end = self.count + len(tensor)
         if end > len(self._array):
             larger = np.empty((max(end, 2 * len(self._array)), *self._shape), self._array.dtype)
@@ -66,7 +66,7 @@ class Rows:
         return self._array[: self.count]
 
 
-def check_rows(name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+def check_row(name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
     """Raises if rows are not like those before."""
     if tensor.shape[1:] != shape:
         one, other = ("×".join(map(str, sizes)) or "one number" for sizes in (shape, tensor.shape[1:]))
@@ -120,7 +120,7 @@ class _Raw:
             if name not in self._like:
                 self._like[name] = column[:0].clone()
                 self._files[name] = self._open(name)
-            check_rows(name, column, self._like[name].shape[1:], self._like[name].dtype)
+            check_row(name, column, self._like[name].shape[1:], self._like[name].dtype)
             array = np.empty(0, numpy_type(column))
             values = column.to(torch.from_numpy(array).dtype).contiguous().numpy()
             self._files[name].write(values.reshape(-1).view(np.uint8))

@@ -1,0 +1,159 @@
+"""The command line: ``python -m truncate extract``."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+
+from truncate import _models, _ranks
+from truncate._photos import Found, find
+from truncate._progress import Bar
+from truncate._sinks import parquet_room
+from truncate._usage import explained
+
+_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@click.command("extract")
+@click.argument("model")
+@click.argument("folder")
+@click.option(
+    "--upto", required=True, multiple=True, metavar="PLACE", help="Where to stop; several give several columns."
+)
+@click.option("--out", required=True, type=Path, metavar="FILE|FOLDER", help="To write: .parquet, or a new folder.")
+@click.option("--weights", metavar="NAME|FILE", help="Trained weights by name (DEFAULT), or a checkpoint.")
+@click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
+@click.option("--pool", metavar="avg|max|mean|cls", help="Pool what comes out to one vector.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
+@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(_DTYPES)), help="Of autocast.")
+@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
+def extract_command(
+    model: str,
+    folder: str,
+    upto: tuple[str, ...],
+    out: Path,
+    weights: str | None,
+    trust: bool,
+    pool: str | None,
+    batch_size: int,
+    workers: int | None,
+    device: str | None,
+    dtype: str,
+    strict: bool,
+) -> int:
+    """Write the features of all photos in a folder as a table.
+
+    Killed and started again, it goes on where it was. Files that cannot be read are in a table of their own.
+    """
+    parquet_room()
+    from truncate import _shards, _work  # which need pyarrow
+
+    _shards.check(out)
+    with _ranks.joined() as ranks, contextlib.ExitStack() as stack:
+        found = Found()
+        if ranks.rank == 0:
+            found = find(folder)
+        built = _models.build(model, weights, trust=trust)
+        part, at = _prepared(built, upto, pool, device)
+        made = {
+            "model": model,
+            "upto": list(upto),
+            "pool": pool,
+            "weights": built.weights,
+            "weights_sha256": _hash(part),
+            "transform": " ".join(str(built.transform).split()),
+            "dtype": dtype,
+            "device": at.type,
+            "versions": _versions(model),
+        }
+
+        output: _shards.Output | None = None
+
+        def begin() -> tuple[_shards.Outcome | None, list[int]]:
+            nonlocal output
+            output = _shards.Output(out, made, found.paths, batch_size)
+            outcome = stack.enter_context(output.held())
+            return outcome, [] if outcome else output.missing()
+
+        outcome, missing = ranks.share(begin)
+        if outcome is None:
+            paths = found.paths
+            if output is None:
+                paths = _shards.inputs_of(out)
+                output = _shards.Output(out, made, paths, batch_size)
+                output.agree()
+            mine = missing[ranks.rank :: ranks.size]
+            worker = _work.Worker(
+                part, built.transform, at, _DTYPES[dtype], batch_size, _workers(workers, at, ranks.size), strict
+            )
+            total = sum(len(output.inputs(number)) for number in mine)
+            with Bar(total, shown=ranks.rank == 0) as bar:
+                worker.fill(output, paths, mine, bar.advance)
+            if ranks.rank == 0:
+                ranks.wait(output)
+                outcome = output.complete(found.failures)
+    return _report(outcome, found) if outcome is not None and ranks.rank == 0 else 0
+
+
+def _prepared(
+    built: _models.Built, upto: tuple[str, ...], pool: str | None, device: str | None
+) -> tuple[nn.Module, torch.device]:
+    """The module that gives the features, on its device."""
+    targets = upto[0] if len(upto) == 1 else {place or "output": place for place in upto}
+    options = {"pool": pool, "flatten": True} if pool else {}
+    part = built.stopped(targets, **options)
+    name = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    with explained(f"cannot compute on {name!r}"):
+        at = torch.device(name)
+        return part.eval().to(at), at
+
+
+def _workers(asked: int | None, device: torch.device, ranks: int) -> int:
+    """How many processes read photos: on a CPU, the other half of the cores computes."""
+    if asked is not None:
+        return asked
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    cores = len(os.sched_getaffinity(0)) // here
+    return max(1, min(16, cores if device.type == "cuda" else cores // 2))
+
+
+def _hash(module: nn.Module) -> str:
+    """Stands for all values that a module holds."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _versions(model: str) -> dict[str, str]:
+    names = ["torch", "torchvision", "pillow", "torch-truncate"] + ["timm"] * model.startswith("timm:")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _report(outcome: Any, found: Found) -> int:
+    """Says what was written, and last what was not. Returns the exit code."""
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
+        print(f"left out, as their names are not those of pictures: {kinds}")
+    print(f"{outcome.table}: {outcome.rows:,} rows")
+    if not outcome.failures:
+        return 0
+    path, reason = next(iter(outcome.failures.items()))
+    files = "1 file" if len(outcome.failures) == 1 else f"{len(outcome.failures):,} files"
+    print(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}")
+    return 1
