@@ -16,7 +16,7 @@ from torch import nn
 
 from truncate._crossing import unclean
 from truncate._effects import Effects
-from truncate._errors import CannotFollowError, NotReachedError
+from truncate._errors import CannotFollowError, CrossingError, NotReachedError
 from truncate._forwards import Forwards
 from truncate._graph import Body, Kind, Node, descend, join, nodes_in
 from truncate._locate import Locator, Pick
@@ -30,7 +30,7 @@ class Cutter:
     """Plans cuts of one model at a list of targets."""
 
     def __init__(self, model: nn.Module, spine: Spine, forwards: Forwards, clean: bool = False) -> None:
-        """`clean`: nothing but the target's own output may cross where a forward is entered in its middle."""
+        """`clean`: nothing but the output of its target may cross where a forward is entered in its middle."""
         self.model = model
         self.targets = spine.targets
         self.forwards = forwards
@@ -38,6 +38,7 @@ class Cutter:
         self.effects = Effects(forwards)
         self.clean = clean
         self._plans: dict[Any, Plan] = {}
+        self._refused: set[str] = set()  # why a forward cannot be entered where it should be
         self._entries: dict[tuple[Body, Pick], Entry] = {}  # of the forwards that were planned from there on
 
     def plan(self) -> Plan:
@@ -75,7 +76,8 @@ class Cutter:
             raise CannotFollowError(f"{why}. Give an example input, args=(x,) or kwargs={{...}}")
         plan = self._plan(self.model, "", (Form(entry, start),), picks, own, False)
         if plan.missing:
-            raise self.locator.unknown.get(plan.missing, NotReachedError(plan.missing))
+            kind = CrossingError if plan.missing in self._refused else NotReachedError
+            raise self.locator.unknown.get(plan.missing, kind(plan.missing))
         self._remember(plan)
         return plan
 
@@ -121,12 +123,18 @@ class Cutter:
             before = set(whole), set(writing)
             for way in plan.ways:
                 if not way.missing:
-                    Needs(self.effects, plan, way).find(whole, writing)
+                    needs = Needs(self.effects, plan, way)
+                    needs.find(whole, writing)
+                    if needs.refusal:
+                        self._refused.add(needs.refusal)
             if (whole, writing) == before:
                 break
         if self.clean and (own or picks):
             for way in plan.ways:
-                way.missing = way.missing or unclean(plan, way)
+                reason = unclean(plan, way) if not way.missing else None
+                if reason is not None:
+                    way.missing = reason
+                    self._refused.add(reason)
         return plan
 
     def _remember(self, plan: Plan) -> None:
@@ -158,14 +166,17 @@ class Cutter:
 
     def _tapped(self, way: Way, pick: Pick, site: Node, inner: Pick | None) -> Tapped | None:
         entry, end = way.entry, site.index + 1
-        if entry is not None and (site.index < entry.site.index or (site is entry.site and inner is None)):
+        before = inner is None and self.targets[pick.target].before
+        if entry is not None and (
+            site.index < entry.site.index or (site is entry.site and (entry.inner is None or before))
+        ):
             text = self.targets[pick.target].text
             way.missing = way.missing or f"{text!r} does not run behind the place after which this module begins"
         left = self._entries.get((way.body, dataclasses.replace(pick, item=0)))
         if left is None:
             if pick.item:
                 return None
-            if inner is None and self.targets[pick.target].before:
+            if before:
                 return Tapped(given_to(site), site.index, site.index)
             return Tapped(site, end, site.index, inner)
         # The forward goes on elsewhere, which needs all of these values, as they are here.
@@ -175,7 +186,10 @@ class Cutter:
             return Tapped(site, end, site.index, dataclasses.replace(inner, item=value.index))
         if value is site:
             return Tapped(site, end, site.index)
-        return None if value is None else Tapped(value, end, end if inner is None else site.index)
+        if value is None:
+            return None
+        end = max(end, value.index + 1)  # what a call left behind is read after it
+        return Tapped(value, end, site.index if inner is not None else end)
 
     def _forms(self, module: nn.Module, path: str, plan: Plan, child: int) -> tuple[Form, ...]:
         """The different ways in which a child on the spine is called: with a mask and without, say."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from truncate._crossing import is_clean, values_crossing
 from truncate._cut import Cutter
-from truncate._errors import CrossingError, NotReachedError, TruncateError
+from truncate._errors import CrossingError, TruncateError
 from truncate._example import Example
 from truncate._forwards import Forwards
 from truncate._graph import Kind, descend, join
@@ -52,7 +52,7 @@ class Division:
         for t, place in reversed(list(enumerate(self.places))):
             try:
                 plan = cutter.stretch(Pick(t, place.call), picks, own)
-            except NotReachedError:
+            except CrossingError:
                 if loose is None:
                     raise
                 raise CrossingError(self._text(place, loose[t + 1])) from None

@@ -173,7 +173,9 @@ def _captured(model: nn.Module, ghost: nn.Module, targets: list[Target]) -> list
 
 def _keep_what_passes(module: nn.Module, before: bool, keep: list[Any]) -> None:
     if before:
-        module.register_forward_pre_hook(lambda m, args, kwargs: keep.append(cloned((args, kwargs))), with_kwargs=True)
+        module.register_forward_pre_hook(
+            lambda m, args, kwargs: keep.append(cloned((args, kwargs))), with_kwargs=True, prepend=True
+        )
     else:
         module.register_forward_hook(lambda m, args, output: keep.append(cloned(output)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 
 from truncate import _call
@@ -67,6 +68,8 @@ class Forwards:
     def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]:
         """All ways through a forward as stand-ins find them."""
         key = (id(module), call.key)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CannotFollowError(f"{path!r} was compiled by TorchScript, so its Python is no longer at hand")
         if key in self._failed:
             raise self._failed[key]
         known = self._followed.setdefault(key, [])

@@ -24,6 +24,7 @@ class Needs:
         self._entry = way.entry
         self._of_body = effects.of(plan.module, plan.path, way.body)
         self._live: set[Node] = set()  # what runs
+        self.refusal: str | None = None  # why nothing can go on from the entry, if that is so
         self._given: set[Node] = set()  # what was computed before the entry, and is read
 
     def find(self, whole: set[int], writing: set[int]) -> None:
@@ -62,6 +63,8 @@ class Needs:
         way.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
         if self._entry is not None:
             self._enter(self._entry)
+        if way.exit is not None:
+            self._leave(way.exit, whole)
 
     def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
         """`value`: what the node returns is read, not only what is picked from inside it."""
@@ -97,9 +100,11 @@ class Needs:
     def _missing_below(self) -> str | None:
         """Why a child on the way to a pick, or to the entry, cannot be had."""
         nodes = [tap.value for tap in self._way.taps if tap is not None and tap.inner is not None]
+        reasons = [self._plan.children[self._child_of(node)].missing for node in nodes]
         if self._entry is not None and self._entry.inner is not None:
-            nodes.append(self._entry.site)
-        return next((missing for node in nodes if (missing := self._plan.children[self._child_of(node)].missing)), None)
+            child = self._plan.children[self._child_of(self._entry.site)]
+            reasons.append(child.missing_in(child.form_of(self._plan.given[self._entry.site])))
+        return next(filter(None, reasons), None)
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
@@ -160,6 +165,9 @@ class Needs:
                 )
             if computed or (node is entry.site and entry.inner is None):
                 before.add(node)
+        for node in self._way.body.nodes[self._start :]:
+            if node.kind is Kind.ATTRIBUTE and node.args and before.issuperset(node.args):
+                before.add(node)  # what a call of a child left behind
         return before
 
     def _is_before(self, node: Node) -> bool:
@@ -197,10 +205,32 @@ class Needs:
             known.append(entry.site)
         groups = [effects.group(node) for node in known]
         twice = [node for node in known if effects.group(node) in changed and groups.count(effects.group(node)) > 1]
+        where = join(self._plan.path, entry.site.name or str(entry.site.target))
+        if child is not None and not effects.changed_by([entry.site]).isdisjoint(groups):
+            self.refusal = way.missing = (
+                f"{where!r} changes in place what it is given, and what follows reads that, so the model cannot be "
+                f"divided inside {where!r}"
+            )
         if twice:
-            way.missing = (
-                f"several values that share memory would cross behind {join(self._plan.path, str(entry.site.target))!r}"
-                f", and what follows changes them in place, so the model cannot be divided there"
+            self.refusal = way.missing = (
+                f"several values that share memory would cross behind {where!r}, and what follows changes them in "
+                f"place, so the model cannot be divided there"
+            )
+        module = self._plan.module
+        if (self._plan.own and module._forward_hooks) or (self._plan.has_forms and module._forward_pre_hooks):
+            self.refusal = way.missing = (
+                f"{repr(self._plan.path) if self._plan.path else 'the model itself'} has hooks, which take what it is given, and that is not at hand "
+                f"behind {where!r} inside it. Divide the model beside it, or remove the hooks first"
+            )
+
+    def _leave(self, left: Entry, whole: set[int]) -> None:
+        """A call that goes on elsewhere ends here, but a child that is needed whole by another call runs to its end."""
+        site = left.site
+        if left.inner is not None and self._child_of(site) in whole and self._of_body.child_summary(site).state:
+            where = join(self._plan.path, str(site.target))
+            self.refusal = self._way.missing = (
+                f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
+                f"happen twice in this one. Divide the model beside {where!r}"
             )
 
 

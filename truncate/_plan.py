@@ -120,8 +120,16 @@ class Plan:
     @property
     def missing(self) -> str | None:
         """Why no way leads to the picks, if none does."""
-        reasons = [way.missing for way in self.ways]
-        return reasons[0] if all(reasons) else None
+        return _common(self.ways)
+
+    def missing_in(self, form: int) -> str | None:
+        """Why no way of one form leads to the picks, if none does."""
+        return _common([way for way in self.ways if way.form == form])
+
+
+def _common(ways: list[Way]) -> str | None:
+    reasons = [way.missing for way in ways]
+    return reasons[0] if all(reasons) else None
 
 
 def assumptions_of(plan: Plan) -> tuple[Any, ...]:

@@ -314,7 +314,7 @@ class Writer:
     def _call_bundle(self, node: Node, outputs: list[Node | Tap | None]) -> None:
         call = self.operation(node)
         names = ["_" if value is None else self._new_variable(base_name(node), value) for value in outputs]
-        self._line(f"{', '.join(names)} = {call}")
+        self._line(f"{', '.join(names)} = {call}" if names else call)
 
     def _copy(self, copy: Copy) -> None:
         self._block(copy.value.context if type(copy.value) is Node else self._context)
