@@ -36,7 +36,9 @@ class Stored:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    pieces: Callable[[], Iterator[Tensor]]  #: its numbers in order, as flat tensors that hold until the next one
+    #: Its numbers in order, as flat tensors that hold until the next one. They may lie in a given buffer of `PIECE`
+    #: bytes; buffers that come and go between tensors that stay would leave holes in the memory.
+    pieces: Callable[[Tensor], Iterator[Tensor]]
 
     @property
     def nbytes(self) -> int:
@@ -172,7 +174,8 @@ def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
                 raise ValueError
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"{path} is {_DAMAGED}: its header contradicts itself about {name!r}") from error
-        return Stored(shape, dtype, lambda: _pieces_of_file(file, path, begin + first, last - first, dtype))
+        pieces = functools.partial(_pieces_of_file, file, path, begin + first, last - first, dtype)
+        return Stored(shape, dtype, pieces)
 
     return Checkpoint(header.keys(), find)
 
@@ -210,8 +213,9 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> io.FileIO:
     return file
 
 
-def _pieces_of_file(file: io.FileIO, path: Path, offset: int, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    buffer = torch.empty(min(count, PIECE), dtype=torch.uint8, device="cpu")
+def _pieces_of_file(
+    file: io.FileIO, path: Path, offset: int, count: int, dtype: torch.dtype, buffer: Tensor
+) -> Iterator[Tensor]:
     view = buffer.numpy().data
     file.seek(offset)
     for begin in range(0, count, PIECE):
@@ -308,9 +312,8 @@ def _span(tensor: Tensor) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
 
 
-def _pieces_of_view(file: io.FileIO, path: Path, offset: int, tensor: Tensor) -> Iterator[Tensor]:
-    span = _span(tensor)
-    pieces = _pieces_of_file(file, path, offset, span * tensor.dtype.itemsize, tensor.dtype)
+def _pieces_of_view(file: io.FileIO, path: Path, offset: int, tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
+    pieces = _pieces_of_file(file, path, offset, _span(tensor) * tensor.dtype.itemsize, tensor.dtype, buffer)
     if tensor.is_contiguous():
         yield from pieces
     else:  # as one that was saved transposed
@@ -318,7 +321,7 @@ def _pieces_of_view(file: io.FileIO, path: Path, offset: int, tensor: Tensor) ->
         yield values.as_strided(tensor.shape, tensor.stride()).reshape(-1)
 
 
-def _flat(tensor: Tensor) -> Iterator[Tensor]:
+def _flat(tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
     yield tensor.detach().reshape(-1)
 
 

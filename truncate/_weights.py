@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
-from truncate._checkpoint import Checkpoint, Stored, open_checkpoint
+from truncate._checkpoint import PIECE, Checkpoint, Stored, open_checkpoint
 from truncate._errors import WeightsError
 
 
@@ -71,7 +71,8 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
         if problems and (strict or not report.loaded):
             head = f"{path} does not fit the module ({type(module).__name__}), and nothing was loaded"
             raise WeightsError("\n".join([head, *problems, *_hints(report, checkpoint)]))
-        _put([(tensor, _read(stored, tensor)) for tensor, stored in plan])
+        buffer = torch.empty(PIECE, dtype=torch.uint8, device="cpu")
+        _put([(tensor, _read(stored, tensor, buffer)) for tensor, stored in plan])
     return report
 
 
@@ -175,13 +176,13 @@ def _check_writable(name: str, tensor: Tensor) -> None:
 # -- values ----------------------------------------------------------------------------------------------------------
 
 
-def _read(stored: Stored | None, like: Tensor) -> Tensor:
+def _read(stored: Stored | None, like: Tensor, buffer: Tensor) -> Tensor:
     """A new tensor with the values of the checkpoint, of the type of the other one."""
     if stored is None:
         return torch.zeros(like.shape, dtype=like.dtype, device="cpu")
     fresh = torch.empty(like.shape, dtype=like.dtype, device="cpu")
     flat, begin = fresh.view(-1), 0
-    for piece in stored.pieces():
+    for piece in stored.pieces(buffer):
         flat[begin : begin + piece.numel()].copy_(piece)
         begin += piece.numel()
     return fresh
@@ -249,8 +250,8 @@ def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
             wrapped = f"nn.ModuleDict({{{part!r}: {wrapped}}})"
         several = f"at {len(places)} places, as " if len(places) > 1 else ""
         yield f"All these names are there {several}behind {places[0]!r}: load_weights({wrapped}, path)"
-    if _unsaved(report):
-        yield "Compute them, or build the model with them: torch.device('meta') is for what a checkpoint holds"
+    if unsaved := _unsaved(report):
+        yield f"Give them the values that they have when the model is built elsewhere: module.{unsaved[0]} = ..."
     if report.loaded:
         yield "strict=False loads what fits, leaves the rest as it is, and reports it"
 
