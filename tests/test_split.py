@@ -1,6 +1,6 @@
 """Both sides of a cut: what a place is given, what follows it, and a model in pieces.
 
-Every place of every model of the gallery is divided, all that crosses handed on, and the pieces compared with the model.
+Every model of the gallery is divided at each place, all that crosses handed on, and the pieces compared with the model.
 """
 
 from __future__ import annotations

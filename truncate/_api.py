@@ -109,7 +109,7 @@ def split(
     copy: bool = False,
     check: bool = True,
 ) -> tuple[nn.Module, ...]:
-    """The model in pieces: ``front, back = split(model, at="layer3")``, where ``back(front(x))`` is ``model(x)``.
+    """The model in pieces that run in turn: with ``front, back = split(model, at="layer3")``, a front and a back.
 
     Args:
         model: Any module whose forward runs. It is not changed.
@@ -125,7 +125,7 @@ def split(
 
     Returns:
         The pieces. The first has the arguments of ``model.forward``, each other one takes what the one before it
-        returns. Equal bit for bit in evaluation and, with the same seed, in training. What two pieces both use stays
+        returns: ``back(front(x))`` is ``model(x)``. Equal bit for bit in evaluation and, with the same seed, in training. What two pieces both use stays
         one object in both of them, so that a step of an optimizer changes it once.
 
     Raises:

@@ -76,8 +76,8 @@ class Cutter:
             raise CannotFollowError(f"{why}. Give an example input, args=(x,) or kwargs={{...}}")
         plan = self._plan(self.model, "", (Form(entry, start),), picks, own, False)
         if plan.missing:
-            kind = CrossingError if plan.missing in self._refused else NotReachedError
-            raise self.locator.unknown.get(plan.missing, kind(plan.missing))
+            error = CrossingError if plan.missing in self._refused else NotReachedError
+            raise self.locator.unknown.get(plan.missing) or error(plan.missing)
         self._remember(plan)
         return plan
 

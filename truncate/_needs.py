@@ -195,40 +195,45 @@ class Needs:
             for node in effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes)
             if node not in repeated
         ]
-        # Values in one piece of memory of which one is changed: that would have to be seen in the others.
         changed = effects.changed_by(node for node in way.live if node.index >= self._start)
         known = [*self._given, *(node for node in way.live if node.kind is Kind.INPUT)]
-        returned = child is not None and below and _hands_back(self._effects, child)
         entry.cloned = {node for node in self._given if effects.group(node) in changed}
-        if returned and effects.group(entry.site) in changed:
-            entry.cloned |= set(slots)
+        if child is not None and below and _hands_back(self._effects, child):
             known.append(entry.site)
-        groups = [effects.group(node) for node in known]
-        twice = [node for node in known if effects.group(node) in changed and groups.count(effects.group(node)) > 1]
-        where = join(self._plan.path, entry.site.name or str(entry.site.target))
-        if child is not None and not effects.changed_by([entry.site]).isdisjoint(groups):
-            self.refusal = way.missing = (
-                f"{where!r} changes in place what it is given, and what follows reads that, so the model cannot be "
-                f"divided inside {where!r}"
+            if effects.group(entry.site) in changed:
+                entry.cloned |= set(slots)
+        self.refusal = self._refusal(entry, [effects.group(node) for node in known], changed)
+        way.missing = self.refusal
+
+    def _refusal(self, entry: Entry, known: list[Node], changed: set[Node]) -> str | None:
+        """Why the forward cannot be entered, if so: by the groups of what it goes on with, and of what is changed."""
+        plan = self._plan
+        where = repr(join(plan.path, entry.site.name or str(entry.site.target)))
+        if entry.inner is not None and not self._of_body.changed_by([entry.site]).isdisjoint(known):
+            return (
+                f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
+                f"divided inside {where}"
             )
-        if twice:
-            self.refusal = way.missing = (
-                f"several values that share memory would cross behind {where!r}, and what follows changes them in "
+        if any(known.count(group) > 1 for group in changed.intersection(known)):
+            return (
+                f"several values that share memory would cross behind {where}, and what follows changes them in "
                 f"place, so the model cannot be divided there"
             )
-        module = self._plan.module
-        if (self._plan.own and module._forward_hooks) or (self._plan.has_forms and module._forward_pre_hooks):
-            self.refusal = way.missing = (
-                f"{repr(self._plan.path) if self._plan.path else 'the model itself'} has hooks, which take what it is given, and that is not at hand "
-                f"behind {where!r} inside it. Divide the model beside it, or remove the hooks first"
+        module = plan.module
+        if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
+            holder = repr(plan.path) if plan.path else "the model itself"
+            return (
+                f"{holder} has hooks, which take what it is given, and that is not at hand behind {where} inside it. "
+                f"Divide the model beside it, or remove the hooks first"
             )
+        return None
 
     def _leave(self, left: Entry, whole: set[int]) -> None:
         """A call that goes on elsewhere ends here, but a child that is needed whole by another call runs to its end."""
         site = left.site
         if left.inner is not None and self._child_of(site) in whole and self._of_body.child_summary(site).state:
             where = join(self._plan.path, str(site.target))
-            self.refusal = self._way.missing = (
+            self._way.missing = self.refusal = (
                 f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
                 f"happen twice in this one. Divide the model beside {where!r}"
             )
