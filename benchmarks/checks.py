@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import logging
 import pickle
@@ -16,11 +15,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from oracle import capture, equal, parameters_needed, randomize, tensors_in, unexpected_parameters
+from oracle import capture, cloned, equal, parameters_needed, tensors_in, unexpected_parameters
 from torch import nn
+from zoo import Entry, without_dropout
 
-from benchmarks.extractors import ON_EXAMPLE, PEERS, PLAIN, Extractor, Place, feature_places
-from benchmarks.models import LIBRARIES, Case
+from benchmarks.extractors import EXTRACTORS, ON_EXAMPLE, PLAIN, Extractor, Place, feature_places
+from benchmarks.models import LIBRARIES
 
 CHECKS = {
     "built": "it is made without an error",
@@ -31,9 +31,12 @@ CHECKS = {
     "untouched": "the model has the state, the modules and the modes it had before",
     "deepcopy": "a deep copy returns the same, in the same modes",
     "pickle": "so does what comes back from a pickle (where the whole model pickles)",
+    "script": "`torch.jit.script` takes it, and what comes out returns the same (where the whole model scripts)",
     "export": "`torch.export.export` takes it, and the program returns the same (where the whole model exports)",
+    "compile": "`torch.compile(fullgraph=True)` takes it (backend eager), likewise",
 }
 Outcome = bool | str  # True, or what went wrong
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 ASKING = ("CannotFollowError", "FixedArgumentError")  # errors that say that an example is needed
 DIFFERS = "returns another value"
 
@@ -47,17 +50,34 @@ class Cut:
     other: Any
     train: Any  # None where the model does not run in train mode
     trained: dict[str, torch.Tensor]
-    needed: set[str]
+    needed: set[str] | None  # None where autograd does not see all that the place depends on
+
+
+def _scripted(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return torch.jit.script(module)(*args, **kwargs)
+
+
+def _exported(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    return torch.export.export(module, args, kwargs).module()(*args, **kwargs)
+
+
+def _compiled(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    torch._dynamo.reset()
+    return torch.compile(module, fullgraph=True, backend="eager")(*args, **kwargs)
+
+
+TOOLS: dict[str, Callable[[nn.Module, Any, Any], Any]] = {
+    "script": _scripted, "export": _exported, "compile": _compiled
+}  # fmt: skip
 
 
 class Examination:
     """A model, the places where it is cut, and what is true of it there."""
 
-    def __init__(self, name: str, case: Case, cuts: int, export: bool) -> None:
-        torch.manual_seed(0)
-        self.case = case
-        self.model = randomize(case.make().eval())
-        self.example, self.another = case.call(2), case.call(3)
+    def __init__(self, name: str, entry: Entry, cuts: int, tools: bool) -> None:
+        self.entry = entry
+        self.model = entry.model()
+        self.example, self.another = entry.example(0), entry.example(1)
         with torch.no_grad():
             seen = self._capture(self.model, [path for path, _ in self.model.named_modules() if path], self.example)
         self.places = self._choose(
@@ -65,12 +85,20 @@ class Examination:
         )
         self._eval = {place.path: seen[place.path][-1] for place in self.places}
         self.pickles = _outcome(lambda: bool(pickle.dumps(self.model))) is True
-        self.exports = export and _outcome(lambda: bool(torch.export.export(self.model, *self.example))) is True
+        self.tools = [tool for tool in TOOLS if tools and self._can(tool)]
 
     @staticmethod
-    def _capture(model: nn.Module, paths: list[str], call: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+    def _capture(model: nn.Module, paths: list[str], call: Call) -> dict[str, Any]:
         torch.manual_seed(1)
-        return capture(model, paths, *call[0], **call[1])
+        return capture(model, paths, *cloned(list(call[0])), **cloned(call[1]))
+
+    def _can(self, tool: str) -> bool:
+        """Whether a tool takes the whole model, and what it makes returns the same."""
+        with torch.no_grad():
+            expected = _run(self.model, self.example)
+        return (
+            self._agrees(lambda *args, **kwargs: TOOLS[tool](self.model, args, kwargs), self.example, expected) is True
+        )
 
     def _choose(self, ran: dict[str, int], cuts: int, seed: str) -> list[Place]:
         """One of the model's own children, one of the places that timm lists if it does, and others at any depth."""
@@ -83,22 +111,29 @@ class Examination:
         chosen += chance.sample(rest, min(len(rest), max(cuts - len(chosen), 0)))
         return [Place(path, ran[path]) for path in chosen[:cuts]]
 
-    @functools.cached_property
-    def _trained(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        model = copy.deepcopy(self.model).train()
-        try:
-            with torch.no_grad():
-                seen = self._capture(model, [place.path for place in self.places], self.example)
-        except Exception:  # such as a batch norm that is left with one value for each channel
-            return {}, {}
-        return {path: calls[-1] for path, calls in seen.items() if calls}, model.state_dict()
+    def _in_training(self, place: Place) -> nn.Module:
+        """A copy of the model in train mode, without dropout where what a cut leaves out draws random numbers."""
+        shifts = isinstance(self.entry.train, str) and not place.path.startswith(self.entry.train)
+        return (without_dropout(self.model) if shifts else copy.deepcopy(self.model)).train()
 
     def cut(self, place: Place) -> Cut:
         with torch.no_grad():
             other = self._capture(self.model, [place.path], self.another)[place.path][-1]
-        train, trained = self._trained if self.case.trains else ({}, {})
-        needed = parameters_needed(self.model, place.path, *self.example[0], **self.example[1])
-        return Cut(place, self._eval[place.path], other, train.get(place.path), trained, needed)
+        train, trained = None, {}
+        if self.entry.train:
+            model = self._in_training(place)
+            try:
+                with torch.no_grad():
+                    train = self._capture(model, [place.path], self.example)[place.path][-1]
+                trained = model.state_dict()
+            except Exception:  # such as a batch norm that is left with one value for each channel
+                train = None
+        needed = None
+        if self.entry.exact:
+            needed = parameters_needed(
+                self.model, place.path, *cloned(list(self.example[0])), **cloned(self.example[1])
+            )
+        return Cut(place, self._eval[place.path], other, train, trained, needed)
 
     def outcomes(self, extractor: Extractor, cut: Cut) -> dict[str, Outcome]:
         """Of each check that applies. Each extractor gets a copy of the model, for what it may do to it."""
@@ -115,7 +150,9 @@ class Examination:
         if not part:
             return outcomes
         made = part[0]
-        outcomes["parameters"] = _outcome(lambda: unexpected_parameters(model, made, cut.needed) or True)
+        if cut.needed is not None:
+            needed, path = cut.needed, cut.place.path
+            outcomes["parameters"] = _outcome(lambda: unexpected_parameters(model, made, needed, path) or True)
         outcomes["eval"] = self._agrees(made, self.example, cut.eval)
         outcomes["other size"] = self._agrees(made, self.another, cut.other)
         if cut.train is not None:
@@ -123,24 +160,20 @@ class Examination:
         outcomes["deepcopy"] = self._copies(made, copy.deepcopy, cut)
         if self.pickles:
             outcomes["pickle"] = self._copies(made, lambda made: pickle.loads(pickle.dumps(made)), cut)
-        if self.exports:
-            outcomes["export"] = self._agrees(
-                lambda *args, **kwargs: torch.export.export(made, args, kwargs).module()(*args, **kwargs),
-                self.example,
-                cut.eval,
-            )
+        for tool in self.tools:
+            ready: Callable[..., Any] = lambda *args, tool=tool, **kwargs: TOOLS[tool](made, args, kwargs)  # noqa: E731
+            outcomes[tool] = self._agrees(ready, self.example, cut.eval)
         return outcomes
 
-    def _agrees(self, made: Callable[..., Any], call: tuple[tuple[Any, ...], dict[str, Any]], expected: Any) -> Outcome:
+    def _agrees(self, made: Callable[..., Any], call: Call, expected: Any) -> Outcome:
         def check() -> bool:
-            torch.manual_seed(1)
             with torch.no_grad():
-                return equal(made(*call[0], **call[1]), expected)
+                return equal(_run(made, call), expected)
 
         return _outcome(check)
 
     def _trains(self, extractor: Extractor, cut: Cut) -> Outcome:
-        model = copy.deepcopy(self.model).train()
+        model = self._in_training(cut.place)
 
         def check() -> bool | str:
             made = extractor.extract(model, cut.place, self.example)
@@ -164,6 +197,11 @@ class Examination:
         return _outcome(check)
 
 
+def _run(model: Callable[..., Any], call: Call) -> Any:
+    torch.manual_seed(1)
+    return model(*cloned(list(call[0])), **cloned(call[1]))
+
+
 def _outcome(check: Callable[[], Any]) -> Outcome:
     try:
         result = check()
@@ -185,8 +223,19 @@ def _same(before: tuple[dict[str, torch.Tensor], list[Any]], after: tuple[dict[s
     return before[1] == after[1] and list(before[0]) == list(after[0]) and equal(before[0], after[0])
 
 
-def examine(library: str, name: str, cuts: int, export: bool, skip: int, pipe: Connection) -> None:
-    """Sends ``("examine", number of a step, place, extractor)`` before each step, and its outcomes behind it.
+@dataclass
+class Task:
+    """What to examine of one model."""
+
+    library: str
+    name: str
+    cuts: int
+    tools: bool
+    extractors: tuple[str, ...]  # words of their names
+
+
+def examine(task: Task, skip: int, pipe: Connection) -> None:
+    """Sends ``("begin", number of a step, place, extractor)`` before each step, and its outcomes behind it.
 
     The first `skip` steps were done by a process that did not survive the last of them.
     """
@@ -195,21 +244,22 @@ def examine(library: str, name: str, cuts: int, export: bool, skip: int, pipe: C
     logging.disable()
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            examination = Examination(name, LIBRARIES[library]()[name], cuts, export)
+            examination = Examination(task.name, LIBRARIES[task.library]()[task.name], task.cuts, task.tools)
         except Exception as error:
             pipe.send(("failed", f"{type(error).__name__}: {error}"[:300]))
             return
-        for step in _steps(examination, skip):
+        for step in _steps(examination, task, skip):
             pipe.send(step)
     pipe.send(("end",))
 
 
-def _steps(examination: Examination, skip: int) -> Iterator[tuple[Any, ...]]:
+def _steps(examination: Examination, task: Task, skip: int) -> Iterator[tuple[Any, ...]]:
     number = 0
+    wanted = [e for e in EXTRACTORS if any(word in e.name for word in task.extractors)]
     for place in examination.places:
         cut = None
         asks = False
-        for extractor in (PLAIN, ON_EXAMPLE, *PEERS):
+        for extractor in wanted:
             number += 1
             if number <= skip:
                 continue
@@ -218,5 +268,6 @@ def _steps(examination: Examination, skip: int) -> Iterator[tuple[Any, ...]]:
             yield "begin", number, place.path, extractor.name
             cut = cut or examination.cut(place)
             outcomes = examination.outcomes(extractor, cut)
-            asks = extractor is PLAIN and any(str(outcome).startswith(ASKING) for outcome in outcomes.values())
+            if extractor is PLAIN:
+                asks = any(str(outcome).startswith(ASKING) for outcome in outcomes.values())
             yield "done", outcomes

@@ -1,4 +1,4 @@
-"""On how many models truncate is right, beside other extractors: ``python -m benchmarks.conformance --library timm``.
+"""On how many models truncate is right, beside other extractors: ``python -m benchmarks.conformance timm``.
 
 Each model is examined in a process of its own, which is given up when a step takes too long or the process dies; what
 it did not come to is then examined in another one.
@@ -19,11 +19,13 @@ import torch
 from rich.progress import Progress
 
 from benchmarks import report
-from benchmarks.checks import ASKING, CHECKS, DIFFERS, Outcome, examine
+from benchmarks.checks import ASKING, CHECKS, DIFFERS, Outcome, Task, examine
 from benchmarks.extractors import EXTRACTORS, ON_EXAMPLE, PLAIN
 from benchmarks.models import LIBRARIES
 
 PACKAGES = {"timm": ["timm"], "transformers": ["transformers"]}
+REFUSES = "unlike the example that this was cut on"
+PEERS = ("surgeon-pytorch", "torchextractor")
 
 
 @dataclass
@@ -57,30 +59,29 @@ class Results:
     left_out: list[str] = field(default_factory=list)  # models that the time did not reach
 
 
-def conduct(library: str, models: list[str], cuts: int, export: bool, limit: float, seconds: float) -> Results:
+def conduct(tasks: list[Task], limit: float, seconds: float) -> Results:
     """Examines the models one behind the other until `seconds` are over; a step may take `limit` of them."""
+    library = tasks[0].library
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.checks", *PACKAGES.get(library, ["torchvision"])])
     results, end = Results(), time.monotonic() + seconds
     with Progress() as progress:
-        bar = progress.add_task(library, total=len(models))
-        for name in models:
-            progress.update(bar, description=f"{library} {name}")
+        bar = progress.add_task(library, total=len(tasks))
+        for task in tasks:
+            progress.update(bar, description=f"{library} {task.name}")
             if time.monotonic() > end:
-                results.left_out.append(name)
+                results.left_out.append(task.name)
             else:
-                results.records += _examine(context, library, name, cuts, export, limit, results.unusable)
+                results.records += _examine(context, task, limit, results.unusable)
             progress.advance(bar)
     return results
 
 
-def _examine(
-    context: Any, library: str, name: str, cuts: int, export: bool, limit: float, unusable: dict[str, str]
-) -> Iterator[Record]:
+def _examine(context: Any, task: Task, limit: float, unusable: dict[str, str]) -> Iterator[Record]:
     done, alive = 0, True
     while alive:
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=examine, args=(library, name, cuts, export, done, there), daemon=True)
+        process = context.Process(target=examine, args=(task, done, there), daemon=True)
         process.start()
         there.close()
         record, alive = None, False
@@ -88,13 +89,13 @@ def _examine(
             while here.poll(limit):
                 kind, *message = here.recv()
                 if kind == "begin":
-                    done, record = message[0], Record(name, *message[1:])
+                    done, record = message[0], Record(task.name, *message[1:])
                 elif kind == "done":
                     record.outcomes = message[0]
                     yield record
                     record = None
                 else:
-                    unusable.update({name: message[0]} if kind == "failed" else {})
+                    unusable.update({task.name: message[0]} if kind == "failed" else {})
                     return
             reason = f"took longer than {limit:g} s"
         except EOFError:
@@ -104,14 +105,14 @@ def _examine(
             process.kill()
             process.join()
         if record is None:
-            unusable[name] = reason
+            unusable[task.name] = reason
         else:
             record.outcomes = {"built": reason}
             yield record
             alive = True
 
 
-def summary(library: str, results: Results) -> str:
+def summary(results: Results) -> str:
     """The table, and below it where truncate failed and what was left out."""
     places = {(record.model, record.place) for record in results.records}
     models = {record.model for record in results.records}
@@ -144,10 +145,13 @@ def _notes(results: Results) -> Iterator[str]:
         for record in results.records
         if record.extractor in (PLAIN.name, ON_EXAMPLE.name)
         for check, outcome in record.outcomes.items()
-        if outcome is not True and not (record.extractor == PLAIN.name and record.asks)
+        if outcome is not True and not (record.extractor == PLAIN.name and record.asks) and REFUSES not in str(outcome)
     ]
     if failures:
         yield "Where truncate failed:\n\n" + "\n".join(failures)
+    refusing = [record for record in results.records if REFUSES in str(record.outcomes.get("other size"))]
+    if refusing:
+        yield f"At {len(refusing)} places truncate refuses the other size, which would go another way than the example."
     if results.unusable:
         counted = Counter(reason.split("\n")[0][:120] for reason in results.unusable.values())
         yield (
@@ -160,36 +164,38 @@ def _notes(results: Results) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--library", type=click.Choice(list(LIBRARIES)), required=True)
-@click.option("--models", help="Only the models whose name holds one of these words, parted by commas.")
+@click.argument("library", type=click.Choice(list(LIBRARIES)))
+@click.option("--models", default="", help="Only the models whose name holds one of these words, parted by commas.")
+@click.option("--extractors", default="", help="Likewise for the extractors, which are all of them otherwise.")
 @click.option("--cuts", type=click.IntRange(1), default=3, show_default=True, help="Random places for each model.")
-@click.option("--export", is_flag=True, help="Also try torch.export, where the whole model exports (slow).")
+@click.option("--tools", is_flag=True, help="Also script, export and compile, where the whole model can be (slow).")
 @click.option("--limit-seconds", type=float, default=120, show_default=True, help="What one step may take.")
 @click.option("--minutes", type=float, default=60, show_default=True, help="Begin with no model after this time.")
 @click.option("--write", is_flag=True, help="Put the table into docs/benchmarks.md.")
 @click.option("--json", "path", type=Path, help="Where to write each outcome as JSON.")
 def main(
     library: str,
-    models: str | None,
+    models: str,
+    extractors: str,
     cuts: int,
-    export: bool,
+    tools: bool,
     limit_seconds: float,
     minutes: float,
     write: bool,
     path: Path | None,
 ) -> None:
-    """Cut the models of a library at random places with several extractors, and check what each returns."""
-    words = (models or "").split(",")
-    names = [name for name in LIBRARIES[library]() if any(word in name for word in words)]
+    """Cut the models of LIBRARY at random places with several extractors, and check what each returns."""
+    names = [name for name in LIBRARIES[library]() if any(word in name for word in models.split(","))]
     if not names:
         raise click.UsageError(f"no model of {library} has {models!r} in its name")
     torch.set_num_threads(1)
-    facts = report.surroundings(*PACKAGES.get(library, []))
-    results = conduct(library, names, cuts, export, limit_seconds, 60 * minutes)
-    text = f"{report.sentence(facts)}\n\n{summary(library, results)}"
+    facts = report.surroundings(*PACKAGES.get(library, []), *PEERS)
+    wanted = tuple(extractors.split(","))
+    results = conduct([Task(library, name, cuts, tools, wanted) for name in names], limit_seconds, 60 * minutes)
+    text = f"{report.sentence(facts)}\n\n{summary(results)}"
     click.echo(text)
     if write:
-        report.write(f"conformance {library}", text)
+        report.write(f"conformance {library}{' tools' * tools}", text)
     if path is not None:
         report.save(path, facts, [vars(record) for record in results.records])
 

@@ -97,6 +97,58 @@ def by_slicing(model: nn.Module, place: Place, example: Example) -> nn.Module:
     return nn.Sequential(*list(model.children())[: names.index(place.path) + 1]).train(model.training)
 
 
+class _Second(nn.Module):
+    """The second of the two things that a module returns: not the model's own output, but what was asked for."""
+
+    def __init__(self, made: nn.Module) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.made(*args, **kwargs)[1]
+
+
+def by_surgeon_extract(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    """``surgeon_pytorch.Extract``, which traces; told to share the modules, as truncate does.
+
+    It knows operations and no blocks: of a block it is given the last operation inside.
+    """
+    from surgeon_pytorch import Extract, get_nodes
+
+    nodes = get_nodes(model)
+    inside = [node for node in nodes if node.startswith(f"{place.path}.")]
+    return Extract(model, node_out=place.path if place.path in nodes or not inside else inside[-1], share_modules=True)
+
+
+def by_surgeon_inspect(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    """``surgeon_pytorch.Inspect``, which hooks."""
+    from surgeon_pytorch import Inspect
+
+    return Inspect(model, layer=place.path, keep_output=False)
+
+
+def by_torchextractor(model: nn.Module, place: Place, example: Example) -> nn.Module:
+    from torchextractor import Extractor as Extracts
+
+    return _Second(Extracts(model, [place.path]))
+
+
+class _Hooked(nn.Module):
+    """A model with a hook that keeps what one layer returned."""
+
+    def __init__(self, model: nn.Module, path: str) -> None:
+        super().__init__()
+        self.model = model
+        model.get_submodule(path).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.kept = output
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.model(*args, **kwargs)
+        return self.kept
+
+
 PLAIN = Extractor("truncate", lambda model, place, example: truncate(model, place.path))
 ON_EXAMPLE = Extractor(
     "truncate, where it asks for an example", lambda model, place, example: truncate(model, place.path, *example)
@@ -105,6 +157,10 @@ PEERS = (
     Extractor("torchvision create_feature_extractor", by_torchvision),
     Extractor("timm create_feature_extractor", by_timm, lambda model, place: hasattr(model, "default_cfg")),
     Extractor("timm features_only", by_features_only, lambda model, place: place.path in feature_places(model)),
+    Extractor("surgeon-pytorch Extract", by_surgeon_extract),
+    Extractor("surgeon-pytorch Inspect", by_surgeon_inspect),
+    Extractor("torchextractor", by_torchextractor),
+    Extractor("a forward hook", lambda model, place, example: _Hooked(model, place.path)),
     Extractor("nn.Sequential of children", by_slicing, lambda model, place: place.path in dict(model.named_children())),
 )
 EXTRACTORS = (PLAIN, ON_EXAMPLE, *PEERS)

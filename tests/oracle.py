@@ -124,14 +124,17 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def unexpected_parameters(model: nn.Module, result: nn.Module, needed: set[str]) -> list[str]:
+def unexpected_parameters(model: nn.Module, result: nn.Module, needed: set[str], path: str = "") -> list[str]:
     """Parameters that a result holds without need, or lacks.
 
-    A module that is needed is kept whole, as the same object: what it holds and does not use itself does not count.
+    A module that is needed is kept whole, as the same object: what it holds and does not use itself does not count,
+    but for those above the target at `path`, which are to be cut.
     """
     tensors = dict(model.named_parameters(remove_duplicate=False))
     needed_ids = {id(tensors[name]) for name in needed}
-    originals = set(map(id, model.modules()))
+    above = path.split(".")[:-1] if path else []
+    cut = [model.get_submodule(".".join(above[:depth])) for depth in range(len(path.split(".")) if path else 0)]
+    originals = set(map(id, model.modules())) - set(map(id, cut))
     kept = [set(map(id, module.parameters())) for module in result.modules() if id(module) in originals]
     whole = set().union(*(held for held in kept if held & needed_ids))
     held = {id(p): name for name, p in result.named_parameters(remove_duplicate=False)}

@@ -115,7 +115,7 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
         if entry.exact:
             with torch.enable_grad():
                 needed = parameters_needed(model, path, *cloned(list(given[0])), **cloned(given[1]))
-            unexpected = unexpected_parameters(model, cut, needed)
+            unexpected = unexpected_parameters(model, cut, needed, path)
             wrong = [name for name in unexpected if not name.startswith(tuple(f"+{kept}" for kept in entry.keeps))]
             assert not wrong, f"{path}: {wrong[:4]} of {len(wrong)}"
             kept |= set(unexpected)
