@@ -14,7 +14,7 @@ import torch
 from oracle import capture, cloned, equal, parameters_needed, randomize, tensors_in, unexpected_parameters
 from torch import nn
 
-from truncate import CannotFollowError, FixedArgumentError, TruncateError, truncate
+from truncate import CannotFollowError, FixedArgumentError, TruncateError, split, truncate
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -31,6 +31,7 @@ class Entry:
     random: bool = True  # whether it may be given random statistics and scales
     wanted: tuple[str, ...] = ()  # parts of paths of which one each is cut; otherwise drawn
     cuts: int = 3
+    undivided: tuple[str, ...] = ()  # places where `split` refuses to divide the model
     keeps: tuple[str, ...] = ()  # parameters kept though no gradient leads to them: a size is read from what they make
 
     def model(self) -> nn.Module:
@@ -97,8 +98,10 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
     before = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     pickles, kept = can_pickle(model, given), set[str]()
     counts = {"cuts": 0, "on an example": 0, "other size refused": 0}
-    for path in chosen(entry, name, paths):
+    for position, path in enumerate(chosen(entry, name, paths)):
         cut, example = cut_of(model, path, given)
+        if position == 0 and path not in entry.undivided:
+            check_division(model, path, given, example, entry.train is True)
         counts["cuts"] += 1
         counts["on an example"] += bool(example)
         expected = hooked_run(model, path, given)
@@ -129,6 +132,21 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
     for key, value in counts.items():
         record(key, value)
     print(name, counts)
+
+
+def check_division(model: nn.Module, path: str, given: Arguments, example: dict[str, Any], in_training: bool) -> None:
+    """The model in two pieces, all that crosses handed on, returns what the model returns."""
+    with torch.enable_grad():
+        pieces = split(model, path, **example, crossing="pass")
+    for training in (False, True) if in_training else (False,):
+        whole, (front, back) = copy.deepcopy(model).train(training), copy.deepcopy(pieces)
+        try:
+            expected = run(whole, given)
+        except (ValueError, RuntimeError):  # a batch norm of one value, say
+            continue
+        crossing = run(front.train(training), given)
+        result = list(tensors_in(back.train(training)(crossing)))
+        assert equal(result, list(tensors_in(expected))), f"divided at {path}: differs"
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

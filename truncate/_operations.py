@@ -133,7 +133,7 @@ def written(node: Node) -> list[Node]:
         targets.append(node.args[0])  # of a list or dict or some object: as likely as not, `append` or `pop`
     elif node.target is operator.setitem or node.target in INPLACE.values():
         targets.append(node.args[0])
-    elif name.endswith("_") and not name.endswith("__"):
+    elif name.endswith("_") and not name.endswith("__") and getattr(operator, name, None) is not node.target:
         targets.append(node.args[0] if node.args else None)
     elif node.kwargs.get("inplace") not in (None, False):
         targets.append(node.args[0] if node.args else next(iter(node.kwargs.values())))
