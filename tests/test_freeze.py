@@ -95,6 +95,9 @@ CASES = {
     "resnet": Case(torchvision.models.resnet18, "layer3.0.conv2"),
     "mobilenet": Case(torchvision.models.mobilenet_v3_small, "features.5"),
     "densenet": Case(lambda: torchvision.models.densenet121(drop_rate=0.2), "features.denseblock2.denselayer4.conv1"),
+    "dense": Case(
+        lambda: torchvision.models.DenseNet(8, (2, 3, 2, 2), 8, drop_rate=0.2), "features.denseblock2.denselayer2.conv1"
+    ),
     "convnext": Case(torchvision.models.convnext_tiny, "features.5.1"),
     "vit": Case(small_vit, "encoder.layers.encoder_layer_1.mlp"),
     "timm": Case(lambda: timm.create_model("test_efficientnet", drop_path_rate=0.2), "blocks.2"),
@@ -290,13 +293,36 @@ def test_a_mode_that_it_does_not_depend_on() -> None:
         freeze(Drops(True), "layer", norm=False)
 
 
+class AsksChildren(nn.Module):
+    def __init__(self, runs: bool) -> None:
+        super().__init__()
+        self.runs = runs
+        self.drop = nn.Dropout(0.5)
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.runs:
+            x = self.drop(x)
+        return self.layer(F.dropout(x, self.drop.p, self.drop.training)) + 1
+
+
+def test_a_mode_of_a_child() -> None:
+    """One that runs before the target stays in evaluation; one that is only asked for its mode follows."""
+    with warnings.catch_warnings(action="error"):
+        model = freeze(AsksChildren(True), "layer").train()
+    x = torch.randn(2, 4)
+    assert torch.equal(model(x), model.layer(x) + 1)
+    with pytest.warns(UserWarning, match="depends on the mode of drop, which"):
+        freeze(AsksChildren(False), "layer")
+
+
 # -- and back --------------------------------------------------------------------------------------------------------
 
 
 def looks(model: nn.Module) -> list[Any]:
     """All that freezing may change."""
     return [
-        (path, type(module), vars(module).keys(), module.training, [p.requires_grad for p in module.parameters()])
+        (path, type(module), list(vars(module)), module.training, [p.requires_grad for p in module.parameters()])
         for path, module in model.named_modules()
     ]
 
@@ -321,6 +347,7 @@ def test_twice() -> None:
     assert looks(freeze(model, "second.0")) == once
     freeze(model, "first", norm=False)
     assert looks(model) == once
+    model.first.norm.weight.requires_grad_(True)
     freeze(model)
     assert len(frozen_names(model)) == len(list(model.parameters()))
     unfreeze(model)
@@ -420,35 +447,32 @@ def test_state_dict() -> None:
     assert not frozen_names(unfreeze(model))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "timm"])
+@pytest.mark.parametrize("name", ["net", "resnet", "mobilenet", "dense", "convnext", "vit"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("load", [False, True], ids=["scripted", "loaded"])
-def test_script(name: str, training: bool, load: bool) -> None:
+def test_script(name: str, training: bool) -> None:
+    """Scripted, and loaded from a file: the frozen part acts as in evaluation, the rest follows."""
     case = CASES[name]
     model, x = case.model(), case.inputs()
     outputs = model(x)
-    model = freeze(model, case.path).train(training)
-    scripted: Any = torch.jit.script(model)
-    if load:
-        file = io.BytesIO()
-        torch.jit.save(scripted, file)
-        file.seek(0)
-        scripted = torch.jit.load(file)
-    before = {name: value.clone() for name, value in scripted.state_dict().items()}
-    scripted.train()
+    scripted: Any = torch.jit.script(freeze(model, case.path).train(training))
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
     torch.manual_seed(1)
-    given = scripted(x)
-    torch.manual_seed(1)
-    assert torch.equal(given, copy.deepcopy(model).train()(x))
-    statistics = [name for name in before if name.endswith("num_batches_tracked")]
-    counted = {name.rpartition(".")[0] for name in statistics if scripted.state_dict()[name] != before[name]}
-    assert counted == {
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and "Frozen" not in module._get_name()
-    }
-    scripted.load_state_dict(before)
-    assert torch.equal(scripted.eval()(x), outputs)
+    expected = copy.deepcopy(model).train()(x)
+    norms = nn.modules.batchnorm._BatchNorm
+    free = {path for path, m in model.named_modules() if isinstance(m, norms) and "Frozen" not in m._get_name()}
+    for compiled in (
+        torch.jit.load(file),
+        scripted,
+    ):  # in this order: the other one shares its parameters with the model
+        before = {name: value.clone() for name, value in compiled.state_dict().items()}
+        torch.manual_seed(1)
+        assert torch.equal(compiled.train()(x), expected)
+        counts = [name for name in before if name.endswith("num_batches_tracked")]
+        assert {n.rpartition(".")[0] for n in counts if compiled.state_dict()[n] != before[n]} == free
+        compiled.load_state_dict(before)
+        assert torch.equal(compiled.eval()(x), outputs)
 
 
 @pytest.mark.parametrize(
@@ -471,6 +495,28 @@ def test_script_of_modules_that_torch_treats_apart(whole: nn.Module) -> None:
     assert torch.equal(model.train()(x), expected)
     scripted = torch.jit.script(model)
     assert torch.equal(scripted.train()(x), expected)
+
+
+class Annotated(nn.Module):
+    """Its annotations tell TorchScript what an empty list holds."""
+
+    __annotations__ = {"sizes": list[int]}  # the type itself: those written in this file are strings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + len(self.sizes)
+
+
+class AnnotatedToo(Annotated):
+    pass
+
+
+def test_script_reads_annotations() -> None:
+    for kind in (Annotated, AnnotatedToo):
+        assert torch.jit.script(freeze(kind()))(torch.ones(())) == 1
 
 
 def test_export_and_compile() -> None:

@@ -115,6 +115,8 @@ def test_device_of_a_meta_example() -> None:
     example = torch.empty(1, 3, 16, 16, device="meta")
     assert with_head(backbone, 3, args=(example,)).head.weight.device.type == "cpu"
     assert with_head(nn.Flatten(), 3, args=(example,)).head.weight.device.type == "cpu"
+    two = nn.Sequential(nn.Linear(16, 4, device="meta"), nn.Flatten(), nn.Linear(192, 4))
+    assert with_head(two, 3, args=(example,)).head.weight.device.type == "cpu"  # of what is last
     assert with_head(backbone.to("meta"), 3, args=(example,)).head.weight.device.type == "meta"
 
 
@@ -129,6 +131,7 @@ def test_any_arguments() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(model))(ids, mask, scale=3.0), expected)
     assert truncate(model, "backbone.embed")(ids).shape == (1, 3, 4)
     assert with_head(backbone, 2, args=(ids, mask))(ids, mask).shape == (1, 3, 2)
+    assert with_head(backbone, 2, args=(ids,), kwargs={"mask": mask})(ids, mask=mask).shape == (1, 3, 2)
 
 
 def test_learns_at_two_rates() -> None:
