@@ -14,7 +14,7 @@ import torch
 from oracle import capture, cloned, equal, parameters_needed, randomize, tensors_in, unexpected_parameters
 from torch import nn
 
-from truncate import CannotFollowError, FixedArgumentError, TruncateError, split, truncate
+from truncate import CannotFollowError, CrossingError, FixedArgumentError, TruncateError, split, truncate
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -137,15 +137,23 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
 def check_division(model: nn.Module, path: str, given: Arguments, example: dict[str, Any], in_training: bool) -> None:
     """The model in two pieces, all that crosses handed on, returns what the model returns."""
     with torch.enable_grad():
-        pieces = split(model, path, **example, crossing="pass")
+        try:
+            pieces = split(model, path, **example, crossing="pass")
+        except (CannotFollowError, CrossingError):  # what follows may need an example where the cut needs none
+            example = {"args": given[0], "kwargs": given[1]}
+            pieces = split(model, path, **example, crossing="pass")
     for training in (False, True) if in_training else (False,):
         whole, (front, back) = copy.deepcopy(model).train(training), copy.deepcopy(pieces)
         try:
             expected = run(whole, given)
         except (ValueError, RuntimeError):  # a batch norm of one value, say
             continue
-        crossing = run(front.train(training), given)
-        result = list(tensors_in(back.train(training)(crossing)))
+        try:
+            crossing = run(front.train(training), given)
+            result = list(tensors_in(back.train(training)(crossing)))
+        except AssertionError:  # random numbers decided: wav2vec2 drops whole layers
+            assert example and training, f"divided at {path}: only what was recorded may be refused"
+            continue
         assert equal(result, list(tensors_in(expected))), f"divided at {path}: differs"
 
 

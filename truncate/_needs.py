@@ -218,6 +218,8 @@ class Needs:
             return (
                 f"several values that share memory would cross behind {where}, and what follows changes them in "
                 f"place, so the model cannot be divided there"
+                + ". An example input, args=(x,), may show that it does not"
+                * (not self._effects.forwards.has_example)
             )
         module = plan.module
         if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
