@@ -21,6 +21,8 @@ import pytest
 import torch
 from oracle import capture, equal
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from truncate import CannotFollowError, ContentWarning, FixedArgumentError, TruncateError, WrongResultError, truncate
 from truncate._record import Recording
@@ -624,20 +626,62 @@ def test_a_question_for_the_device_is_fixed() -> None:
         cut.to("meta")(WIDE.to("meta"))
 
 
-@pytest.mark.parametrize("forward", [f for f in FREE if f.__name__ not in ("uses_a_number_out_of_a_tensor",)])
-def test_a_meta_example_will_do(forward: Forward) -> None:
-    """No kernel runs then, so nothing can be asked of the content; the result is no other."""
-    if forward.__name__ == "takes_some_rows":
-        pytest.skip("how many rows there are is a matter of content")
+HOLLOW: dict[str, Callable[[Tensor], Tensor]] = {
+    "meta": lambda x: x.to("meta"),
+    "fake": lambda x: FakeTensorMode().from_tensor(x),
+    "fake-with-symbols": lambda x: FakeTensorMode(shape_env=ShapeEnv()).from_tensor(x),
+}
+hollow = pytest.mark.parametrize("kind", HOLLOW)
+
+
+def has_plain_tensors(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) + self.plain)
+
+
+CONTENT = ("uses_a_number_out_of_a_tensor", "takes_some_rows")
+
+
+@hollow
+@pytest.mark.parametrize("forward", [*(f for f in FREE if f.__name__ not in CONTENT), has_plain_tensors])
+def test_an_example_without_content_will_do(kind: str, forward: Forward) -> None:
+    """No kernel runs then; the result is no other. Not a bit of the model is in it."""
     model = model_of(forward)
-    cut = truncate(model, "b", args=(EXAMPLE.to("meta"),))
+    model.plain = torch.ones(4)
+    cut = truncate(model, "b", args=(HOLLOW[kind](EXAMPLE),))
+    assert all(type(tensor) in (nn.Parameter, Tensor) for tensor in (*cut.parameters(), *cut.buffers()))
     assert not any(tensor.is_meta for tensor in (*cut.parameters(), *cut.buffers()))
     assert equal(outcome(lambda: cut(WIDE.clone())), hooked(model, WIDE.clone()))
 
 
-def test_a_meta_example_has_no_content() -> None:
-    with pytest.raises(CannotFollowError, match="meta tensors"):
-        truncate(model_of(branches_on_content), "b", args=(EXAMPLE.to("meta"),))
+@hollow
+@pytest.mark.parametrize("forward", [branches_on_content, *(f for f in FREE if f.__name__ in CONTENT[:1])])
+def test_an_example_without_content_cannot_be_asked(kind: str, forward: Forward) -> None:
+    with pytest.raises(CannotFollowError, match="asks for the content of a tensor, which an example of meta tensors"):
+        truncate(model_of(forward), "b", args=(HOLLOW[kind](EXAMPLE),))
+
+
+def asks_where_it_is(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) if x.device.type == "cpu" else x)
+
+
+def test_a_fake_example_keeps_its_device() -> None:
+    """A meta example is somewhere else."""
+    model = model_of(asks_where_it_is)
+    holds = ["a.bias" in truncate(model, "b", args=(HOLLOW[kind](EXAMPLE),)).state_dict() for kind in ("meta", "fake")]
+    assert holds == [False, True]
+
+
+def test_a_fake_example_on_another_device_than_the_model() -> None:
+    with FakeTensorMode(), pytest.raises(TruncateError, match="run on (it|the example)"):
+        truncate(model_of(triples), "b", args=(torch.empty(2, 4, device="cuda"),))
+
+
+def test_a_fake_example_without_sizes() -> None:
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    with mode:
+        rows = mode.from_tensor(EXAMPLE).sum(1).nonzero()
+    with pytest.raises(TruncateError, match="are not known. Give it numbers"):
+        truncate(model_of(triples), "b", args=(rows,))
 
 
 # -- what the result says, and how it is checked ---------------------------------------------------------------------

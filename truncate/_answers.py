@@ -12,6 +12,8 @@ import torch
 from truncate._assume import Assumes, users_frame
 from truncate._bytecode import demanded
 from truncate._graph import Kind
+from truncate._hollow import is_hollow
+from truncate._standin import Unfollowable
 from truncate._traced import traced
 
 
@@ -21,11 +23,20 @@ class Answers(Assumes):
     is_paused: bool
 
     @abc.abstractmethod
+    def fail(self, why: str) -> Unfollowable:
+        """What to raise."""
+
+    @abc.abstractmethod
     def function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
 
+    def _content(self, tensor: torch.Tensor) -> Any:
+        if is_hollow(tensor):
+            raise self.fail("asks for the content of a tensor, which an example of meta tensors or fake ones has not")
+        return tensor.item()
+
     def _truth(self, tensor: torch.Tensor) -> bool:
-        value = bool(tensor)
+        value = bool(self._content(tensor))
         demand, claim = demanded(users_frame()) or (value, None)
         if claim is not None and demand is value:
             self.check(tensor, value, claim)
@@ -34,14 +45,14 @@ class Answers(Assumes):
         return value
 
     def _number(self, tensor: torch.Tensor) -> Any:
-        value = tensor.item()
+        value = self._content(tensor)
         node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
         self.fix_node(node, True, "a number in a tensor was", value, content=True)
         return value
 
     def _item(self, tensor: torch.Tensor) -> Any:
         lowered = self.lower(tensor)
-        return traced(tensor.item(), self, self.node(Kind.METHOD, "item", (lowered,)))
+        return traced(self._content(tensor), self, self.node(Kind.METHOD, "item", (lowered,)))
 
     def _length(self, tensor: torch.Tensor) -> int:
         return self._size_0(tensor).fixed()

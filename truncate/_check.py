@@ -12,6 +12,7 @@ from truncate._example import Example, outputs_of
 from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import tensors_in
+from truncate._hollow import is_hollow
 from truncate._randomness import random_state_kept
 from truncate._spine import Spine
 
@@ -42,9 +43,9 @@ def _differing(
     training: bool = True,
 ) -> str | None:
     """The first target of which the last piece gives another value than expected; in evaluation unless `training`."""
-    ghosts = [ghost_of(piece, example.is_meta) for piece in pieces]
+    ghosts = [ghost_of(piece, example.hollow.tensor) for piece in pieces]
     first, *rest = ghosts if training else [ghost.eval() for ghost in ghosts]
-    with random_state_kept():
+    with random_state_kept(), example.hollow.running:
         given = first(*fresh(example.args), **fresh(example.kwargs))
         for piece in rest:
             given = piece(given)
@@ -69,6 +70,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype or one.is_meta or other.is_meta:
+    if one.shape != other.shape or one.dtype != other.dtype or is_hollow(one) or is_hollow(other):
         return one.shape == other.shape and one.dtype == other.dtype
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -14,6 +14,7 @@ from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
+from truncate._hollow import Hollow
 from truncate._randomness import random_state_kept
 from truncate._record import Recording
 from truncate._spine import Spine
@@ -30,9 +31,9 @@ class Example:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    @property
-    def is_meta(self) -> bool:
-        return any(tensor.is_meta for tensor in tensors_in((self.args, self.kwargs)))
+    def __post_init__(self) -> None:
+        self.hollow = Hollow((self.args, self.kwargs))
+        self.args, self.kwargs = self.hollow.arguments(self.args), self.hollow.arguments(self.kwargs)
 
 
 class Pass:
@@ -45,7 +46,7 @@ class Pass:
         self._forwards = forwards
         self._calls: list[_Calls] = []
         self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
-        ghost = ghost_of(model, example.is_meta)
+        ghost = ghost_of(model, example.hollow.tensor)
         for original, module in zip(model.modules(), ghost.modules()):
             module.training ^= flip
             if spine.holds(original) or original is model:
@@ -154,7 +155,7 @@ class _Calls:
 
 def outputs_of(model: nn.Module, example: Example, targets: list[Target], training: bool = True) -> list[list[Any]]:
     """What hooks on the targets capture in a pass of the model, each call cloned at once; in evaluation on demand."""
-    ghost = ghost_of(model, example.is_meta)
+    ghost = ghost_of(model, example.hollow.tensor)
     ghost = ghost if training else ghost.eval()
     outputs = _captured(model, ghost, targets)
     _call_model(ghost, example)
@@ -187,7 +188,7 @@ def _twins(model: nn.Module, ghost: nn.Module) -> dict[int, nn.Module]:
 
 def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
     """What the calls of one module do to their arguments, in a pass of the model."""
-    ghost = ghost_of(model, example.is_meta)
+    ghost = ghost_of(model, example.hollow.tensor)
     twin = _twins(model, ghost)[id(child)]
     given: list[list[tuple[torch.Tensor, int]]] = []
     seen: list[Observed] = []
@@ -206,7 +207,7 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
 
 def _call_model(model: nn.Module, example: Example) -> None:
     try:
-        with random_state_kept():
+        with random_state_kept(), example.hollow.running:
             model(*fresh(example.args), **fresh(example.kwargs))
     except TruncateError:
         raise
