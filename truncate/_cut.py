@@ -17,7 +17,6 @@ from torch import nn
 from truncate._crossing import unclean
 from truncate._effects import Effects
 from truncate._errors import CannotFollowError, CrossingError, NotReachedError
-from truncate._forwards import Forwards
 from truncate._graph import Body, Kind, Node, descend, join, nodes_in
 from truncate._locate import Locator, Pick
 from truncate._needs import Needs
@@ -29,13 +28,13 @@ from truncate._spine import Spine
 class Cutter:
     """Plans cuts of one model at a list of targets."""
 
-    def __init__(self, model: nn.Module, spine: Spine, forwards: Forwards, clean: bool = False) -> None:
+    def __init__(self, model: nn.Module, spine: Spine, effects: Effects, clean: bool = False) -> None:
         """`clean`: nothing but the output of its target may cross where a forward is entered in its middle."""
         self.model = model
         self.targets = spine.targets
-        self.forwards = forwards
-        self.locator = Locator(model, spine, forwards)
-        self.effects = Effects(forwards)
+        self.forwards = effects.forwards
+        self.locator = Locator(model, spine, effects.forwards)
+        self.effects = effects
         self.clean = clean
         self._plans: dict[Any, Plan] = {}
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be

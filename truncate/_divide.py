@@ -8,6 +8,7 @@ from torch import nn
 
 from truncate._crossing import is_clean, values_crossing
 from truncate._cut import Cutter
+from truncate._effects import Effects
 from truncate._errors import CrossingError, TruncateError
 from truncate._example import Example
 from truncate._forwards import Forwards
@@ -28,6 +29,7 @@ class Division:
         self.places = places
         self.spine = Spine([*places, *targets])
         self.forwards = Forwards(model, self.spine, example)
+        self._effects = Effects(self.forwards)
         for place in places:
             if place.is_module and place.module is model:
                 raise TruncateError(f"{place.text!r} is the model itself, and nothing follows it")
@@ -45,7 +47,7 @@ class Division:
         return self._plans(clean=True, loose=plans)
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
-        cutter = Cutter(self.model, self.spine, self.forwards, clean)
+        cutter = Cutter(self.model, self.spine, self._effects, clean)
         rest = range(len(self.places), len(self.spine.targets))
         picks, own = cutter.picks(rest), cutter.is_own_wanted(rest)
         plans: list[Plan] = []
@@ -81,7 +83,7 @@ class Division:
             module = descend(self.model, holder)
             child = module._modules.get(name)
             target = Target(path, holder, module, name) if child is None else Target(path, path, child)
-            cutter = Cutter(self.model, Spine([target]), self.forwards, clean=True)
+            cutter = Cutter(self.model, Spine([target]), self._effects, clean=True)
             try:
                 if cutter.stretch(Pick(0, -1), (), True).slots == 1:
                     return path
