@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from truncate import _models, _ranks
-from truncate._photos import Found, find
+from truncate._photos import Found, Stopped, find, path_text
 from truncate._progress import Bar
 from truncate._sinks import parquet_room
 from truncate._usage import explained
@@ -63,6 +63,9 @@ def extract_command(
         found = Found()
         if ranks.rank == 0:
             found = find(folder)
+            if strict:
+                for path, reason in found.failures.items():
+                    raise Stopped(f"{path_text(path)}: {reason}")
         built = _models.build(model, weights, trust=trust)
         part, at = _prepared(built, upto, pool, device)
         made = {

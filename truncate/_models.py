@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
     options: dict[str, Any] = {"weights": chosen}
     if chosen is None and "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None  # the default would download some
-    with warnings.catch_warnings(), explained(f"cannot build {name}"):
+    with warnings.catch_warnings(), _building(name, weights):
         warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)  # of random weights
         model = builder(**options)
     usual = chosen or next(iter(known), None)
@@ -112,7 +113,7 @@ def _from_timm(name: str, weights: str | None) -> Built:
         raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT or a checkpoint, not {weights!r}")
     if name.partition(".")[0] not in timm.list_models():
         raise NotUsable(f"timm has no model {name!r}{close(name, timm.list_models())}")
-    with explained(f"cannot build timm:{name}"):
+    with _building(f"timm:{name}", weights):
         model = timm.create_model(name, pretrained=weights is not None)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
@@ -132,6 +133,7 @@ def _from_callable(name: str, weights: str | None) -> Built:
     if not isinstance(value, nn.Module):
         if not callable(value):
             raise NotUsable(f"{name} is neither a model nor a function that returns one, but {value!r}")
+        torch.manual_seed(0)  # the import may have drawn random numbers, if it was the first
         with explained(f"{name}() failed"):
             value = value()
     if not isinstance(value, nn.Module):
@@ -140,6 +142,19 @@ def _from_callable(name: str, weights: str | None) -> Built:
 
 
 _RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
+
+
+@contextlib.contextmanager
+def _building(name: str, weights: str | None) -> Iterator[None]:
+    try:
+        with explained(f"cannot build {name}"):
+            yield
+    except NotUsable as error:
+        if weights is None or not isinstance(error.__cause__, OSError):
+            raise
+        raise NotUsable(
+            f"{error} (weights {weights!r} are downloaded; where there is no network, --weights takes a checkpoint)"
+        ) from error
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------

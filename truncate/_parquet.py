@@ -145,7 +145,10 @@ def rows_in(path: Path) -> int:
 
 
 def join(parts: Iterable[Path], file: BinaryIO, note: Any) -> int:
-    """Copies the rows of all parts to one file, a row group at a time, and returns how many there are."""
+    """Copies the rows of all parts to one file, a row group at a time, and returns how many there are.
+
+    The note gets their number as ``rows``.
+    """
     joined, schema, rows = None, None, 0
     for part in parts:
         with pyarrow.parquet.ParquetFile(part) as opened:
@@ -159,8 +162,8 @@ def join(parts: Iterable[Path], file: BinaryIO, note: Any) -> int:
                 joined.write_table(table.cast(schema))
                 rows += len(table)
     if joined is None:
-        joined = writer(file, pyarrow.schema([]))
-    joined.add_key_value_metadata({_NOTE: json.dumps(note)})
+        joined = writer(file, pyarrow.schema([pyarrow.field("path", pyarrow.string(), nullable=False)]))
+    joined.add_key_value_metadata({_NOTE: json.dumps({**note, "rows": rows})})
     joined.close()
     return rows
 

@@ -24,6 +24,8 @@ from truncate._photos import path_of, path_text
 from truncate._whole import locked, whole, writing
 
 _FORMAT = 1
+_WRITTEN = ("inputs.parquet", "manifest.json", "failures.parquet")
+_OURS = {"lock", "shards", *_WRITTEN, *(f".{name}.partial" for name in _WRITTEN)}
 
 
 def check(out: Path) -> None:
@@ -101,10 +103,10 @@ class Output:
                     self._begin()
                 yield outcome
             finally:
-                if self._is_file and (self._is_complete or not self._manifest.exists()):
-                    shutil.rmtree(self.folder)
-                elif self._is_complete:
+                if self._is_complete and not self._is_file:
                     lock.unlink()
+                elif self._is_complete or not self._has_shards():
+                    self._remove()
 
     # -- before ------------------------------------------------------------------------------------------------------
 
@@ -117,12 +119,20 @@ class Output:
         for path in (self.out, self.failed) if self._is_file else ():
             if path.exists() and _parquet.note_in(path) is None:
                 raise ExtractError(f"{path} is there, and was not made by this command: write elsewhere, or remove it")
-        ours = {"lock", "inputs.parquet", "shards", ".inputs.parquet.partial", ".manifest.json.partial"}
-        if self.folder.is_dir() and not self._manifest.exists():
-            if others := {entry.name for entry in self.folder.iterdir()} - ours:
-                raise ExtractError(
-                    f"{self.folder} holds {min(others)!r}, which this command has not made: write elsewhere"
-                )
+        if not self.folder.is_dir():
+            return
+        note = json.loads(self._manifest.read_text()) if self._manifest.exists() else self._made
+        others = {entry.name for entry in self.folder.iterdir()} - _OURS
+        if others or not isinstance(note, dict) or not self._made.keys() <= note.keys():
+            what = min(others or {"manifest.json"})
+            raise ExtractError(f"{self.folder} holds {what!r}, which this command has not made: write elsewhere")
+
+    def _remove(self) -> None:
+        """Removes the folder and what this library has made in it."""
+        shutil.rmtree(self.folder / "shards", ignore_errors=True)
+        for name in _OURS:
+            (self.folder / name).unlink(missing_ok=True)
+        self.folder.rmdir()
 
     def _outcome(self) -> Outcome | None:
         """What there is, if it is complete."""
@@ -130,11 +140,9 @@ class Output:
             note = _parquet.note_in(self.out) if self.out.exists() else None
         else:
             note = json.loads(self._manifest.read_text()) if self._manifest.exists() else None
-        if note is None:
+        if note is None or "rows" not in note:
             return None
         self._compare(note)
-        if "rows" not in note:
-            return None
         failures = dict(zip(*_parquet.texts_in(self.failed))) if note["failures"] else {}
         return Outcome(note["rows"], failures, self.out, self.failed)
 
@@ -144,7 +152,7 @@ class Output:
 
     def _begin(self) -> None:
         """Goes on with what is there, or writes down what is to be done."""
-        if self._manifest.exists():
+        if self._manifest.exists() and self._has_shards():
             self.agree()
             return
         with writing(self.out):
@@ -179,6 +187,9 @@ class Output:
 
     def shard(self, number: int) -> Path:
         return self.folder / "shards" / f"{number:06}.parquet"
+
+    def _has_shards(self) -> bool:
+        return any(path.name[0] != "." for path in (self.folder / "shards").glob("*"))
 
     def missing(self) -> list[int]:
         """The numbers of the shards that are still to be made."""
