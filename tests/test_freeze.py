@@ -549,7 +549,6 @@ def test_a_cut_of_what_is_frozen() -> None:
     assert frozen_names(cut) == {name for name, _ in cut.named_parameters()}
 
 
-@pytest.mark.xfail(strict=True, reason="what is rebuilt does not take over that it was frozen")
 def test_a_cut_inside_of_what_is_frozen() -> None:
     """Where the rebuilt module drops by itself, and where it holds parameters by itself."""
     model, x = nn.Sequential(Drops(True), nn.Linear(4, 2)).eval(), torch.randn(2, 4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy as copying
 import dataclasses
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from truncate._build import build, shallow_copy
 from truncate._check import compare
 from truncate._divide import Division
 from truncate._errors import ContentWarning, TruncateError
-from truncate._example import Example
+from truncate._example import Example, example_of
 from truncate._plan import Plan, assumptions_of
 from truncate._pool import pooling
 from truncate._target import Target, resolve
@@ -109,7 +108,7 @@ def split(
     copy: bool = False,
     check: bool = True,
 ) -> tuple[nn.Module, ...]:
-    """The model in pieces that run in turn: with ``front, back = split(model, at="layer3")``, a front and a back.
+    """The model in pieces that run in turn, divided behind one place (into a front and a back) or behind several.
 
     Args:
         model: Any module whose forward runs. It is not changed.
@@ -125,8 +124,8 @@ def split(
 
     Returns:
         The pieces. The first has the arguments of ``model.forward``, each other one takes what the one before it
-        returns: ``back(front(x))`` is ``model(x)``. Equal bit for bit in evaluation and, with the same seed, in training. What two pieces both use stays
-        one object in both of them, so that a step of an optimizer changes it once.
+        returns: ``back(front(x))`` is ``model(x)``, bit for bit in evaluation and, with the same seed, in training.
+        What two pieces both use stays one object in both, so that a step of an optimizer changes it once.
 
     Raises:
         CrossingError: More than the output of a place is needed behind it.
@@ -171,23 +170,7 @@ def _checked(model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | Non
         raise TruncateError(f"truncate takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
     if crossing not in ("refuse", "pass"):
         raise TruncateError(f"crossing is 'refuse' or 'pass', not {crossing!r}")
-    return None if args is None and kwargs is None else _example(model, args, kwargs)
-
-
-def _example(model: nn.Module, args: Any, kwargs: Any) -> Example:
-    args, kwargs = args if args is not None else (), kwargs if kwargs is not None else {}
-    if not isinstance(args, (tuple, list)):
-        raise TruncateError(
-            f"args are the positional arguments of an example, as a tuple: args=(x,), not {type(args).__name__}"
-        )
-    if not isinstance(kwargs, Mapping):
-        raise TruncateError(f"kwargs are the keyword arguments of an example, as a dict, not {type(kwargs).__name__}")
-    try:
-        inspect.signature(model.forward).bind(*args, **kwargs)
-    except TypeError as error:
-        signature = inspect.signature(model.forward)
-        raise TruncateError(f"the example does not fit forward{signature} of {type(model).__name__}: {error}") from None
-    return Example(tuple(args), dict(kwargs))
+    return None if args is None and kwargs is None else example_of(model, args, kwargs)
 
 
 def _arrange(model: nn.Module, stop: Any, targets: list[Target], before: bool) -> Any:

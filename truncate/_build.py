@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from truncate._graph import Kind, descend, map_nested
+from truncate._held import carry_over
 from truncate._operations import is_mode
 from truncate._plan import Plan
 from truncate._shadow import has_own_call
@@ -56,6 +57,7 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
     source, names = source_of(plan, made, result, list(then))
     made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
     _keep_hooks(made, plan)
+    carry_over(plan.module, made)
     return made
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,23 @@ class Example:
     def __post_init__(self) -> None:
         self.hollow = Hollow((self.args, self.kwargs))
         self.args, self.kwargs = self.hollow.arguments(self.args), self.hollow.arguments(self.kwargs)
+
+
+def example_of(model: nn.Module, args: Any, kwargs: Any) -> Example:
+    """An example call of a model, if `args` and `kwargs` make one."""
+    args, kwargs = args if args is not None else (), kwargs if kwargs is not None else {}
+    if not isinstance(args, (tuple, list)):
+        raise TruncateError(
+            f"args are the positional arguments of an example, as a tuple: args=(x,), not {type(args).__name__}"
+        )
+    if not isinstance(kwargs, Mapping):
+        raise TruncateError(f"kwargs are the keyword arguments of an example, as a dict, not {type(kwargs).__name__}")
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        signature = inspect.signature(model.forward)
+        raise TruncateError(f"the example does not fit forward{signature} of {type(model).__name__}: {error}") from None
+    return Example(tuple(args), dict(kwargs))
 
 
 class Pass:

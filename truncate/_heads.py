@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from truncate._api import _example
 from truncate._errors import TruncateError
-from truncate._example import Example, outputs_of
+from truncate._example import Example, example_of, outputs_of
 from truncate._target import resolve
 
 
@@ -49,7 +48,7 @@ def with_head(
         raise TruncateError(f"n is how many numbers the head returns: a whole number, 1 or more, and not {n!r}")
     if args is None and kwargs is None:
         raise TruncateError("the width of the head is found on an example input: give args=(x,) or kwargs={...}")
-    example = _example(backbone, args, kwargs)
+    example = example_of(backbone, args, kwargs)
     features = _output(backbone, example)
     device = features.device
     if device.type == "meta":

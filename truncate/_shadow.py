@@ -209,7 +209,9 @@ def _answers_operators(cls: Any) -> bool:
     )
 
 
-_ASKED_BY_NAME = frozenset(("__init__", "__repr__", "__setstate__", "__getstate__", "__init_subclass__", "__dir__"))
+_ASKED_BY_NAME = frozenset(
+    "__init__ __repr__ __setstate__ __getstate__ __reduce_ex__ __deepcopy__ __init_subclass__ __dir__".split()
+)
 
 
 class _Whole(Protocol):
