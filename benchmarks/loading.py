@@ -210,7 +210,7 @@ def conduct(folder: Path, count: int) -> Iterator[dict[str, Any]]:
             yield {"format": format, "way": way, "size": size, **medians}
 
 
-def summary(results: list[dict[str, Any]], read_ahead: str) -> str:
+def summary(results: list[dict[str, Any]], remark: str) -> str:
     base = {result["format"]: result["seconds"] for result in results if result["way"] == "`load_weights`"}
     rows = [
         (
@@ -230,7 +230,7 @@ def summary(results: list[dict[str, Any]], read_ahead: str) -> str:
     asked = [result["asked"] for result in ours]
     columns = ("checkpoint", "way", "MB read", "/ needed", "MB of memory", "/ needed", "seconds", "×")
     return f"""ViT-H/14 up to its third block of 32, of a checkpoint of {size / 1e6:,.1f} MB of which
-{needed / 1e6:,.1f} MB are needed ({100 * needed / size:.1f} %). {read_ahead}
+{needed / 1e6:,.1f} MB are needed ({100 * needed / size:.1f} %). {remark}
 
 {report.table(columns, rows)}
 
@@ -260,7 +260,8 @@ def main(folder: Path, count: int, write: bool, path: Path | None) -> None:
     torch.set_num_threads(1)
     facts = report.surroundings("safetensors")
     results = list(conduct(folder, count))
-    text = f"{report.sentence(facts)}\n\n{summary(results, disk_of(folder))}"
+    remark = f"Medians of {count}. {disk_of(folder)}"
+    text = f"{report.sentence(facts)}\n\n{summary(results, remark)}"
     click.echo(text)
     if write:
         report.write("loading", text, PAGE)
