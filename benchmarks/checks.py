@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from oracle import capture, cloned, equal, parameters_needed, tensors_in, unexpected_parameters
+from oracle import capture, cloned, equal, parameters_needed, stopped, tensors_in, unexpected_parameters
 from torch import nn
 from zoo import Entry, without_dropout
 
@@ -124,7 +124,10 @@ class Examination:
             model = self._in_training(place)
             try:
                 with torch.no_grad():
-                    train = self._capture(model, [place.path], self.example)[place.path][-1]
+                    calls = len(self._capture(copy.deepcopy(model), [place.path], self.example)[place.path])
+                    torch.manual_seed(1)
+                    args, kwargs = self.example
+                    train = stopped(model, place.path, calls - 1, *cloned(list(args)), **cloned(kwargs))
                 trained = model.state_dict()
             except Exception:  # such as a batch norm that is left with one value for each channel
                 train = None

@@ -24,7 +24,7 @@ from benchmarks.extractors import EXTRACTORS, ON_EXAMPLE, PLAIN
 from benchmarks.models import LIBRARIES
 
 PACKAGES = {"timm": ["timm"], "transformers": ["transformers"]}
-REFUSES = "unlike the example that this was cut on"
+REFUSES = ("unlike the example that this was cut on", "cut on an example with")
 PEERS = ("surgeon-pytorch", "torchextractor")
 
 
@@ -145,11 +145,11 @@ def _notes(results: Results) -> Iterator[str]:
         for record in results.records
         if record.extractor in (PLAIN.name, ON_EXAMPLE.name)
         for check, outcome in record.outcomes.items()
-        if outcome is not True and not (record.extractor == PLAIN.name and record.asks) and REFUSES not in str(outcome)
+        if outcome is not True and not (record.extractor == PLAIN.name and record.asks) and not _refuses(outcome)
     ]
     if failures:
         yield "Where truncate failed:\n\n" + "\n".join(failures)
-    refusing = [record for record in results.records if REFUSES in str(record.outcomes.get("other size"))]
+    refusing = [record for record in results.records if _refuses(record.outcomes.get("other size"))]
     if refusing:
         yield f"At {len(refusing)} places truncate refuses the other size, which would go another way than the example."
     if results.unusable:
@@ -161,6 +161,11 @@ def _notes(results: Results) -> Iterator[str]:
         )
     if results.left_out:
         yield f"Not reached in the time given: {', '.join(results.left_out)}."
+
+
+def _refuses(outcome: Outcome | None) -> bool:
+    """Whether the result said that an input is not like the example that it was cut on."""
+    return any(text in str(outcome) for text in REFUSES)
 
 
 @click.command()

@@ -161,6 +161,30 @@ def unpacks_a_shape(self: Any, x: Tensor) -> Tensor:
     return x if n > 1000 else self.b(self.a(x).view(n, c // 2, -1).reshape(x.shape[:-1] + (c,)))
 
 
+@free
+def takes_a_logarithm(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * math.log(x.shape[0]))
+
+
+@free
+def takes_the_root_of_a_size(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * math.sqrt(x.shape[0]))
+
+
+@free
+def hands_an_answer_on(self: Any, x: Tensor) -> Tensor:
+    """To a function that takes nothing but a bool."""
+    y = self.a(x)[None, None]
+    attend, causal = nn.functional.scaled_dot_product_attention, x.shape[0] > 2
+    y = attend(y, y, y, is_causal=causal) + torch.nn.functional.scaled_dot_product_attention(y, y, y, is_causal=causal)
+    return x if grew(x) else self.b(y[0, 0])
+
+
+@free
+def repeats_with_a_tensor(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(x.shape[0] * self.a(x) * x.shape[0])
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 @pytest.mark.parametrize("forward", FREE)
 def test_sizes_stay_free(forward: Forward, batch: int) -> None:
@@ -185,6 +209,26 @@ def branches_on_content(self: Any, x: Tensor) -> Tensor:
 @fixed(WIDE)
 def branches_on_a_size(self: Any, x: Tensor) -> Tensor:
     return self.b(self.a(x) if x.shape[0] < 3 else x)
+
+
+@fixed(WIDE)
+def joins_answers(self: Any, x: Tensor) -> Tensor:
+    """And hands what comes out to a function that takes nothing but a bool, which a helper calls."""
+    causal = x.shape[0] > 2 and x.shape[1] > 2
+    return x if grew(x) else self.b(HELPERS["attend"](self.a(x)[None, None], causal)[0, 0])
+
+
+HELPERS = {"attend": lambda y, causal: nn.functional.scaled_dot_product_attention(y, y, y, is_causal=causal)}
+
+
+@fixed(WIDE)
+def prints_a_shape(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * len(f"{x.shape} {x.shape[0]}".replace("2", "")))
+
+
+@fixed(WIDE)
+def writes_a_number_in_binary(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * len(bin(x.shape[0])))
 
 
 @fixed(WIDE)
@@ -241,11 +285,6 @@ def asks_for_strides(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.is_contiguous() else x)
 
 
-@fixed(WIDE)
-def takes_the_root_of_a_size(self: Any, x: Tensor) -> Tensor:
-    return x if grew(x) else self.b(self.a(x) * math.sqrt(x.shape[0]))
-
-
 @fixed(drawn(2, 4).long())
 def asks_whether_it_is_floating(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.is_floating_point() else x.float())
@@ -256,7 +295,7 @@ def asks_for_gradients(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.requires_grad else x)
 
 
-@fixed(drawn(2, 4) * 1e6, broken=NOT_SEEN)
+@fixed(drawn(2, 4) * 1e6)
 def measures_the_text_of_a_number(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * len(f"{x.sum().item():.1f}"))
 
@@ -266,17 +305,12 @@ def indexes_a_list(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * self.table[x.shape[0]])
 
 
-@fixed(WIDE, broken=NOT_SEEN)
+@fixed(WIDE)
 def repeats_a_list(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * sum([1] * x.shape[0]))
 
 
-@fixed(WIDE, broken=NOT_SEEN)
-def takes_a_logarithm(self: Any, x: Tensor) -> Tensor:
-    return x if grew(x) else self.b(self.a(x) * math.log(x.shape[0]))
-
-
-@fixed(WIDE, broken=NOT_SEEN)
+@fixed(WIDE)
 def looks_a_size_up(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * {5: 2}.get(x.shape[0], 1))
 
@@ -850,3 +884,23 @@ def test_an_example_changes_nothing_where_none_is_needed() -> None:
     model = model_of(lambda self, x: self.b(self.a(x) * x.shape[0]))
     sources = [type(cut)._truncated_source for cut in (truncate(model, "b"), truncate(model, "b", args=(EXAMPLE,)))]
     assert sources[0] == sources[1]
+
+
+class CalledInItsOwnWay(nn.Module):
+    """In each mode a child that needs an example is called with other arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = model_of(lambda self, x, scale=1.0: x if grew(x) else self.b(self.a(x) * scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child(x, 2.0) if self.training else self.child(x)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["made-in-eval", "made-in-train"])
+def test_a_child_that_each_mode_calls_in_its_own_way(training: bool) -> None:
+    model = CalledInItsOwnWay().train(training)
+    cut = truncate(model, "child.b", args=(EXAMPLE,))
+    for mode in (False, True):
+        expected = capture(model.train(mode), ["child.b"], WIDE)["child.b"][-1]
+        assert equal(cut.train(mode)(WIDE), expected)

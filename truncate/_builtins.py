@@ -8,19 +8,23 @@ and the function inside a decorator, are copied likewise.
 from __future__ import annotations
 
 import builtins
+import functools
+import math
 import types
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from truncate._standin import StandIn, running, standins_in
-from truncate._traced import Traced
+from truncate._traced import Traced, TracedBool
 
 _ASKING = frozenset(("isinstance", "hasattr", "type", "len", "int", "float", "range"))
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
+_PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed"))
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
@@ -52,10 +56,10 @@ def with_own_builtins(function: Any) -> Any:
 def _asks(function: types.FunctionType) -> bool:
     """Whether a function, or one that it calls by name, uses one of these builtins."""
     names = function.__code__.co_names
-    if not (_ASKING | _SIZED | _GLOBAL).isdisjoint(names):
+    if not (_ASKING | _SIZED | _GLOBAL | _PARSING).isdisjoint(names):
         return True
     used = [function.__globals__.get(name) for name in names]
-    return any(value is not torch and _seen(value) is not value for value in used)
+    return any(_seen(value) is not value for value in used if not any(value is m for m in _TORCH_MODULES))
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:
@@ -80,8 +84,8 @@ class _Globals(dict):  # type: ignore[type-arg]
 
 def _seen(value: Any) -> Any:
     """What followed code sees in place of a global."""
-    if value is torch:
-        return _TORCH
+    if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
+        return (_MODULES if isinstance(value, types.ModuleType) else _FUNCTIONS).get(id(value), value)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         return _CustomFunction(value)
     return with_own_builtins(value)
@@ -93,18 +97,61 @@ class _TorchView:
     def __getattr__(self, name: str) -> Any:
         real = getattr(torch, name)
         if name in _SIZED:
-            return lambda *args, **kwargs: _call_sized(real, args, kwargs)
+            return functools.partial(_call_parsing, real)
         if name in _GLOBAL and running.now is not None:
             return lambda *args: running.now.global_state(real, *args)
-        return real
+        return _NN if name == "nn" else real
 
 
-_TORCH = _TorchView()
+class _NNView:
+    """The module `torch.nn` as followed code sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _FUNCTIONAL if name == "functional" else getattr(nn, name)
 
 
-def _call_sized(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+class _FunctionalView:
+    """The module `torch.nn.functional` as followed code sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(nn.functional, name)
+        return functools.partial(_call_parsing, real) if isinstance(real, types.BuiltinFunctionType) else real
+
+
+def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A function of torch that parses its arguments before anyone sees the call, and takes plain ones only."""
     standin = next(standins_in((args, kwargs)), None)
-    return function(*args, **kwargs) if standin is None else standin._recording.function(function, args, kwargs)
+    if standin is not None:
+        return standin._recording.function(function, args, kwargs)
+    if running.now is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
+        return running.now.function(function, args, kwargs)
+    return function(*args, **kwargs)
+
+
+_TORCH, _NN, _FUNCTIONAL = _TorchView(), _NNView(), _FunctionalView()
+_TORCH_MODULES = (torch, nn, nn.functional)
+_MODULES: dict[int, Any] = {id(torch): _TORCH, id(nn): _NN, id(nn.functional): _FUNCTIONAL}
+
+
+class _MathView:
+    """The module `math` as followed code sees it: what its functions compute of a size follows the size."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _seen(getattr(math, name))
+
+
+def _computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function written in C computes, which would read a traced number as a plain one without asking."""
+    first = next((arg for arg in args if issubclass(type(arg), Traced)), None)
+    return function(*args, **kwargs) if first is None or kwargs else first.computed(function, args)
+
+
+_MODULES[id(math)] = _MathView()
+_FUNCTIONS: dict[int, Any] = {
+    id(function): functools.partial(_computed, function)
+    for function in vars(math).values()
+    if isinstance(function, types.BuiltinFunctionType)
+}
 
 
 class _CustomFunction:
@@ -194,5 +241,6 @@ _OWN = {
     "int": _replaced(int, _number(int)),
     "float": _replaced(float, _number(float)),
     "range": _replaced(range, _range),
+    **{function.__name__: functools.partial(_computed, function) for function in (bin, hex, oct, chr)},
     "_answers_isinstance": True,
 }

@@ -74,6 +74,13 @@ def _ends(instruction: dis.Instruction, code: CodeType) -> bool:
     return instruction.opname == "RAISE_VARARGS" and not caught
 
 
+def keeps_answer(frame: FrameType) -> bool:
+    """Whether the frame asks for the truth of what it is computing, and then keeps the value: ``x = value and ...``."""
+    instructions, here = _here(frame)
+    following = [instruction.opname for instruction in instructions[here + 1 : here + 4]]
+    return following[:1] == ["COPY"] or "_OR_POP" in "".join(following[:1])
+
+
 @functools.lru_cache(maxsize=4096)
 def _caught(code: CodeType) -> tuple[tuple[int, int], ...]:
     """The parts of a function that an ``except`` or ``finally`` answers for; the end of a ``with`` lets errors pass."""

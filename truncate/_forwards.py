@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -61,9 +62,12 @@ class Forwards:
     def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Body]:
         if self._example is None or not (self._spine.holds(module) or module is self._model):
             return []
+        key = (id(module), call.key)
         if record:
             self._record()
-        return self._recorded.get((id(module), call.key), [])
+            if key not in self._recorded:  # perhaps only the other mode calls it like this
+                self._record_flipped()
+        return self._recorded.get(key, [])
 
     def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]:
         """All ways through a forward as stand-ins find them."""
@@ -92,15 +96,10 @@ class Forwards:
             return
         self.passed = Pass(self._model, self._example, self._spine, self)
         for key, body in self.passed.recorded.items():
-            self._recorded[key] = [body]
+            self._recorded[key] = [self._named(key, body)]
         followed = [body for known in self._followed.values() for bodies in known for body in bodies]
         if any(body.modes for body in self.passed.recorded.values()) or any(body.failure for body in followed):
-            other: dict[tuple[int, str], Body] = {}
-            why = "the example did not come this way in this mode"
-            try:
-                other = Pass(self._model, self._example, self._spine, self, flip=True).recorded
-            except Exception as error:
-                why = f"the example does not run in this mode: {error}"
+            other, why = self._flipped
             for body in followed:
                 if body.failure:
                     body.failure = why
@@ -110,10 +109,28 @@ class Forwards:
                     self._recorded[key].append(Body([], None, flipped, why))
             for key, body in other.items():
                 self._recorded.setdefault(key, []).append(body)
-        for key, bodies in self._recorded.items():
-            module = next(m for m in self._model.modules() if id(m) == key[0])
-            for body in bodies:
-                name_operations(body, module)
+
+    @functools.cached_property
+    def _flipped(self) -> tuple[dict[tuple[int, str], Body], str]:
+        """What a pass in the other mode records; and why there is nothing of a forward."""
+        if self._example is None:
+            return {}, ""
+        try:
+            recorded = Pass(self._model, self._example, self._spine, self, flip=True).recorded
+        except Exception as error:
+            return {}, f"the example does not run in this mode: {error}"
+        return {key: self._named(key, body) for key, body in recorded.items()}, (
+            "the example did not come this way in this mode"
+        )
+
+    def _record_flipped(self) -> None:
+        """Adds what only the other mode runs."""
+        for key, body in self._flipped[0].items():
+            self._recorded.setdefault(key, [body])
+
+    def _named(self, key: tuple[int, str], body: Body) -> Body:
+        name_operations(body, next(module for module in self._model.modules() if id(module) == key[0]))
+        return body
 
     def observed(self, module: nn.Module) -> Observed | None:
         """What the example shows that the calls of a module do to their arguments, if there is one."""

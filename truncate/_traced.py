@@ -57,6 +57,15 @@ class Traced:
         """``int(value)`` or ``float(value)``, which stay traced."""
         return self._derived(kind(self.real_value), kind, (self,))
 
+    def computed(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """What a function gives for arguments of which this is one; traced if it is a number, and fixed otherwise."""
+        value = function(*map(plain, args))
+        if type(value) not in _KINDS:
+            for arg in args:
+                if issubclass(type(arg), Traced):
+                    arg.fixed()
+        return self._derived(value, function, args)
+
     def _derived(self, value: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         tracer = self._tracer
         if tracer.is_paused:
@@ -92,7 +101,16 @@ class Traced:
         return self // other, self % other
 
     def __hash__(self) -> int:
-        return hash(self.real_value)
+        return hash(self.fixed())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.fixed(), spec)
+
+    def __str__(self) -> str:
+        return str(self.fixed())
+
+    def __repr__(self) -> str:
+        return repr(self.fixed())
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.fixed()
@@ -123,9 +141,6 @@ class TracedBool(Traced, int):  # type: ignore[misc]
     def real_value(self) -> bool:
         return int.__int__(self) == 1
 
-    def __repr__(self) -> str:
-        return str(self.real_value)
-
 
 _KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
 
@@ -148,9 +163,14 @@ def plain(value: Any) -> Any:
 def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
     def method(self: Traced, *others: Any) -> Any:
         if others and not isinstance(others[0], (int, float)):
+            if isinstance(others[0], (list, tuple, str, bytes)):  # `[0] * n`: how many items there are is fixed
+                self.fixed()
             return NotImplemented
         args = (*others, self) if reflected else (self, *others)
-        return self._derived(function(*map(plain, args)), function, args)
+        made = self._derived(function(*map(plain, args)), function, args)
+        if type(made) is TracedBool and _bytecode.keeps_answer(sys._getframe(1)):
+            return made.fixed()  # `n > 1 and ...` asks it now, and may hand it to what takes no other than a real bool
+        return made
 
     return method
 
