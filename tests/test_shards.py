@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -458,10 +458,3 @@ def test_the_output_names() -> None:
     Path("file").touch()
     with pytest.raises(ExtractError, match="file is a file"):
         _shards.check(Path("file"))
-
-
-@pytest.fixture(autouse=True)
-def no_children_left() -> Iterator[None]:
-    yield
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)

@@ -14,6 +14,7 @@ from truncate._errors import (
     WrongResultError,
 )
 from truncate._extract import Features, extract
+from truncate._extractor import Extractor
 from truncate._freeze import freeze, unfreeze
 from truncate._heads import with_head
 from truncate._layers import Layers, Place, layers
@@ -24,6 +25,7 @@ __all__ = [
     "ContentWarning",
     "CrossingError",
     "ExtractError",
+    "Extractor",
     "Features",
     "FixedArgumentError",
     "Layers",

@@ -36,6 +36,7 @@ _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
 @click.option("--device", help="Where to compute [default: a GPU if there is one].")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(_DTYPES)), help="Of autocast.")
+@click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
 @click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
 def extract_command(
     model: str,
@@ -49,6 +50,7 @@ def extract_command(
     workers: int | None,
     device: str | None,
     dtype: str,
+    engine: str | None,
     strict: bool,
 ) -> int:
     """Write the features of all photos in a folder as a table.
@@ -101,7 +103,12 @@ def extract_command(
             )
             total = sum(len(output.inputs(number)) for number in mine)
             with Bar(total, shown=ranks.rank == 0) as bar:
-                worker.fill(output, paths, mine, bar.advance)
+                if engine == "ray":
+                    from truncate import _ray  # which needs Ray
+
+                    _ray.fill(worker, output, paths, mine, bar.advance)
+                else:
+                    worker.fill(output, paths, mine, bar.advance)
             if ranks.rank == 0:
                 ranks.wait(output)
                 outcome = output.complete(found.failures)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import pyarrow
 import pyarrow.parquet
+import torch
 from torch import Tensor
 
 from truncate._batches import Column
@@ -92,10 +93,7 @@ class Table:
                 arrays.append(pyarrow.array(self._texts[column.name], column.type))
                 self._texts[column.name] = []
                 continue
-            values = pyarrow.array(self._rows[column.name].array.reshape(-1))
-            if pyarrow.types.is_fixed_size_list(column.type):
-                values = pyarrow.FixedSizeListArray.from_arrays(values, type=column.type)
-            arrays.append(values)
+            arrays.append(_stored(self._rows[column.name].array, column.type))
         if arrays:
             self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
         for rows in self._rows.values():
@@ -116,6 +114,45 @@ def field(name: str, column: Column) -> Any:
         return pyarrow.field(name, kind, nullable=False)
     listed = pyarrow.list_(pyarrow.field("element", kind, nullable=False), math.prod(shape))
     return pyarrow.field(name, listed, nullable=False, metadata={"shape": json.dumps(shape)})
+
+
+def _stored(rows: Any, kind: Any) -> Any:
+    """An array as a column of that type."""
+    values = pyarrow.array(rows.reshape(-1))
+    return (
+        pyarrow.FixedSizeListArray.from_arrays(values, type=kind) if pyarrow.types.is_fixed_size_list(kind) else values
+    )
+
+
+def table_of(others: Mapping[str, Any], columns: Mapping[str, Column]) -> Any:
+    """A table in memory of arrays of any kind, and of the columns of features."""
+    fields = {name: field(name, column).with_nullable(True) for name, column in columns.items()}
+    arrays = {}
+    for name, column in columns.items():
+        assert isinstance(column, Tensor)
+        rows = Rows(name, column, len(column))
+        rows.append(column)
+        arrays[name] = _stored(rows.array, fields[name].type)
+    plain = {name: pyarrow.array(values) for name, values in others.items()}
+    schema = pyarrow.schema([pyarrow.field(name, array.type) for name, array in plain.items()] + list(fields.values()))
+    return pyarrow.Table.from_arrays([*plain.values(), *arrays.values()], schema=schema)
+
+
+def columns_in(table: Any) -> dict[str, Column]:
+    """The columns of a table as they were before they were stored."""
+    columns: dict[str, Column] = {}
+    for column in table.schema:
+        values = table[column.name].combine_chunks()
+        if pyarrow.types.is_string(column.type):
+            columns[column.name] = values.to_pylist()
+            continue
+        shape = []
+        if pyarrow.types.is_fixed_size_list(column.type):
+            shape = json.loads((column.metadata or {}).get(b"shape", f"[{column.type.list_size}]"))
+            values = values.flatten()
+        array = values.to_numpy(zero_copy_only=False).reshape(len(table), *shape)
+        columns[column.name] = torch.tensor(array)
+    return columns
 
 
 def writer(file: BinaryIO, schema: Any) -> Any:

@@ -25,7 +25,7 @@ from truncate._whole import locked, whole, writing
 
 _FORMAT = 1
 _WRITTEN = ("inputs.parquet", "manifest.json", "failures.parquet")
-_OURS = {"lock", "shards", *_WRITTEN, *(f".{name}.partial" for name in _WRITTEN)}
+_OURS = {"lock", "shards", "ray", *_WRITTEN, *(f".{name}.partial" for name in _WRITTEN)}
 
 
 def check(out: Path) -> None:
@@ -129,8 +129,9 @@ class Output:
 
     def _remove(self) -> None:
         """Removes the folder and what this library has made in it."""
-        shutil.rmtree(self.folder / "shards", ignore_errors=True)
-        for name in _OURS:
+        for name in ("shards", "ray"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in _OURS - {"shards", "ray"}:
             (self.folder / name).unlink(missing_ok=True)
         self.folder.rmdir()
 

@@ -31,13 +31,8 @@ class Worker:
 
     def fill(self, output: Output, paths: Sequence[str], numbers: Sequence[int], done: Callable[[int], None]) -> None:
         """Makes the shards of these numbers, and tells after each batch how many files it was of."""
-        batches = [
-            range(start, min(start + self.batch_size, part.stop))
-            for part in map(output.inputs, numbers)
-            for start in range(part.start, part.stop, self.batch_size)
-        ]
         forward = Forward(self.module, self.device, self.dtype)
-        read = self._read(paths, batches)
+        read = self._read(paths, self.batches(output, numbers))
         results = computed(lambda batch: self._forward(forward, batch), read, self.device)
         like: dict[str, Tensor] = {}
         for number in numbers:
@@ -52,6 +47,14 @@ class Worker:
                     shard.append([paths[i] for i in loaded.kept], columns, failures)
                     done(loaded.stop - reached)
                     reached = loaded.stop
+
+    def batches(self, output: Output, numbers: Sequence[int]) -> list[range]:
+        """The inputs of each batch: always the same ones, since other batches may round differently."""
+        return [
+            range(start, min(start + self.batch_size, part.stop))
+            for part in map(output.inputs, numbers)
+            for start in range(part.start, part.stop, self.batch_size)
+        ]
 
     def _read(self, paths: Sequence[str], batches: list[range]) -> Iterator[Batch]:
         for loaded in load(paths, self.transform, batches, self.workers):
