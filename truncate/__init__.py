@@ -18,6 +18,7 @@ from truncate._extractor import Extractor
 from truncate._freeze import freeze, unfreeze
 from truncate._heads import with_head
 from truncate._layers import Layers, Place, layers
+from truncate._standalone import source
 from truncate._weights import LoadReport, load_weights
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "freeze",
     "layers",
     "load_weights",
+    "source",
     "split",
     "truncate",
     "unfreeze",

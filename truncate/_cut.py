@@ -80,6 +80,10 @@ class Cutter:
         self._remember(plan)
         return plan
 
+    def whole(self, module: nn.Module, path: str, form: Form) -> Plan:
+        """The plan of one module that runs to its end, with its children as they are."""
+        return self._plan(module, path, (form,), (), True, False)
+
     def _plan(
         self, module: nn.Module, path: str, forms: tuple[Form, ...], picks: tuple[Pick, ...], own: bool, writes: bool
     ) -> Plan:

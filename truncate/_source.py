@@ -18,15 +18,19 @@ from truncate._plan import Plan, Slot, Way
 from truncate._write import Copy, Names, Tap, Writer, base_name, numbered
 
 
-def source_of(plan: Plan, made: nn.Module, result: Any, then: list[str]) -> tuple[str, dict[str, Any]]:
+def source_of(
+    plan: Plan, made: nn.Module, result: Any, then: list[str], guarded: bool = True
+) -> tuple[str, dict[str, Any]]:
     """The forward of `made`, and what the names in it stand for.
 
-    `result`: what it returns, as for `build`; `then`: its children through which each of these values is passed.
+    `result`: what it returns, as for `build`; `then`: its children through which each of these values is passed;
+    `guarded`: whether it refuses arguments that differ from those that were fixed.
     """
     slots = _slot_names(plan)
     names = Names([*plan.used, *slots, FORM, *(p.name for p in plan.parameters or ())])
     hints = {**declared_types(plan.module), FORM: int}
     define, opening, inputs = _head(plan, names, slots, hints)
+    opening = opening if guarded or plan.slots else []
     spell = functools.partial(_spell, made)
     forms = []
     for form, _ in enumerate(plan.forms):
