@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -35,18 +37,26 @@ class Worker:
         read = self._read(paths, self.batches(output, numbers))
         results = computed(lambda batch: self._forward(forward, batch), read, self.device)
         like: dict[str, Tensor] = {}
-        for number in numbers:
-            part = output.inputs(number)
-            with output.writing(number) as shard:
-                reached = part.start
-                while reached < part.stop:
-                    batch, value = next(results)
-                    loaded: Loaded = batch.labels
-                    columns = self._columns(value, batch, like)
-                    failures = {paths[i]: reason for i, reason in loaded.failures.items()}
-                    shard.append([paths[i] for i in loaded.kept], columns, failures)
-                    done(loaded.stop - reached)
-                    reached = loaded.stop
+        with ThreadPoolExecutor(1) as beside:
+            ending: Future[None] | None = None
+            for number in numbers:
+                part = output.inputs(number)
+                with contextlib.ExitStack() as stack:
+                    shard = stack.enter_context(output.writing(number))
+                    reached = part.start
+                    while reached < part.stop:
+                        batch, value = next(results)
+                        loaded: Loaded = batch.labels
+                        columns = self._columns(value, batch, like)
+                        failures = {paths[i]: reason for i, reason in loaded.failures.items()}
+                        shard.append([paths[i] for i in loaded.kept], columns, failures)
+                        done(loaded.stop - reached)
+                        reached = loaded.stop
+                    if ending is not None:
+                        ending.result()
+                    ending = beside.submit(stack.pop_all().close)  # disks are slow to say that they are done
+            if ending is not None:
+                ending.result()
 
     def batches(self, output: Output, numbers: Sequence[int]) -> list[range]:
         """The inputs of each batch: always the same ones, since other batches may round differently."""

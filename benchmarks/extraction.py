@@ -1,0 +1,279 @@
+"""How fast features of many pictures are extracted: ``python -m benchmarks.extraction``.
+
+Every figure but the rates is a ratio of medians of times taken in turns in one process.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import alexnet, resnet50
+
+from benchmarks import report
+from benchmarks.speed import ratio, times
+from truncate import _models, _photos, extract, truncate
+from truncate._shards import Output
+from truncate._work import Worker
+
+PYRAMID = ["layer1", "layer2", "layer3"]
+
+
+def rate(rows: int, seconds: list[float]) -> float:
+    return rows / statistics.median(seconds)
+
+
+# -- the model is what takes the time --------------------------------------------------------------------------------
+
+
+def bare(module: nn.Module, batches: list[Tensor]) -> Callable[[], None]:
+    def run() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                module(batch)
+
+    return run
+
+
+def tutorial(model: nn.Module, place: str, batches: list[Tensor]) -> Callable[[], Any]:
+    """The loop that is written by hand everywhere: a hook on the whole model, and a list."""
+
+    def run() -> Any:
+        found: list[Any] = []
+        handle = model.get_submodule(place).register_forward_hook(
+            lambda module, args, output: found.append(output.detach().cpu().numpy())
+        )
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    model(batch)
+        finally:
+            handle.remove()
+        return np.concatenate(found)
+
+    return run
+
+
+def flops(module: nn.Module, batch: Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(batch)
+    return counter.get_total_flops()
+
+
+def model_bound(folder: Path, turns: int, batches: list[Tensor]) -> str:
+    model = resnet50().eval()
+    rows, lines = sum(map(len, batches)), []
+    last = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
+    for name, upto in [("`layer2`", "layer2"), ("`layer1`, `layer2`, `layer3`", PYRAMID)]:
+        part = truncate(model, upto)
+
+        def to(file: str, part: nn.Module = part) -> Callable[[], Any]:
+            return lambda: extract(part, batches, to=folder / file, progress=False)
+
+        tasks = {
+            "forward alone, on tensors of the usual layout": bare(part, batches),
+            "forward alone, on channels-last tensors": bare(part, last),
+            "`extract` to arrays": lambda part=part: extract(part, batches, progress=False),
+            "`extract` to `.safetensors`": to("a.safetensors"),
+            "`extract` to `.parquet`": to("a.parquet"),
+        }
+        taken = dict(zip(tasks, times(turns, *tasks.values())))
+        usual, best = list(taken.values())[:2]
+        for task, seconds in taken.items():
+            shares = [f"{100 * ratio(other, seconds):.1f} %" for other in (usual, best)]
+            lines.append([f"{name}: {task}", f"{rate(rows, seconds):.1f}", *shares])
+    columns = ["ResNet-50 up to", "pictures/s", "of the rate of the usual layout", "of that of channels-last"]
+    return report.table(columns, lines)
+
+
+def against_the_loop(turns: int, batches: list[Tensor]) -> str:
+    lines = []
+    for name, model, place in [
+        ("resnet50", resnet50().eval(), "layer2"),
+        ("resnet50", resnet50().eval(), "layer3"),
+        ("alexnet", alexnet().eval(), "features.5"),
+        ("alexnet", alexnet().eval(), "classifier.5"),
+    ]:
+        part = truncate(model, place)
+        share = flops(part, batches[0]) / flops(model, batches[0])
+        one, other = times(
+            turns, lambda part=part: extract(part, batches, progress=False), tutorial(model, place, batches)
+        )
+        lines.append([name, f"`{place}`", f"{100 * share:.1f} %", f"{100 * ratio(one, other):.1f} %"])
+    return report.table(["model", "place", "share of the work", "share of the loop's time"], lines)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def memory(folder: Path, rows: int = 100_000, width: int = 2048, batch: int = 250) -> str:
+    process, module = psutil.Process(), nn.Linear(32, width)
+    lines = []
+    for suffix in ("npy", "safetensors", "parquet"):
+        seen: list[int] = []
+
+        def source(seen: list[int] = seen) -> Iterator[Tensor]:
+            for number in range(rows // batch):
+                if number % 4 == 0:
+                    seen.append(process.memory_info().rss)
+                yield torch.full((batch, 32), float(number))
+
+        gc.collect()
+        path = extract(module, source(), to=folder / f"memory.{suffix}", progress=False)
+        tenth = len(seen) // 10
+        sizes = [seen[0], max(seen[:tenth]), max(seen[tenth:])]
+        lines.append([f"`.{suffix}`", f"{path.stat().st_size / 1e6:.0f}", *(f"{size / 1e6:.0f}" for size in sizes)])
+        path.unlink()
+    return report.table(
+        ["to", "file, MB", "before, MB", "most up to 10,000 rows, MB", "most from there to the end, MB"], lines
+    )
+
+
+# -- reading is what takes the time ----------------------------------------------------------------------------------
+
+
+def photos(folder: Path, count: int) -> list[str]:
+    """Photographs of 640×427 as JPEG, no two alike."""
+    folder.mkdir()
+    originals = [Image.fromarray(image) for image in load_sample_images().images]
+    paths = []
+    for number in range(count):
+        image = originals[number % 2].rotate(number % 7 - 3)
+        paths.append(str(folder / f"{number:05}.jpg"))
+        image.save(paths[-1], quality=90)
+    return paths
+
+
+def decoding_bound(folder: Path, turns: int, count: int, workers: int) -> tuple[str, dict[str, float]]:
+    paths = photos(folder / "photos", count)
+    built = _models.build("alexnet")
+    part = truncate(built.model, "features.2", pool="avg", flatten=True)
+    worker = Worker(part, built.transform, torch.device("cpu"), None, 32, workers, strict=False)
+    number = 0
+
+    def whole() -> None:
+        nonlocal number
+        number += 1
+        output = Output(folder / f"features{number}.parquet", {}, paths, 32)
+        with output.held():
+            worker.fill(output, paths, output.missing(), lambda rows: None)
+            output.complete({})
+
+    def nothing() -> None:
+        batches = [range(start, min(start + 32, count)) for start in range(0, count, 32)]
+        for _ in _photos.load(paths, built.transform, batches, workers):
+            pass
+
+    batch = torch.randn(32, 3, 224, 224)
+    alone, loaded, full = times(turns, bare(part, [batch]), nothing, whole)
+    lines = [
+        ["reading and preparing alone", f"{rate(count, loaded):.1f}", "100.0 %"],
+        ["with features, to `.parquet`", f"{rate(count, full):.1f}", f"{100 * ratio(loaded, full):.1f} %"],
+        ["(forward alone)", f"{rate(32, alone):.1f}", ""],
+    ]
+    rates = {"bytes": sum(map(os.path.getsize, paths)) / count, "read": rate(count, loaded) / max(1, workers)}
+    return report.table(
+        [f"AlexNet up to `features.2`, {workers} worker", "photos/s", "of the rate alone"], lines
+    ), rates
+
+
+# -- rates, for working out what more would cost ---------------------------------------------------------------------
+
+
+def rates(folder: Path, turns: int, measured: dict[str, float]) -> str:
+    features = torch.randn(4096, 2048).relu()
+    source = [features] * 4
+    [written] = times(turns, lambda: extract(nn.Identity(), source, to=folder / "rate.parquet", progress=False))
+    size = (folder / "rate.parquet").stat().st_size
+    part, batch = truncate(resnet50().eval(), "flatten"), torch.randn(16, 3, 224, 224)
+    last = batch.contiguous(memory_format=torch.channels_last)
+    [forward] = times(turns, bare(part, [last]))
+    lines = [
+        ["a photo (JPEG, 640×427)", f"{measured['bytes'] / 1e3:.0f} kB"],
+        ["read and prepared by one worker", f"{measured['read']:.0f} photos/s"],
+        ["ResNet-50 up to `flatten`, forward alone", f"{rate(16, forward):.1f} pictures/s"],
+        ["its operations (two for each multiply-add)", f"{flops(part, batch) / 16 / 1e9:.1f} G a picture"],
+        ["2048 numbers written to `.parquet` after a ReLU", f"{rate(4 * 4096, written):,.0f} rows/s"],
+        ["such a row in the file", f"{size / 4 / 4096 / 1e3:.1f} kB"],
+    ]
+    return report.table(["what", "measured"], lines)
+
+
+# -- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+def gpu(turns: int) -> str:
+    if not torch.cuda.is_available():
+        return (
+            "Not measured: there was no GPU. With one, this compares with the forward alone on tensors in its memory."
+        )
+    batches = [torch.randn(64, 3, 224, 224).pin_memory() for _ in range(16)]
+    there, lines = [batch.cuda() for batch in batches], []
+    for name, compiled in [("as it is", False), ("`torch.compile`", True)]:
+        part: Any = truncate(resnet50().eval(), "layer2").cuda()
+        part = torch.compile(part) if compiled else part
+        for dtype in (None, torch.bfloat16):
+
+            def alone(part: Any = part, dtype: torch.dtype | None = dtype) -> None:
+                with torch.inference_mode(), torch.autocast("cuda", dtype, enabled=dtype is not None):
+                    for batch in there:
+                        part(batch.contiguous(memory_format=torch.channels_last))
+                torch.cuda.synchronize()
+
+            task = lambda part=part, dtype=dtype: extract(part, batches, dtype=dtype, progress=False)  # noqa: E731
+            one, other = times(turns, alone, task)
+            rows = 16 * 64
+            shares = f"{rate(rows, one):.0f}", f"{rate(rows, other):.0f}", f"{100 * ratio(one, other):.1f} %"
+            lines.append([f"{name}, {dtype or 'float32'}", *shares])
+    return report.table(["ResNet-50 up to `layer2`", "forward alone, pictures/s", "`extract`", "share"], lines)
+
+
+@click.command()
+@click.option("--turns", default=5, show_default=True)
+@click.option("--photos", "count", default=192, show_default=True)
+@click.option("--workers", default=1, show_default=True)
+@click.option("--write", is_flag=True, help="Put the tables into docs/benchmarks.md.")
+def main(turns: int, count: int, workers: int, write: bool) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    batches = list(torch.randn(48, 3, 224, 224).split(16))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        read, measured = decoding_bound(folder, turns, count, workers)
+        parts = [
+            report.sentence(report.surroundings("pyarrow", "pillow")),
+            f"### Where the model takes the time\n\nThree batches of 16 pictures, medians of {turns}.\n",
+            model_bound(folder, turns, batches),
+            "### Against the loop with a hook\n\nThe hook is on the whole model; the work is counted in operations.\n",
+            against_the_loop(turns, batches),
+            "### Where reading takes the time\n\n"
+            f"{count} photographs; the same DataLoader alone and with everything behind it.\n",
+            read,
+            "### Memory\n\n100,000 rows of 2048 numbers; what the process holds, sampled every 1,000 rows.\n",
+            memory(folder),
+            "### Rates\n",
+            rates(folder, turns, measured),
+            "### On a GPU\n",
+            gpu(turns),
+        ]
+    text = "\n\n".join(part.strip("\n") for part in parts)
+    print(text)
+    if write:
+        report.write("extraction", "## Extraction\n\n" + text)
+
+
+if __name__ == "__main__":
+    main()
