@@ -192,6 +192,19 @@ def test_a_tensor_is_no_place(model: nn.Module, written: str, holder: str, inste
         truncate(model, written)
 
 
+@pytest.mark.parametrize(
+    ("compile", "says"),
+    [
+        (torch.jit.script, "'0' lies inside the model, which TorchScript compiled: it can be stopped at, but not"),
+        (torch.compile, "the model was compiled by torch.compile. Cut what was compiled, which it holds as '_orig_mod'"),
+    ],
+)
+def test_compiled_models(compile: Any, says: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with pytest.raises(TruncateError, match=re.escape(says)):
+        truncate(compile(model), "0" if compile is torch.jit.script else "_orig_mod.0")
+
+
 def test_long_lists_are_shortened() -> None:
     model = nn.Sequential(*(nn.Identity() for _ in range(40)))
     with pytest.raises(UnknownTargetError, match=r"holds no '40'\..* It holds: 0, 1, .*11, … \(40 in all\)\."):

@@ -74,6 +74,11 @@ class Forwards:
         key = (id(module), call.key)
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotFollowError(f"{path!r} was compiled by TorchScript, so its Python is no longer at hand")
+        if type(module).__module__.startswith("torch._dynamo"):  # importing it to ask would take a second
+            raise CannotFollowError(
+                f"{repr(path) if path else 'the model'} was compiled by torch.compile. Cut what was compiled, which it "
+                f"holds as {join(path, '_orig_mod')!r}, and compile the result"
+            )
         if key in self._failed:
             raise self._failed[key]
         known = self._followed.setdefault(key, [])
