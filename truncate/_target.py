@@ -53,9 +53,9 @@ def resolve(model: nn.Module, written: Any) -> Target:
     found: list[str] = []
     for position, step in enumerate(steps):
         if isinstance(module, torch.jit.ScriptModule):
+            holder = repr(".".join(found)) if found else "the model"
             raise UnknownTargetError(
-                f"{written!r} lies inside {repr('.'.join(found)) if found else 'the model'}, which TorchScript compiled: "
-                f"it can be stopped at, but not looked into. Cut the model before compiling it"
+                f"{written!r} lies inside {holder}, which TorchScript compiled: it can be stopped at, but not looked into. Cut the model before compiling it"
             )
         name = _child_name(module, step)
         if name is None:
