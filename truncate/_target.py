@@ -55,7 +55,8 @@ def resolve(model: nn.Module, written: Any) -> Target:
         if isinstance(module, torch.jit.ScriptModule):
             holder = repr(".".join(found)) if found else "the model"
             raise UnknownTargetError(
-                f"{written!r} lies inside {holder}, which TorchScript compiled: it can be stopped at, but not looked into. Cut the model before compiling it"
+                f"{written!r} lies inside {holder}, which TorchScript compiled: it can be stopped at, but not "
+                f"looked into. Cut the model before compiling it"
             )
         name = _child_name(module, step)
         if name is None:
