@@ -2038,3 +2038,29 @@ class Comprehensions(nn.Module):
         x = helper_with_generator(part * (i + 1) for i, part in enumerate(parts))
         x = sum(a * b for a, b in zip(parts, reversed(parts))) + x
         return self.out(max([x], key=len) if not self.layers else x)
+
+
+class RunsChildTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = nn.Sequential(linear(), nn.ReLU(inplace=True), linear())
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        early = (x - y) * 0.5
+        return {"early": early, "late": self.chain(self.chain(early))}
+
+
+@specimen()
+class RepeatsWhatRepeats(nn.Module):
+    """A block that runs twice in evaluation and three times in training, with a chain that it runs twice itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = RunsChildTwice()
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.block(y=x * 2, x=x)["early"]
+        x = first + self.block(y=first, x=x)["late"]
+        if self.training:
+            x = x * self.block(x, y=x)["late"]
+        return x

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 from oracle import cloned, equal, hooked, randomize
 from torch import Tensor, nn
 
-from truncate import CannotFollowError, NotReachedError, TruncateError, truncate
+from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split, truncate
 
 # -- what the networks are made of -----------------------------------------------------------------------------------
 
@@ -402,3 +402,64 @@ def test_in_place(data: st.DataObject) -> None:
 def test_by_value(data: st.DataObject, with_example: bool) -> None:
     operations = paragraphs(PURE)[:8] + paragraphs(IN_PLACE)[:8] + paragraphs(BY_VALUE)
     check(network(lambda items: data.draw(st.sampled_from(items)), operations), data, with_example, True)
+
+
+@torch.no_grad()
+def check_division(model: nn.Module, data: st.DataObject) -> None:
+    """Divided at one place or two, all that crosses handed on: each time equal, or refused.
+
+    What calls that nobody reads would change is left out with them, so statistics are compared on the gallery only.
+    """
+    draw = lambda items: data.draw(st.sampled_from(items))  # noqa: E731
+    training = draw([False, True])
+    seen = outputs(copy.deepcopy(model).train(training), inputs(2, 3, False))
+    places = [(path, call) for path, calls in (seen or {}).items() for call in range(len(calls)) if path]
+    if not places:
+        return
+    wanted = [draw(places) for _ in range(draw([1, 1, 2]))]
+    at = [f"{path}:{call}" for path, call in wanted]
+    note(f"{at=} {training=}")
+    try:
+        pieces = split(copy.deepcopy(model).train(training), at, crossing="pass")
+    except CrossingError:
+        event("refused: what crosses")
+        return
+    except TruncateError as error:
+        assert any(text in str(error) for text in UNDIVIDED), error
+        event("refused: order, mode or nothing crosses")
+        return
+    event(f"divided in {len(pieces)}")
+    for mode, (batch, length) in itertools.product((training, not training), ((2, 3), (3, 5))):
+        arguments = inputs(batch, length, False)
+        whole, parts = copy.deepcopy(model).train(mode), copy.deepcopy(pieces)
+        expected = outputs(whole, arguments)
+        if expected is None:
+            continue
+        reached = all(call < len(expected.get(path, ())) for path, call in wanted)
+        try:
+            value = parts[0].train(mode)(**arguments)
+            for part in parts[1:]:
+                value = part.train(mode)(value)
+        except NotReachedError as error:
+            assert not reached or any(text in str(error) for text in UNDIVIDED), error
+            continue
+        assert equal(value, expected[""][-1]), (mode, batch, length)
+
+
+UNDIVIDED = (
+    "does not run behind the place after which this module begins",
+    "nothing that follows",
+    "depending on its mode",
+    "asks whether a value is None that another module returns",
+    "is set by a forward that would be cut, and read outside of it",
+    "share memory",
+    "changes in place what it is given",
+    "is also needed whole",
+)
+
+
+@MANY
+@given(st.data())
+def test_divided(data: st.DataObject) -> None:
+    operations = paragraphs(PURE) + paragraphs(IN_PLACE)
+    check_division(network(lambda items: data.draw(st.sampled_from(items)), operations), data)

@@ -57,7 +57,7 @@ def _use(plan: Plan, way: Way, value: Node) -> str:
             continue
         if way.entry is not None and node is way.entry.site and way.entry.inner is not None:
             child = _entered(plan, way)
-            inputs = plan.given[node].call.inputs
+            inputs = way.given[node].call.inputs
             names = [name.target for name, source in zip(inputs, node.inputs()) if source is value]
             for below in child.ways:
                 taken = [inside for inside in below.live if inside.kind is Kind.INPUT and inside.target in names]

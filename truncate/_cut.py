@@ -95,7 +95,7 @@ class Cutter:
     def _make_plan(
         self, module: nn.Module, path: str, forms: tuple[Form, ...], picks: tuple[Pick, ...], own: bool, writes: bool
     ) -> Plan:
-        plan = Plan(module, path, forms, picks, own, writes, [], {}, {})
+        plan = Plan(module, path, forms, picks, own, writes, [], {})
         for f, form in enumerate(forms):
             for body in self.forwards.bodies(module, path, form.call):
                 plan.ways.append(self._way(plan, f, body))
@@ -151,7 +151,7 @@ class Cutter:
 
     def _way(self, plan: Plan, form: int, body: Body) -> Way:
         """One way through a forward: where it is entered, and where its picks appear."""
-        way = Way(form, body, [], [], set(), body.failure)
+        way = Way(form, body, [], [], set(), missing=body.failure)
         start = plan.forms[form].start
         for pick in (start, *plan.picks) if start is not None else plan.picks:
             found = None if body.failure else self.locator.locate(plan.module, plan.path, body, pick)
@@ -203,7 +203,7 @@ class Cutter:
                 if self._child(module, node) == child and (entry is None or node.index >= entry.site.index):
                     start = entry.inner if entry is not None and node is entry.site else None
                     form = Form(self.forwards.call(module, path, node), start)
-                    plan.given[node] = form
+                    way.given[node] = form
                     forms.setdefault(form.key, form)
         return tuple(forms.values())
 

@@ -51,7 +51,10 @@ class Locator:
         """The node where a pick appears, and which of the child's calls it is if it lies inside that child."""
         sites = self.sites(module, body, pick.target)
         if len(sites) == 1 and sites[0][1]:
-            return sites[0][0], pick.call
+            node, first = sites[0][0], pick.call in (0, -1)
+            # Another mode of this forward may run it more often, and then it is asked for a call that is not here.
+            enough = first or max(self._counts(module, path, node, pick.target)) >= max(pick.call + 1, -pick.call)
+            return (node, pick.call) if enough else None
         # Several calls of one child are all in its one mode: a mode that does not reach the target reaches it in none.
         alike = len({node.target for node, _ in sites}) == 1
         last = pick.call < 0

@@ -91,7 +91,7 @@ class Needs:
         if child is None:
             return node.inputs()
         used = set(child.used)
-        inputs = self._plan.given[node].call.inputs
+        inputs = self._way.given[node].call.inputs
         return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
 
     def _child_of(self, node: Node) -> int:
@@ -103,7 +103,7 @@ class Needs:
         reasons = [self._plan.children[self._child_of(node)].missing for node in nodes]
         if self._entry is not None and self._entry.inner is not None:
             child = self._plan.children[self._child_of(self._entry.site)]
-            reasons.append(child.missing_in(child.form_of(self._plan.given[self._entry.site])))
+            reasons.append(child.missing_in(child.form_of(self._way.given[self._entry.site])))
         return next(filter(None, reasons), None)
 
     # -- checks ----------------------------------------------------------------------------------------------------

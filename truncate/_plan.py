@@ -62,6 +62,7 @@ class Way:
     live: list[Node]
     taps: list[Tapped | None]  # where each pick of the plan appears; None: it is not needed this way
     cloned: set[Tapped]  # those that a later operation may overwrite
+    given: dict[Node, Form] = dataclasses.field(default_factory=dict)  # how each child that is rebuilt is called
     missing: str | None = None  # why the picks cannot be had this way
     entry: Entry | None = None
     exit: Entry | None = None  # where the forward is left that goes on elsewhere
@@ -84,7 +85,6 @@ class Plan:
     writes: bool  # what it changes in its arguments is read by its caller
     ways: list[Way]
     children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
-    given: dict[Node, Form]  # what each call of such a child passes
 
     @property
     def has_forms(self) -> bool:

@@ -135,7 +135,7 @@ def _write(
             own: list[Node | Tap] = [node] if sub.own else []
             bundles[node] = own + [inner[node, pick] for pick in sub.picks]
         if sub.parameters is None:
-            form = plan.given[node]
+            form = way.given[node]
             sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
             crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
             reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
