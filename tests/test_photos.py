@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shutil
@@ -278,4 +279,5 @@ def test_folders_that_may_not_be_read(public: Path) -> None:
 def test_names_that_are_not_utf_8(name: bytes, text: str) -> None:
     assert path_text(os.fsdecode(name)) == text
     assert os.fsencode(path_of(text)) == name
+    assert codecs.escape_decode(text.encode())[0] == name  # as the documentation says
     text.encode()
