@@ -17,6 +17,7 @@ from torch import nn
 
 from truncate import _models, _save, _verify
 from truncate._cli_extract import extract_command
+from truncate._completion import complete_file, complete_model, complete_place
 from truncate._errors import TruncateError
 from truncate._graph import tensors_in
 from truncate._layers import layers, shape_of, shape_text
@@ -47,14 +48,24 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual picture]."),
         click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too."),
-        click.option("--weights", metavar="NAME|FILE", help="Trained weights by name (DEFAULT), or a checkpoint."),
-        click.argument("model"),
+        click.option(
+            "--weights",
+            metavar="NAME|FILE",
+            shell_complete=complete_file,
+            help="Trained weights by name (DEFAULT), or a checkpoint.",
+        ),
+        click.argument("model", shell_complete=complete_model),
     ):
         command = option(command)
     return command
 
 
-@click.group(context_settings=_HELP, no_args_is_help=False)
+def _examples(*lines: str) -> str:
+    """What a help page ends with; the first character keeps the lines as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {_PROGRAM} {line}" for line in lines)])
+
+
+@click.group(context_settings=_HELP, no_args_is_help=False, epilog=_examples("layers alexnet", "cut --help"))
 def cli() -> None:
     """The model, stopped at a layer.
 
@@ -63,11 +74,33 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(
+    epilog=_examples(
+        "cut alexnet --upto classifier.5 --save alexnet-fc7.pt",
+        "cut resnet18 --weights DEFAULT --upto flatten --image photo.jpg",
+        "cut timm:resnet10t --upto layer2 --upto global_pool --save features.onnx",
+    )
+)
 @_common
-@click.option("--upto", required=True, multiple=True, metavar="PLACE", help="Where to stop; several give a list.")
-@click.option("--save", "path", type=Path, metavar="FILE", help="To write: .pt, .pt2, .onnx or .safetensors.")
-@click.option("--image", type=Path, metavar="FILE", help="A picture to compute the features of.")
+@click.option(
+    "--upto",
+    required=True,
+    multiple=True,
+    metavar="PLACE",
+    shell_complete=complete_place,
+    help="Where to stop; several give a list.",
+)
+@click.option(
+    "--save",
+    "path",
+    type=Path,
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="To write: .pt, .pt2, .onnx or .safetensors.",
+)
+@click.option(
+    "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="A picture to compute the features of."
+)
 def cut(
     model: str,
     upto: tuple[str, ...],
@@ -143,7 +176,7 @@ def _shapes(values: tuple[Any, ...]) -> str:
     return " and ".join(shape_text(shape_of(value)) for value in values)
 
 
-@cli.command("layers")
+@cli.command("layers", epilog=_examples("layers resnet50 --depth 1", "layers vit_b_16 --table --shapes"))
 @_common
 @click.option("--depth", type=click.IntRange(min=1), help="How deep the tree is drawn.")
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
@@ -177,14 +210,19 @@ class Differs(Exception):
     """The check failed: a fault of this library, and not of what was asked."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def script() -> int:
+    """The installed command. `python -m truncate` is the same, but no shell completes that."""
+    return main(program="torch-truncate")
+
+
+def main(arguments: list[str] | None = None, program: str = _PROGRAM) -> int:
     """Runs the command line. Its exit code: 0, 2 for what cannot be had, 1 if a check or a file failed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw a tree still shows its names
     try:
-        code = cli.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+        code = cli.main(arguments, prog_name=program, standalone_mode=False)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else _PROGRAM
+        command = error.ctx.command_path if error.ctx else program
         return _fail(f"{_line(error)} (see {command} --help)")
     except click.ClickException as error:
         return _fail(_line(error))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from truncate import _models, _ranks
+from truncate._completion import complete_file, complete_model, complete_place
 from truncate._photos import Found, Stopped, find, path_text
 from truncate._progress import Bar
 from truncate._sinks import parquet_room
@@ -22,14 +23,38 @@ from truncate._usage import explained
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@click.command("extract")
-@click.argument("model")
-@click.argument("folder")
+_EXAMPLES = """\b
+Examples:
+  python -m truncate extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet
+  python -m truncate extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features
+"""
+
+
+@click.command("extract", epilog=_EXAMPLES)
+@click.argument("model", shell_complete=complete_model)
+@click.argument("folder", shell_complete=complete_file)
 @click.option(
-    "--upto", required=True, multiple=True, metavar="PLACE", help="Where to stop; several give several columns."
+    "--upto",
+    required=True,
+    multiple=True,
+    metavar="PLACE",
+    shell_complete=complete_place,
+    help="Where to stop; several give several columns.",
 )
-@click.option("--out", required=True, type=Path, metavar="FILE|FOLDER", help="To write: .parquet, or a new folder.")
-@click.option("--weights", metavar="NAME|FILE", help="Trained weights by name (DEFAULT), or a checkpoint.")
+@click.option(
+    "--out",
+    required=True,
+    type=Path,
+    metavar="FILE|FOLDER",
+    shell_complete=complete_file,
+    help="To write: .parquet, or a new folder.",
+)
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    shell_complete=complete_file,
+    help="Trained weights by name (DEFAULT), or a checkpoint.",
+)
 @click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
 @click.option("--pool", metavar="avg|max|mean|cls", help="Pool what comes out to one vector.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")

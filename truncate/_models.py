@@ -204,4 +204,4 @@ def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
 
 
 def _random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu")  # whatever the default is
