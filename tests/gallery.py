@@ -2059,7 +2059,7 @@ class RepeatsWhatRepeats(nn.Module):
         self.block = RunsChildTwice()
 
     def forward(self, x: Tensor) -> Tensor:
-        first = self.block(y=x * 2, x=x)["early"]
+        first = self.block(y=x * 2, x=x)["late"]
         x = first + self.block(y=first, x=x)["late"]
         if self.training:
             x = x * self.block(x, y=x)["late"]

@@ -46,7 +46,7 @@ def source_of(
         forms.append(_by_mode(bodies, spell, names))
     body = forms[-1]
     for form, lines in reversed(list(enumerate(forms[:-1]))):
-        body = [f"if {FORM} == {form}:", *_indented(lines), "else:", *_indented(body)]
+        body = _branch(f"{FORM} == {form}", lines, body)
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
 
 
@@ -95,17 +95,18 @@ def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[s
         side = [
             ({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value
         ]
-        way = (
+        sides.append(
             _by_mode(side, spell, names)
             if side
             else refuse_way(names, "this combination of modes was not run on the example")
         )
-        sides.append(_indented(way))
-    if sides[0] == sides[1]:
-        return [line[4:] for line in sides[0]]
+    return sides[0] if sides[0] == sides[1] else _branch(spell(flag), *sides)
+
+
+def _branch(condition: str, one: list[str], other: list[str]) -> list[str]:
     # TorchScript refuses to delete in a branch what was not there before it.
-    lines = [f"if {spell(flag)}:", *sides[0], "else:", *sides[1]]
-    return [line for line in lines if not line.lstrip().startswith("del ")]
+    one, other = [[line for line in lines if not line.lstrip().startswith("del ")] for lines in (one, other)]
+    return [f"if {condition}:", *_indented(one), "else:", *_indented(other)]
 
 
 def _write(
