@@ -47,7 +47,8 @@ class Needs:
                     f"so these targets cannot be had from one module. Cut the model once for each of them"
                 )
         for node in way.exit.state if way.exit is not None else ():
-            self._need(node, whole, value=False)
+            if node.index >= self._start:
+                self._need(node, whole, value=False)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.writes
         start, end = self._start, len(way.body.nodes) if all_of_it else way.end
@@ -189,12 +190,9 @@ class Needs:
         given = sorted(self._given - {entry.site}, key=lambda node: node.index)
         entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
         before = way.body.nodes[: entry.site.index]
-        repeated = [node for node in before if node in self._live]
-        entry.state = [
-            node
-            for node in effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes)
-            if node not in repeated
-        ]
+        earlier = way.exit.state if way.exit is not None else []
+        writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes)
+        entry.state = [node for node in before if node not in self._live and (node in writers or node in earlier)]
         changed = effects.changed_by(node for node in way.live if node.index >= self._start)
         known = [*self._given, *(node for node in way.live if node.kind is Kind.INPUT)]
         entry.cloned = {node for node in self._given if effects.group(node) in changed}
