@@ -48,7 +48,7 @@ class Needs:
                 )
         for node in way.exit.state if way.exit is not None else ():
             if node.index >= self._start:
-                self._need(node, whole, value=False)
+                self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.writes
         start, end = self._start, len(way.body.nodes) if all_of_it else way.end
