@@ -2,7 +2,7 @@
 
 They run in order: the ``python`` blocks of a file share their names, and the ``text`` block behind one is its output; a
 ``console`` block holds commands behind a ``$``, and theirs. ``...`` stands for anything, on a line of its own for any
-lines. ``sh`` blocks set up an environment, which is left to `.ci/run`.
+lines. ``sh`` blocks set up an environment, which is left to `.ci/run`; ``py`` is Python for another framework.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 command, _, shown = part.partition("\n")
                 output = run_shell(command, tmp_path)
                 assert matches(shown, output), f"{where}: `{command}` prints:\n{output}"
+        elif block.language == "py":
+            assert "import keras" in block.text, f"{where}: only what needs another framework is left unrun"
         else:
             shown = block.language.split(" ")[0]  # what is included from elsewhere is tested there
             known = ("sh", "{toctree}", "{eval-rst}", "{literalinclude}")
