@@ -2,8 +2,8 @@
 
 Run it with `python examples/transfer_digits.py`; it takes some seconds and downloads nothing. The digits of
 scikit-learn lie at random places of larger pictures, so that a few of them do not show all there is to know. The table
-also shows where this ends: with twenty labels of each digit, a network that starts from scratch has caught up with
-frozen features. (Without the random places, these digits are so easy that transfer does not help at all.)
+also shows where this ends: with forty labels of each digit, a network that starts from scratch has overtaken the one
+with frozen features. (Without the random places, these digits are so easy that transfer does not help at all.)
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch.optim import Adam
 from truncate import freeze, truncate, with_head
 
 SEEDS = range(5)
-LABELS = (5, 10, 20)  # how many pictures of each new digit have one
+LABELS = (5, 10, 40)  # how many pictures of each new digit have one
 
 
 class DigitNet(nn.Module):
