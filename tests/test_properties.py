@@ -455,6 +455,7 @@ UNDIVIDED = (
     "share memory",
     "changes in place what it is given",
     "is also needed whole",
+    "is assigned anew in each call",
 )
 
 

@@ -146,18 +146,31 @@ class BodyEffects:
         return self._groups[value] in others
 
     def needed_writes(
-        self, live: set[Node], reads: dict[Node, int], own: bool, writes: bool, start: int, end: int
+        self,
+        live: set[Node],
+        reads: dict[Node, int],
+        own: bool,
+        writes: bool,
+        nodes: list[Node],
+        elsewhere: Iterable[Node] = (),
     ) -> list[Node]:
-        """The nodes from `start` to `end`, outside `live`, that change something in place which is read afterwards.
+        """Those among some nodes, outside `live`, that change something in place which is read afterwards.
 
         By a live node, or as one of `reads`: what of these values nodes before an index write is read.
         `own`: the result of the forward is read too; `writes`: its caller reads what it changes in its arguments.
+        `elsewhere`: tensors of the module that another piece of it reads, now or in the next call.
         """
-        dead = [node for node in self._body.nodes[start:end] if node not in live and node.kind not in _SOURCES]
-        return self.read_writers(dead, live, reads, own, writes)
+        dead = [node for node in nodes if node not in live and node.kind not in _SOURCES]
+        return self.read_writers(dead, live, reads, own, writes, elsewhere)
 
     def read_writers(
-        self, nodes: Iterable[Node], live: set[Node], reads: dict[Node, int], own: bool, writes: bool
+        self,
+        nodes: Iterable[Node],
+        live: set[Node],
+        reads: dict[Node, int],
+        own: bool,
+        writes: bool,
+        elsewhere: Iterable[Node] = (),
     ) -> list[Node]:
         """Those among some nodes that change something in place which is read afterwards, as for `needed_writes`."""
         called = {id(descend(self._module, node.target)) for node in live if node.kind is Kind.CHILD}
@@ -170,7 +183,8 @@ class BodyEffects:
         last_read: dict[Node, int] = {}
         for node, index in reads.items():
             last_read[groups[node]] = max(last_read.get(groups[node], -1), index)
-        held = set()  # tensors of the module: what is written there is read in the next call
+        # Tensors of the module: what is written there is read in the next call.
+        held = {groups[node] for node in elsewhere}
         for node in live:
             for source in node.inputs():
                 last_read[groups[source]] = max(last_read.get(groups[source], -1), node.index)

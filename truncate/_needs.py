@@ -10,7 +10,7 @@ from truncate._effects import BodyEffects, Effects
 from truncate._errors import CannotFollowError
 from truncate._graph import Body, Kind, Node, descend, join, nodes_in
 from truncate._locate import Pick
-from truncate._operations import is_repeatable
+from truncate._operations import is_mode, is_repeatable, written
 from truncate._plan import Entry, Plan, Slot, Tapped, Way
 
 
@@ -51,8 +51,8 @@ class Needs:
                 self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.writes
-        start, end = self._start, len(way.body.nodes) if all_of_it else way.end
-        while missed := effects.needed_writes(self._live, reads, plan.own, plan.writes, start, end):
+        reached = way.body.nodes[self._start : len(way.body.nodes) if all_of_it else way.end]
+        while missed := effects.needed_writes(self._live, reads, plan.own, plan.writes, reached, self._elsewhere):
             for node in missed:
                 self._need(node, whole, value=False)
         end = len(way.body.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
@@ -175,6 +175,12 @@ class Needs:
         return node in self._before
 
     @property
+    def _elsewhere(self) -> list[Node]:
+        """The tensors of the module that another piece of it may read."""
+        nodes = self._way.body.nodes if self._entry is not None else []
+        return [node for node in nodes if node.kind is Kind.ATTRIBUTE and not node.args and not is_mode(node)]
+
+    @property
     def _start(self) -> int:
         """The first node that may run, but for what can be had again."""
         if self._entry is None:
@@ -191,7 +197,7 @@ class Needs:
         entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
         before = way.body.nodes[: entry.site.index]
         earlier = way.exit.state if way.exit is not None else []
-        writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes)
+        writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes, self._elsewhere)
         entry.state = [node for node in before if node not in self._live and (node in writers or node in earlier)]
         changed = effects.changed_by(node for node in way.live if node.index >= self._start)
         known = [*self._given, *(node for node in way.live if node.kind is Kind.INPUT)]
@@ -219,6 +225,13 @@ class Needs:
                 + ". An example input, args=(x,), may show that it does not"
                 * (not self._effects.forwards.has_example)
             )
+        for node in self._way.body.nodes:
+            if node.kind is Kind.ASSIGN and not _is_in_place(node):
+                return (
+                    f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
+                    f"another one assigns, so the model cannot be divided behind {where}. To change a buffer in place, "
+                    f"as with copy_, is seen by both"
+                )
         module = plan.module
         if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
             holder = repr(plan.path) if plan.path else "the model itself"
@@ -248,6 +261,14 @@ def _computed_behind(body: Body, entry: Entry | None) -> set[Node] | None:
         if node.kind is Kind.CHILD or any(source in behind for source in node.inputs()):
             behind.add(node)
     return behind
+
+
+def _is_in_place(assigned: Node) -> bool:
+    """Whether an assignment only gives a buffer back that was changed in place, as ``self.count += 1`` does."""
+    value = assigned.args[0]
+    while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and written(value) == [value.args[0]]:
+        value = value.args[0]
+    return type(value) is Node and value.kind is Kind.ATTRIBUTE and value.target == assigned.target
 
 
 def _exposed(effects: Effects, plan: Plan, pick: Pick) -> bool:
