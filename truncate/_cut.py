@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from truncate._call import Call
 from truncate._crossing import unclean
 from truncate._effects import Effects
 from truncate._errors import CannotFollowError, CrossingError, NotReachedError
@@ -37,6 +38,7 @@ class Cutter:
         self.effects = effects
         self.clean = clean
         self._plans: dict[Any, Plan] = {}
+        self._calls: dict[tuple[int, str], Call] = {}
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be
         self._entries: dict[tuple[Body, Pick], Entry] = {}  # of the forwards that were planned from there on
 
@@ -202,7 +204,9 @@ class Cutter:
                 entry = way.entry
                 if self._child(module, node) == child and (entry is None or node.index >= entry.site.index):
                     start = entry.inner if entry is not None and node is entry.site else None
-                    form = Form(self.forwards.call(module, path, node), start)
+                    call = self.forwards.call(module, path, node)
+                    # One of equal calls stands for all, in all pieces, so that they speak of the same body.
+                    form = Form(self._calls.setdefault((child, call.key), call), start)
                     way.given[node] = form
                     forms.setdefault(form.key, form)
         return tuple(forms.values())
