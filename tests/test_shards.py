@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -425,6 +426,27 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
         file.write(b"x")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_synced_then_named_then_its_name_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, steps = tmp_path / "file", []
+    real = {name: getattr(os, name) for name in ("fsync", "replace")}
+
+    def fsync(handle: int) -> None:
+        size = os.fstat(handle).st_size if stat.S_ISREG(os.fstat(handle).st_mode) else "folder"
+        steps.append((size, path.exists()))
+        real["fsync"](handle)
+
+    def replace(one: Path, other: Path) -> None:
+        steps.append((one.name, other.exists()))
+        real["replace"](one, other)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with _whole.whole(path) as file:
+        file.write(b"12345")
+    assert steps == [(5, False), (".file.partial", False), ("folder", True)]
+    assert path.read_bytes() == b"12345"
 
 
 # -- how inputs are divided ------------------------------------------------------------------------------------------
