@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -98,3 +99,10 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     output = Output(Path("out.parquet"), {}, paths, 2)
     with output.held(), pytest.raises(NotUsable, match="other ranks have written nothing for 0 minutes, and 2 shards"):
         _ranks.Ranks(0, 2).wait(output)
+
+
+def test_two_ways_to_divide_the_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures.make(Path("photos"), 1)
+    monkeypatch.setattr(_ranks, "joined", lambda: contextlib.nullcontext(_ranks.Ranks(0, 2)))
+    assert main([*arguments("out.parquet"), "--engine", "ray"]) == 2
+    assert capsys.readouterr().err == "error: --engine ray divides the work itself: run it without torchrun\n"

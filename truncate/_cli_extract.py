@@ -18,7 +18,7 @@ from truncate._completion import complete_file, complete_model, complete_place
 from truncate._photos import Found, Stopped, find, path_text
 from truncate._progress import Bar
 from truncate._sinks import parquet_room
-from truncate._usage import explained
+from truncate._usage import NotUsable, explained
 
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -87,6 +87,8 @@ def extract_command(
 
     _shards.check(out)
     with _ranks.joined() as ranks, contextlib.ExitStack() as stack:
+        if engine and ranks.size > 1:
+            raise NotUsable(f"--engine {engine} divides the work itself: run it without torchrun")
         found = Found()
         if ranks.rank == 0:
             found = find(folder)
