@@ -2064,3 +2064,71 @@ class RepeatsWhatRepeats(nn.Module):
         if self.training:
             x = x * self.block(x, y=x)["late"]
         return x
+
+
+class AsksAside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = linear()
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
+        x = x - y
+        result = torch.cat([x, x], -1)[..., 1:5]
+        self.aside(x)
+        return (result,)
+
+
+@specimen()
+class ChangesWhatABlockHadBefore(nn.Module):
+    """A block ends with a call that nobody reads; what it had before that is changed in place later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = AsksAside()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        for _ in range(2):
+            (x,) = self.block(x, x * 2)
+        x[..., 1:3][..., 0].neg_()
+        return x, x
+
+
+class CountsTwice(nn.Module):
+    def __init__(self, anew: bool) -> None:
+        super().__init__()
+        self.anew = anew
+        self.act = nn.Tanh()
+        self.register_buffer("count", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        x = self.act(x * self.count)
+        if self.anew:
+            self.count = self.count * 0.5
+        else:
+            self.count *= 0.5
+        return x - self.count
+
+
+@specimen(exact=False)
+class CountsBeforeAndBehind(nn.Module):
+    """A block counts in place before and behind its child, and runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = CountsTwice(anew=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x))
+
+
+@specimen(exact=False)
+class CountsAnew(nn.Module):
+    """A block that assigns another tensor to its buffer in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = CountsTwice(anew=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x))

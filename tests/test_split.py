@@ -53,6 +53,7 @@ UNDIVIDED = {
     "HookedChildren-chain.": "'chain' has hooks",
     "HookedSharedBlock-block.": "'block' has hooks",
     "HookedItself-": "the model itself has hooks",
+    "CountsAnew-block.act": "'block.count' is assigned anew in each call",
     "SharedBlock-block.fc:1": "'block' is also needed whole",
     "SharedBlock-block.norm:1": "'block' is also needed whole",
     "SharedBlock-block.act:1": "'block' is also needed whole",
