@@ -1,6 +1,7 @@
 """truncate: the model, stopped at a layer."""
 
 from truncate._api import split, truncate
+from truncate._drawing import Drawing, draw
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
@@ -17,7 +18,8 @@ from truncate._extract import Features, extract
 from truncate._extractor import Extractor
 from truncate._freeze import freeze, unfreeze
 from truncate._heads import with_head
-from truncate._layers import Layers, Place, layers
+from truncate._layers import Layers, layers
+from truncate._places import Place
 from truncate._standalone import source
 from truncate._weights import LoadReport, load_weights
 
@@ -25,6 +27,7 @@ __all__ = [
     "CannotFollowError",
     "ContentWarning",
     "CrossingError",
+    "Drawing",
     "ExtractError",
     "Extractor",
     "Features",
@@ -37,6 +40,7 @@ __all__ = [
     "UnknownTargetError",
     "WeightsError",
     "WrongResultError",
+    "draw",
     "extract",
     "freeze",
     "layers",

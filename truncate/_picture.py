@@ -1,0 +1,165 @@
+"""What is drawn, whatever it is drawn with: a tree of places, in which blocks that repeat are one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from enum import Enum
+
+
+class Mark(Enum):
+    """What a cut does with a place."""
+
+    RETURNED = "returned"
+    KEPT = "kept"
+    PARTLY = "partly kept"
+    CUT = "cut away"
+
+
+@dataclasses.dataclass
+class Branch:
+    """One place, or what holds some, and what is inside it in running order."""
+
+    name: str  # the last step of its path
+    path: str
+    type: str = ""  # empty: it holds places, but is none
+    parameters: int = 0
+    work: int | None = None  # multiply-adds
+    shape: str = ""
+    notes: str = ""
+    quiet: bool = False  # perhaps it does not run at all
+    again: bool = False  # the same module is drawn elsewhere, and counted there
+    mark: Mark | None = None  # None: nothing is cut
+    returned_as: str = ""  # for what is returned: where in the result it stands
+    inside: list[Branch] = dataclasses.field(default_factory=list)
+
+    @property
+    def is_place(self) -> bool:
+        return bool(self.type and self.path)
+
+    def walk(self) -> Iterator[Branch]:
+        yield self
+        for branch in self.inside:
+            yield from branch.walk()
+
+    @functools.cached_property
+    def looks(self) -> int:
+        """Equal for branches that differ in nothing but their paths."""
+        own = (self.type, self.parameters, self.work, self.shape, self.notes, self.quiet, self.mark, self.returned_as)
+        return hash((own, self.again, tuple((inner.name, inner.looks) for inner in self.inside)))
+
+
+@dataclasses.dataclass
+class Repeated:
+    """Neighbours that look alike, of which one is drawn for all. Most often it is a single one."""
+
+    branches: list[Branch]
+
+    @property
+    def first(self) -> Branch:
+        return self.branches[0]
+
+    @property
+    def times(self) -> int:
+        return len(self.branches)
+
+    @property
+    def label(self) -> str:
+        """``conv1``, or ``1 … 35`` for several."""
+        return self.first.name if self.times == 1 else f"{self.first.name} … {self.branches[-1].name}"
+
+
+def folded(branches: Iterable[Branch]) -> list[Repeated]:
+    """Branches with those next to each other as one that only differ by a number in their names.
+
+    Two layers stay two, since as one they would take no less room; blocks have something inside.
+    """
+    groups: list[list[Branch]] = []
+    for branch in branches:
+        if groups and _unnumbered(groups[-1][0]) == _unnumbered(branch):
+            groups[-1].append(branch)
+        else:
+            groups.append([branch])
+    found: list[Repeated] = []
+    for group in groups:
+        if group[0].inside or len(group) > 2:
+            found.append(Repeated(group))
+        else:
+            found += [Repeated([branch]) for branch in group]
+    return found
+
+
+def _unnumbered(branch: Branch) -> tuple[str, int]:
+    return re.sub(r"\d+", "#", branch.name), branch.looks
+
+
+@dataclasses.dataclass
+class Picture:
+    """A model as a tree, and what there is to say about all of it."""
+
+    root: Branch
+    title: str
+    cut: str = ""  # where it is cut, in words
+    left_parameters: int | None = None  # of the cut
+    left_work: int | None = None
+
+    @property
+    def marks(self) -> list[Mark]:
+        """Those that occur."""
+        present = {branch.mark for branch in self.root.walk()}
+        return [mark for mark in Mark if mark in present]
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Parameters and multiply-adds, and what of them a cut leaves."""
+        facts = [("parameters", _of(self.left_parameters, self.root.parameters))]
+        if self.root.work is not None:
+            facts.append(("multiply-adds", _of(self.left_work, self.root.work)))
+        return facts
+
+    def share(self, repeated: Repeated, column: str) -> float | None:
+        """A part of all the model's parameters or work, from 0 to 1; None: there is nothing to say."""
+        whole, own = getattr(self.root, column), getattr(repeated.first, column)
+        return repeated.times * own / whole if whole and own and not repeated.first.again else None
+
+
+def _of(left: int | None, whole: int) -> str:
+    return f"{whole:,}" if left is None else f"{left:,} of {whole:,} ({percent(left / whole) if whole else '0 %'})"
+
+
+def percent(share: float | None) -> str:
+    """A share in three digits, but never 0 % for something or 100 % for less than all."""
+    if share is None:
+        return ""
+    text = f"{100 * share:.1f}"
+    text = "< 0.1" if text == "0.0" and share else "> 99.9" if text == "100.0" and share != 1 else text
+    return f"{text} %"
+
+
+def number(value: int | None, times: int = 1) -> str:
+    """A number with commas, as ``35 × 1,000`` if it is there several times; nothing for none."""
+    return "" if not value else f"{value:,}" if times == 1 else f"{times} × {value:,}"
+
+
+def grown(root: Branch, leaves: Iterable[Branch]) -> Branch:
+    """A tree with more branches by their paths, and with what holds them and is no place itself."""
+    found = {branch.path: branch for branch in root.walk()}
+    for leaf in leaves:
+        known = found.get(leaf.path)
+        if known is None:
+            found[leaf.path] = leaf
+            _holder(leaf.path, found).inside.append(leaf)
+        else:  # met before as a holder of others, at which it stays
+            vars(known).update({**vars(leaf), "inside": known.inside})
+    return root
+
+
+def _holder(path: str, found: dict[str, Branch]) -> Branch:
+    holder, _, name = path.rpartition(".")[0].rpartition(".")
+    around = f"{holder}.{name}" if holder else name
+    if around not in found:
+        found[around] = Branch(name, around)
+        _holder(around, found).inside.append(found[around])
+    return found[around]
