@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,14 +19,12 @@ import torchvision
 from filelock import FileLock
 from oracle import capture
 from torch import Tensor
-from torch.utils.cpp_extension import include_paths, library_paths
 
 from truncate._cli import main
 
-SOURCE = Path(__file__).with_name("artefact.cpp")
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+PAGE = Path(__file__).parent.parent / "docs" / "export.md"
 
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(not (shutil.which("g++") and shutil.which("bash")), reason="no C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +41,26 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "artefact"
     with FileLock(folder / "artefact.lock"):
         if not path.exists():
-            command = [str(COMPILER), "-std=c++20", str(SOURCE), "-o", str(path)]
-            command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-            for include in include_paths():
-                command += ["-isystem", include]
-            for library in library_paths():
-                command += [f"-L{library}", f"-Wl,-rpath,{library}"]
-            run([*command, "-ltorch", "-ltorch_cpu", "-lc10"])
+            shutil.copy(Path(__file__).with_name("artefact.cpp"), folder)
+            documented("g++", folder)
     return path
 
 
-def run(command: list[str], environment: Mapping[str, str] = os.environ) -> str:
+def documented(word: str, folder: Path = Path()) -> None:
+    """Runs the lines of docs/export.md that hold a word."""
+    found = [
+        text for text in re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL) if word in text
+    ]
+    assert len(found) == 1
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run(["bash", "-euo", "pipefail", "-c", found[0]], {**os.environ, "PATH": path}, folder)
+
+
+def run(command: list[str], environment: Mapping[str, str] = os.environ, folder: Path = Path()) -> str:
     environment = {**environment, "OMP_NUM_THREADS": "1"}  # as these tests; sums in several threads round otherwise
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -149,11 +155,7 @@ def test_an_exported_program_compiled_ahead_of_time(program: Path, monkeypatch: 
     """In Python and in C++. Not bit for bit: the compiler fuses operations, and so rounds in other places."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path("cache").absolute()))
     cut("tiny:net", "pool", "features.pt2", "--shape", "1,3,8,8")
-    in_python(
-        "import torch\n"
-        "program = torch.export.load('features.pt2')\n"
-        "torch._inductor.aoti_compile_and_package(program, package_path='compiled.pt2')"
-    )
+    documented("aoti_compile_and_package")
     images = torch.randn(5, 3, 8, 8)
     expected = hooked(tiny_net(), "pool", images)
     torch.testing.assert_close(in_cpp(program, "compiled.pt2", images), expected)

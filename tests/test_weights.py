@@ -776,6 +776,11 @@ def test_no_module(tmp_path: Path) -> None:
         load_weights("resnet18", tmp_path)  # type: ignore[arg-type]
 
 
+def test_a_state_dict_in_place_of_a_path(part: nn.Module) -> None:
+    with pytest.raises(WeightsError, match=r"but got OrderedDict\. For what is in memory .* module\.load_state_dict\("):
+        load_weights(part, part.state_dict())  # type: ignore[arg-type]
+
+
 class Failing(io.FileIO):
     """A disk that fails in the middle of the third tensor."""
 

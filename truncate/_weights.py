@@ -64,6 +64,11 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
     """
     if not isinstance(module, nn.Module):
         raise WeightsError(f"load_weights takes a torch.nn.Module, but got a {type(module).__name__}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise WeightsError(
+            f"load_weights reads a file or a folder, but got {type(path).__name__}. For what is in memory already "
+            "there is module.load_state_dict(state, strict=False)"
+        )
     with contextlib.ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint(Path(path), stack)
         plan, report = _plan(module, checkpoint)
