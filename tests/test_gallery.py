@@ -42,12 +42,12 @@ def run_until(model: nn.Module, spec: Specimen, path: str, call: int, batch: int
     return stopped(model, path, call, *args, **kwargs)
 
 
-def trace(model: nn.Module, spec: Specimen) -> dict[str, list[Any]]:
+def trace(model: nn.Module, spec: Specimen, batch: int = 2) -> dict[str, list[Any]]:
     """What each call of each module that runs returns, with all names of a module."""
     named = model.named_modules(remove_duplicate=False)
     hookable = {path: module for path, module in named if not isinstance(module, torch.jit.ScriptModule)}
     with hooked(hookable) as seen:
-        run(model, spec)
+        run(model, spec, batch)
     return {path: outputs for path, outputs in seen.items() if outputs}
 
 
@@ -110,9 +110,10 @@ def test_equals_what_a_hook_captures(
     for batch, gradients in ((2, True), (5, False), (5, True)):
         with torch.set_grad_enabled(gradients):
             expected = run_until(untouched, spec, path, call, batch)
-            run(whole, spec, batch)
-            assert equal(run(cut, spec, batch), expected)
-        # A block that runs again after the target may have to stay whole, and then counts as in the whole pass.
+            # A block that runs again after the target may have to stay whole, and then counts as in the whole pass.
+            in_whole = trace(whole, spec, batch)[path][call]
+            value = run(cut, spec, batch)
+            assert equal(value, expected) or equal(value, in_whole)
         allowed = [dict(model.named_buffers(remove_duplicate=False)) for model in (untouched, whole)]
         for name, buffer in cut.named_buffers(remove_duplicate=False):
             assert any(equal(buffer, buffers[name]) for buffers in allowed)

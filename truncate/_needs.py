@@ -218,7 +218,8 @@ class Needs:
                 f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
                 f"divided inside {where}"
             )
-        if any(known.count(group) > 1 for group in changed.intersection(known)):
+        held = [self._of_body.group(node) for node in self._elsewhere]
+        if any((known + held).count(group) > 1 for group in changed.intersection(known)):
             return (
                 f"several values that share memory would cross behind {where}, and what follows changes them in "
                 f"place, so the model cannot be divided there"
