@@ -76,7 +76,6 @@ def computed(
     if device.type == "cuda":
         yield from overlapped(forward, batches, device)
         return
-    number = 0
     for number, batch in enumerate(batches):
         batch.args, batch.kwargs = mapped((batch.args, batch.kwargs), lambda tensor: tensor.to(device))
         with named(number):
@@ -93,7 +92,7 @@ def overlapped(
     copied back, are handed out.
     """
     streams: Any = torch.get_device_module(device)
-    inward, outward = streams.Stream(), streams.Stream()
+    inward, outward = streams.Stream(device), streams.Stream(device)
     pinned = device.type == "cuda"  # elsewhere this runs in tests alone
 
     def event(stream: Any) -> Any:
@@ -123,7 +122,7 @@ def overlapped(
     uploaded = upload(upcoming) if upcoming is not None else None
     number = 0
     while uploaded is not None:
-        (batch, arrived), current = uploaded, streams.current_stream()
+        (batch, arrived), current = uploaded, streams.current_stream(device)
         current.wait_event(arrived)
         mapped((batch.args, batch.kwargs), lambda tensor, stream=current: _used_on(tensor, stream))
         with named(number):
