@@ -195,7 +195,7 @@ class Needs:
         slots = [Slot(k) for k in range(child.slots)] if child is not None and below else []
         given = sorted(self._given - {entry.site}, key=lambda node: node.index)
         entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
-        before = way.body.nodes[: entry.site.index]
+        before = way.body.nodes[: self._start]
         earlier = way.exit.state if way.exit is not None else []
         writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes, self._elsewhere)
         entry.state = [node for node in before if node not in self._live and (node in writers or node in earlier)]
