@@ -105,8 +105,7 @@ class Writer:
         self._reads = reads or {}  # call of a rebuilt child -> the arguments that it still takes, by position
         self._used = {*names.globals, *(given or {}).values()}
         self._expressions: dict[Node | Tap, str] = {**(given or {})}  # values that came as arguments have one already
-        self._holders: dict[str, Node | Tap] = {name: value for value, name in self._expressions.items()}
-        # variable -> whose value it holds now
+        self._holders = {name: value for value, name in self._expressions.items()}  # whose value a variable holds now
         self._indent = ""
         self._context = ""
 
