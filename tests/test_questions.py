@@ -130,3 +130,126 @@ def test_what_a_child_has_put_into_a_list_cannot_be_read(what: str, reads: bool,
     model = HasItFilled(what, reads).eval()
     with pytest.raises(CannotFollowError, match=match):
         truncate(model, "b", args=(EXAMPLE,))
+
+
+# -- ``is None``, which no stand-in hears ----------------------------------------------------------------------------
+
+
+class Returns(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.a(x)
+        return {"none": None, "pair": (y, None), "dict": {"hidden": y, "extra": None}, "tensor": y}[self.kind]
+
+
+def plus_one(value: Tensor | None, other: Tensor) -> Tensor:
+    return other if value is None else value + 1
+
+
+HELPER = {"plus": plus_one}  # not found by its name
+
+
+def by_slice(self: Any, x: Tensor) -> Tensor:
+    first, second = self.child(x)[:2]
+    return first if second is None else second + 1
+
+
+def by_item(self: Any, x: Tensor) -> Tensor:
+    found = self.child(x)
+    second = found[1]
+    return x if second is None else second + 1
+
+
+def by_key(self: Any, x: Tensor) -> Tensor:
+    extra = self.child(x).get("extra")
+    return x if extra is None else extra + 1
+
+
+def by_call(self: Any, x: Tensor) -> Tensor:
+    return x + 1 if self.child(x) is None else x
+
+
+def by_helper(self: Any, x: Tensor) -> Tensor:
+    return HELPER["plus"](self.child(x), x)
+
+
+def by_other_name(self: Any, x: Tensor) -> Tensor:
+    found = (self.child(x), x)
+    one, other = found
+    return other + 1 if one is None else one
+
+
+def by_loop(self: Any, x: Tensor) -> Tensor:
+    for value in [self.child(x)]:
+        if value is None:
+            x = x + 1
+    return x
+
+
+def by_generator(self: Any, x: Tensor) -> Tensor:
+    return x + 1 if any(value is None for value in (self.child(x),)) else x
+
+
+def by_attribute(self: Any, x: Tensor) -> Tensor:
+    self.kept = self.child(x)
+    return x + 1 if self.kept is None else x
+
+
+def by_inner_function(self: Any, x: Tensor) -> Tensor:
+    found = self.child(x)
+
+    def chosen() -> Tensor:
+        return x + 1 if found is None else x
+
+    return chosen()
+
+
+class Asks(nn.Module):
+    def __init__(self, kind: str, ask: Any) -> None:
+        super().__init__()
+        self.child, self.out, self.ask = Returns(kind), nn.Linear(4, 4), ask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.ask(self, x))
+
+
+NONES = [("pair", by_slice), ("pair", by_item), ("dict", by_key)]
+NONES += [
+    ("none", ask) for ask in (by_call, by_helper, by_other_name, by_loop, by_generator, by_attribute, by_inner_function)
+]
+
+
+@pytest.mark.parametrize("args", [None, (EXAMPLE,)], ids=["", "on-an-example"])
+@pytest.mark.parametrize(("kind", "ask"), [*NONES, *(("tensor", ask) for kind, ask in NONES if kind == "none")])
+def test_whether_a_value_is_none_is_asked_in_any_way(kind: str, ask: Any, args: Any) -> None:
+    model = Asks(kind, ask).eval()
+    assert equal(truncate(model, "out", args=args)(EXAMPLE), model(EXAMPLE))
+
+
+class Unknown(nn.Module):
+    """Returns None for what stand-ins cannot tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        return self.a(x) if x.sum() > 0 else None
+
+
+@pytest.mark.parametrize(("kind", "ask"), [case for case in NONES if case[0] == "none"])
+def test_whether_a_value_is_none_may_be_unknown(kind: str, ask: Any) -> None:
+    model = Asks(kind, ask).eval()
+    model.child = Unknown()
+    with pytest.raises(CannotFollowError, match="asks whether a value is None that another module returns"):
+        truncate(model, "out")
+
+
+def test_a_part_of_an_argument_may_be_none() -> None:
+    model = model_of(lambda self, batch: self.b(plus_one(batch["mask"], batch["x"])))
+    with pytest.raises(CannotFollowError, match="asks whether a value is None that is a part of an argument"):
+        truncate(model, "b")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import linecache
+import os
 from types import CodeType, FrameType
 from typing import Any
+
+import torch
 
 
 @functools.lru_cache(maxsize=4096)
@@ -142,6 +146,75 @@ def names_tested_for_none(code: CodeType) -> frozenset[str]:
     return frozenset(names)
 
 
+@dataclasses.dataclass(frozen=True)
+class NoneTests:
+    """Of what a function asks whether it is None."""
+
+    arguments: frozenset[str]  # items and attributes of them too, as they are given
+    variables: bool  # some that it assigns to before
+    attributes: frozenset[str]  # of `self`
+    others: bool  # anything else, such as the result of a call
+
+
+@functools.lru_cache(maxsize=4096)
+def none_tests(code: CodeType) -> NoneTests:
+    instructions, _ = _instructions(code)
+    variables: dict[str, int] = {}  # with the position of the last test
+    attributes, others = set(), False
+    for position, instruction in enumerate(instructions):
+        if "IF_NONE" in instruction.opname or "IF_NOT_NONE" in instruction.opname:
+            base, attribute = _base(instructions, position - 1)
+        elif instruction.opname == "IS_OP" and _is_none(instructions[position - 1]):
+            base, attribute = _base(instructions, position - 2)
+        else:
+            continue
+        if base == "self" and attribute:
+            attributes.add(attribute)
+        elif base:
+            variables[base] = position
+        others = others or base == "" or instruction.is_jump_target or instructions[position - 1].is_jump_target
+    given = {name for name, last in variables.items() if name in code.co_varnames and _is_as_given(code, name, last)}
+    return NoneTests(frozenset(given), given != set(variables), frozenset(attributes), others)
+
+
+def _is_as_given(code: CodeType, name: str, end: int) -> bool:
+    """Whether a function has not assigned to an argument when it comes to that instruction."""
+    instructions, positions = _instructions(code)
+    stores = [p for p, i in enumerate(instructions) if i.opname.startswith(("STORE_", "DELETE_")) and name in _names(i)]
+    first = min(stores, default=len(instructions))
+    back = [i for i in instructions[first:] if "JUMP_BACKWARD" in i.opname]
+    return end < first and not any(positions.get(i.argval, 0) <= end for i in back)
+
+
+def _is_none(instruction: dis.Instruction) -> bool:
+    return instruction.opname == "LOAD_CONST" and instruction.argval is None
+
+
+def _names(instruction: dis.Instruction) -> tuple[str, ...]:
+    argument = instruction.argval
+    return argument if isinstance(argument, tuple) else (argument,) if isinstance(argument, str) else ()
+
+
+def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
+    """The variable behind ``name.attribute[constant]`` that ends at `position`, and the attribute that is next to it.
+
+    Empty for anything else but a global, for which it is None: that is no value of a forward.
+    """
+    attribute = ""
+    while position >= 0:
+        instruction = instructions[position]
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            attribute = instruction.argval
+        elif instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
+            return _names(instruction)[-1], attribute
+        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            return None, attribute
+        elif instruction.opname not in ("BINARY_SUBSCR", "LOAD_CONST", "LOAD_SMALL_INT", "COPY"):
+            break
+        position -= 1
+    return "", ""
+
+
 def _operand(instructions: list[dis.Instruction], position: int) -> set[str]:
     """The local variable behind ``name``, ``name.attribute`` or ``name[constant]`` that ends at `position`."""
     path = 0
@@ -176,3 +249,12 @@ def assigned_names(frame: FrameType) -> set[str]:
         elif instruction.opname not in ("UNPACK_SEQUENCE", "COPY", "SWAP"):
             break
     return names
+
+
+def is_library(filename: str) -> bool:
+    """Whether a file is torch's or Python's own, which a user did not write and will not change."""
+    return filename.startswith(_TORCH) or (filename.startswith(_STANDARD) and "site-packages" not in filename)
+
+
+_STANDARD = os.path.dirname(dis.__file__) + os.sep
+_TORCH = torch.__file__.rpartition("__init__")[0]

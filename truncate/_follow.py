@@ -6,24 +6,25 @@ import copy
 import functools
 import inspect
 import operator
-import os
 import sys
 import traceback
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from truncate._bytecode import assigned_names, names_tested_for_none, source_line
+from truncate._bytecode import assigned_names, is_library, names_tested_for_none, source_line
 from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._filled import Given
 from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested
+from truncate._none import Functions
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
-from truncate._outline import Known, fill, is_known, outline_of
+from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
 from truncate._standin import Held, StandIn, Unfollowable, Unread, recording_is, running, standins_in
@@ -33,8 +34,8 @@ from truncate._written import Written
 class Children(Protocol):
     """What a run asks about the calls of children in its graph."""
 
-    def returned(self, node: Node) -> Any:
-        """The outline of what it returns."""
+    def outline(self, node: Node) -> Any:
+        """What is known of a value in the graph of the parent, such as what a child returns."""
 
     def filled(self, node: Node) -> list[Any] | None:
         """How it changes each list and dict that it is given (`_filled`), if that is known."""
@@ -98,8 +99,13 @@ class _Recorder(TorchFunctionMode):
 class _Run(Written):
     """One run of one forward on stand-ins; a `Recording`."""
 
-    def __init__(self, module: nn.Module, decisions: dict[str, bool], children: Children) -> None:
+    def __init__(
+        self, module: nn.Module, decisions: dict[str, bool], children: Children, answering: bool = False
+    ) -> None:
         super().__init__()
+        self._answering = answering  # whether all that is known of what children return is handed out
+        self._answered: set[Node] = set()
+        self._ran = Functions()
         self.module = module
         self.decisions = dict(decisions)
         self._children = children
@@ -113,24 +119,36 @@ class _Run(Written):
         return {id(value) for held in self.module.modules() for value in vars(held).values()}
 
     def body(self, call: Call) -> Body:
-        tested = names_tested_for_none(inspect.unwrap(type(self.module).forward).__code__)
+        forward = inspect.unwrap(type(self.module).forward).__code__
+        tested = names_tested_for_none(forward)
 
         def enter(value: Any) -> Any:
             if type(value) is not Node:
                 return value
             entered = self.node(Kind.INPUT, value.target)
             entered.known = value.known
-            return self._answerable(StandIn(self, entered)) if value.target in tested else StandIn(self, entered)
+            asked = value.target in tested or (self._answering and is_known(self.outline(entered)))
+            return self._answerable(StandIn(self, entered)) if asked else StandIn(self, entered)
 
         with recording_is(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
             args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
             given = Given((*args, *kwargs.values()))
-            result = entry_of(Shadows(self.module, self).at("", self.module))(*args, **kwargs)
+            entry = entry_of(Shadows(self.module, self).at("", self.module))
+            with self._ran.watched():
+                result = entry(*args, **kwargs)
             lowered = self.lower(result)
         if drawn():
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
+        misled = next(filter(self._may_mislead, self._ran.asked(self._nodes)), None)
+        if misled is not None:
+            if self._answering:
+                raise self.fail(f"asks whether a value is None that {self._origin(misled)}")
+            again = _Run(self.module, self.decisions, self._children, answering=True)
+            body = again.body(call)
+            self.decisions.update(again.decisions)
+            return body
         filled = self.told(given.changes, given.containers)
         return Body(self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=self._constants)
 
@@ -139,13 +157,22 @@ class _Run(Written):
         return Held(self, path, tensor)
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A child is called. Where the forward asks whether what it returns is None, it must be given an answer."""
+        """A child is called."""
+        self._ran.pause()
+        try:
+            return self._returned(path, args, kwargs, sys._getframe(2))
+        finally:
+            self._ran.resume()
+
+    def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
+        """What a child returns. Where the forward asks whether that is None, it must be given an answer."""
         returned = self.add(Kind.CHILD, path, args, kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         if containers:
             self.fill(path, containers, self._children.filled(returned._node), lambda n, key: Unread(self, path))
-        caller = sys._getframe(2)
         tested = names_tested_for_none(caller.f_code)
+        if self._answering and is_known(self.outline(returned._node)):
+            return self._answerable(returned)
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
 
     def left_behind(self, path: str, value: Any) -> Any:
@@ -160,14 +187,23 @@ class _Run(Written):
         outline = self.outline(standin._node)
         if not is_known(outline):
             raise self.fail("asks whether a value is None that another module returns")
+        self._answered.add(standin._node)
         return fill(outline, standin)
+
+    def _may_mislead(self, node: Node) -> bool:
+        """Whether the value of a node may be None, and a stand-in for it was handed out."""
+        if _whole(node) in self._answered and self.outline(node) is None:
+            return False
+        known = self.outline(node)
+        return known is None or known is Known.NOTHING
+
+    def _origin(self, node: Node) -> str:
+        return "is a part of an argument" if _whole(node).kind is Kind.INPUT else "another module returns"
 
     def outline(self, node: Node) -> Any:
         """What is known of a value."""
-        found = outline_of(node, self._children.returned)
-        source = node
-        while source.target in (getattr, operator.getitem) and type(source.args[0]) is Node:
-            source = source.args[0]
+        found = self._children.outline(node)
+        source = _whole(node)
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()
         return found
@@ -267,6 +303,13 @@ class _Run(Written):
         return isinstance(outline, classes)
 
 
+def _whole(node: Node) -> Node:
+    """The value of which a value is an item or attribute, or an item of one, and so on."""
+    while node.target in (getattr, operator.getitem) and type(node.args[0]) is Node:
+        node = node.args[0]
+    return node
+
+
 def _flat(classes: Any) -> Iterator[type]:
     if isinstance(classes, tuple):
         for item in classes:
@@ -279,7 +322,7 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     """What could not be followed, in the words of someone who wants to go on."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if not f.filename.startswith(_OWN)] or list(frames)
-    theirs = [f for f in outside if not _is_library(f.filename)] or outside
+    theirs = [f for f in outside if not is_library(f.filename)] or outside
     if theirs and not theirs[-1].filename.startswith(_OWN):
         file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
     else:  # seen only when the forward had ended
@@ -302,11 +345,4 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     )
 
 
-def _is_library(filename: str) -> bool:
-    """Whether a file is torch's or Python's own, which a user did not write and will not change."""
-    return filename.startswith(_TORCH) or (filename.startswith(_STANDARD) and "site-packages" not in filename)
-
-
 _OWN = __file__.rpartition("_follow")[0]
-_STANDARD = os.path.dirname(copy.__file__) + os.sep
-_TORCH = torch.__file__.rpartition("__init__")[0]

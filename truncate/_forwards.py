@@ -35,6 +35,7 @@ class Forwards:
         self._failed: dict[tuple[int, str], CannotFollowError] = {}
         self._recorded: dict[tuple[int, str], list[Body]] = {}
         self._observed: dict[int, Observed] = {}
+        self._outlines: dict[tuple[Node, int], tuple[Any, Given | None]] = {}  # with what was given, to keep it alive
         self.passed: Pass | None = None
 
     def bodies(self, module: nn.Module, path: str, call: Call, record: bool = True) -> list[Body]:
@@ -100,6 +101,7 @@ class Forwards:
         if self.passed is not None or self._example is None:
             return
         self.passed = Pass(self._model, self._example, self._spine, self)
+        self._outlines.clear()  # more is known now
         for key, body in self.passed.recorded.items():
             self._recorded[key] = [self._named(key, body)]
         followed = [body for known in self._followed.values() for bodies in known for body in bodies]
@@ -132,6 +134,7 @@ class Forwards:
         """Adds what only the other mode runs."""
         for key, body in self._flipped[0].items():
             self._recorded.setdefault(key, [body])
+        self._outlines.clear()
 
     def _named(self, key: tuple[int, str], body: Body) -> Body:
         name_operations(body, next(module for module in self._model.modules() if id(module) == key[0]))
@@ -152,7 +155,12 @@ class Forwards:
 
     def outline(self, module: nn.Module, path: str, node: Node, given: Given | None = None) -> Any:
         """What is known of the value of a node in the graph of `module`."""
-        return outline_of(node, _Children(self, module, path, given).returned, given)
+        key = node, id(given)
+        if key not in self._outlines:
+            of_child = _Children(self, module, path, given).returned
+            found = outline_of(node, of_child, lambda other: self.outline(module, path, other, given), given)
+            self._outlines[key] = found, given
+        return self._outlines[key][0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +171,10 @@ class _Children:
     parent: nn.Module
     path: str
     given: Given | None  # what the parent was called with
+
+    def outline(self, node: Node) -> Any:
+        """What is known of the value of a node in the graph of the parent."""
+        return self.forwards.outline(self.parent, self.path, node, self.given)
 
     def returned(self, node: Node) -> Any:
         """The outline of what a call returns: nothing if the child's modes differ in that."""

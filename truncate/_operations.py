@@ -88,6 +88,12 @@ def returns_list(func: Any) -> bool:
     return any(str(r.type) == "List[Tensor]" for schema in schemas for r in schema.returns)
 
 
+def returns_tensors(node: Node) -> bool:
+    """Whether a node calls a torch function that returns several tensors."""
+    schemas = _schemas(name_of(node)) if node.kind in (Kind.FUNCTION, Kind.METHOD) else ()
+    return bool(schemas) and all(str(r.type) in ("Tensor", "List[Tensor]") for s in schemas for r in s.returns)
+
+
 def is_tensor(node: Node) -> bool:
     """Whether the value of a node is certainly one tensor."""
     if node.kind is Kind.ATTRIBUTE:

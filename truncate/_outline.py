@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from truncate._graph import Kind, Node, is_dataclass_value, items_of, map_nested
-from truncate._operations import OPERATORS, is_tensor
+from truncate._operations import OPERATORS, is_tensor, name_of, returns_tensors
 
 
 class Known(enum.Enum):
@@ -24,8 +24,10 @@ class Known(enum.Enum):
 Given = dict[str, Callable[[], Any]]  # the outlines of the inputs of one call, by their names
 
 
-def outline_of(node: Node, of_child: Callable[[Node], Any], given: Given | None = None) -> Any:
-    """The outline of the value of a node; `of_child` knows what the call of a child returns.
+def outline_of(
+    node: Node, of_child: Callable[[Node], Any], of_other: Callable[[Node], Any], given: Given | None = None
+) -> Any:
+    """The outline of the value of a node; `of_child` knows what the call of a child returns, `of_other` all others.
 
     Several calls may share one graph: `given` says what this one passes, if it is not the one that was followed.
     """
@@ -36,11 +38,16 @@ def outline_of(node: Node, of_child: Callable[[Node], Any], given: Given | None 
         return known() if known is not None else Known.GIVEN
     if node.kind is Kind.CHILD:
         return of_child(node)
+    if node.kind is Kind.ATTRIBUTE:  # a mode, or what a child leaves behind in its calls
+        return Known.NOTHING if node.args else Known.GIVEN
     if node.target in OPERATORS and node.target is not operator.getitem:
-        sources = [outline_of(source, of_child, given) for source in node.inputs()]
+        sources = [of_other(source) for source in node.inputs()]
         return Known.TENSOR if Known.TENSOR in sources else Known.GIVEN
+    if node.target in (operator.getitem, getattr) and type(node.args[0]) is Node and _is_of_tensors(node, of_other):
+        whole = node.args[0]
+        return Known.TENSOR if node.target is operator.getitem and returns_tensors(whole) else Known.GIVEN
     if node.target is operator.getitem and type(node.args[0]) is Node:
-        whole = outline_of(node.args[0], of_child, given)
+        whole = of_other(node.args[0])
         if whole is Known.TENSOR:
             return whole
         try:
@@ -48,11 +55,26 @@ def outline_of(node: Node, of_child: Callable[[Node], Any], given: Given | None 
         except (TypeError, LookupError):
             return Known.NOTHING
     if node.target is getattr and type(node.args[0]) is Node:
-        whole = outline_of(node.args[0], of_child, given)
+        whole = of_other(node.args[0])
         return getattr(whole, node.args[1], Known.NOTHING) if items_of(whole) else Known.NOTHING
     # What is done to values gives values: only a method of an object that is no tensor may return None.
     certain = node.kind is Kind.FUNCTION or (node.kind is Kind.METHOD and hasattr(torch.Tensor, node.target))
     return Known.GIVEN if certain else Known.NOTHING
+
+
+def _is_of_tensors(node: Node, outline: Callable[[Node], Any]) -> bool:
+    """Whether a value is a tensor, or a part of one, or what torch computes: none of which holds a None."""
+    if node.kind in (Kind.INPUT, Kind.CHILD, Kind.ATTRIBUTE, Kind.ASSIGN):
+        return is_tensor(node) or outline(node) is Known.TENSOR
+    first = node.args[0] if node.args and type(node.args[0]) is Node else None
+    if node.target is getattr:
+        return first is not None and _is_of_tensors(first, outline) and node.args[1] not in _PERHAPS_NONE
+    if node.target is operator.getitem or node.kind is Kind.METHOD:
+        return first is not None and _is_of_tensors(first, outline)
+    return name_of(node) != "multi_head_attention_forward"
+
+
+_PERHAPS_NONE = frozenset(("grad", "grad_fn", "_base", "names"))
 
 
 def is_known(outline: Any) -> bool:

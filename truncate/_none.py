@@ -1,0 +1,78 @@
+"""``value is None``: the one question that a stand-in does not hear, and to which it always gets the answer no.
+
+So the functions that ran on stand-ins are looked at afterwards. Where one of them asks that of anything but a plain
+attribute or an argument of the forward, every stand-in must have been for something that is not None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+from truncate._bytecode import attributes_stored, is_library, none_tests
+from truncate._graph import Node
+from truncate._standin import StandIn, Unread, standins_in
+
+
+class Functions:
+    """Those that ran, in this thread, and what they asked."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[CodeType, tuple[str, ...]] = {}  # of each function, those of which it asks that
+        self._asked: list[StandIn] = []  # what was given for these
+        self._watch: Callable[[Any], None] | None = None
+        self._seen = True
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        # Tracing costs less, but a debugger may be at it; and where someone measures too, expect the worst.
+        self._watch = sys.settrace if sys.gettrace() is None else sys.setprofile if sys.getprofile() is None else None
+        self._seen = self._watch is not None
+        self.resume()
+        try:
+            yield
+        finally:
+            self.pause()
+
+    def pause(self) -> None:
+        """What runs now is no function of theirs, and need not be slowed down."""
+        if self._watch is not None:
+            self._watch(None)
+
+    def resume(self) -> None:
+        if self._watch is not None:
+            self._watch(self._see)
+
+    def _see(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        names = self._parameters.get(code)
+        if names is None:
+            names = self._parameters[code] = tuple(none_tests(code).arguments) if _is_theirs(code) else ()
+        for name in names:
+            self._asked += standins_in(frame.f_locals.get(name))
+
+    def asked(self, values: list[Node]) -> Iterator[Node]:
+        """Of which of these values one of them may have asked whether it is None."""
+        theirs = [code for code in self._parameters if _is_theirs(code)]
+        stored = frozenset().union(*map(attributes_stored, theirs))
+        if not self._seen or any(_asks_anything(code, stored) for code in theirs):
+            yield from values
+        yield from (standin._node for standin in self._asked if type(standin) is not Unread)
+
+
+def _is_theirs(code: CodeType) -> bool:
+    return not (code.co_filename.startswith(_OWN) or is_library(code.co_filename))
+
+
+def _asks_anything(code: CodeType, stored: frozenset[str]) -> bool:
+    """Whether a function asks that of anything else than its arguments and attributes that nobody sets."""
+    tests = none_tests(code)
+    return tests.others or tests.variables or not stored.isdisjoint(tests.attributes)
+
+
+_OWN = __file__.rpartition("_none")[0]
