@@ -176,7 +176,10 @@ class Cutter:
             site.index < entry.site.index or (site is entry.site and (entry.inner is None or before))
         ):
             text = self.targets[pick.target].text
-            way.missing = way.missing or f"{text!r} does not run behind the place after which this module begins"
+            way.missing = way.missing or (
+                f"{text!r} does not run behind the place after which this module begins. layers(model) lists the "
+                f"places in the order in which they run"
+            )
         left = self._entries.get((way.body, dataclasses.replace(pick, item=0)))
         if left is None:
             if pick.item:
