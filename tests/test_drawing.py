@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from truncate import TruncateError, draw, layers, truncate
 from truncate._picture import Branch, Mark, Picture, folded, percent
+from truncate._svg import page as svg
 
 PHOTO = (torch.empty(1, 3, 64, 64, device="meta"),)
 
@@ -151,6 +152,12 @@ def test_what_is_shared_is_said_and_counted_once() -> None:
     assert notes["head"] == f"shares parameters with {first}"
     again = next(branch for branch in picture.root.walk() if branch.path == second)
     assert picture.share(folded([again])[0], "parameters") is None
+
+
+def test_an_operation_is_kept_where_it_is_needed() -> None:
+    model = torchvision.models.alexnet()
+    assert marks(draw(model, "classifier.5").picture)["flatten"] is Mark.KEPT
+    assert marks(draw(model, "avgpool").picture)["flatten"] is Mark.CUT
 
 
 def test_before_a_place() -> None:
@@ -306,6 +313,11 @@ def test_html_holds_every_place_and_stands_by_itself(deep: nn.Module, tmp_path: 
     assert len(parsed(text).found) == len(layers(deep))
     ET.fromstring(text.removeprefix("<!DOCTYPE html>\n"))  # it is XML too
     assert not re.search(r"(?:https?:)?//(?!<!\[CDATA|\]\])[a-z]|@import|url\(|\bsrc=|\bhref=", text)
+
+
+def test_the_picture_of_the_readme_is_what_is_drawn() -> None:
+    drawn = draw(torchvision.models.alexnet(), "classifier.5", args=(torch.empty(1, 3, 224, 224, device="meta"),))
+    assert svg(drawn.picture) == (Path(__file__).parent.parent / "docs" / "alexnet.svg").read_text()
 
 
 def test_svg_draws_a_repeated_block_once(deep: nn.Module, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from truncate._api import truncate
 from truncate._errors import TruncateError
 from truncate._example import Example, example_of
 from truncate._ghost import fresh, ghost_of
-from truncate._graph import map_nested
-from truncate._multiply_adds import multiply_adds
+from truncate._graph import join, map_nested
+from truncate._multiply_adds import hollow_copy, multiply_adds, on_meta
 from truncate._picture import Branch, Picture, grown, number
 from truncate._places import UNFOLLOWED, Place, Search, count_parameters
 from truncate._randomness import random_state_kept
@@ -139,9 +139,9 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
 def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> list[Place]:
     """The places with what one pass of a copy shows: the shapes, and the calls of what could not be followed."""
     twin = ghost_of(model, example.hollow.tensor)
-    args, kwargs = example.args, example.kwargs
     shapes: dict[str, Any] = {}
     calls: dict[str, int] = {}
+    given: dict[str, Any] = {}  # what the last call of each module was given that has operations listed
 
     def watch(path: str) -> RemovableHandle:
         def see(module: nn.Module, args: Any, output: Any) -> None:
@@ -150,16 +150,25 @@ def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> lis
 
         return twin.get_submodule(path).register_forward_hook(see)
 
-    hooks = [watch(place.path) for place in places if place.is_module]
-    operations = [place.path for place in places if not place.is_module and not place.mode and place.behind is None]
+    def keep(path: str) -> RemovableHandle:
+        def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given[path] = on_meta(args), on_meta(kwargs)
+
+        return twin.get_submodule(path).register_forward_pre_hook(see, with_kwargs=True)
+
+    operations: dict[str, list[str]] = {}
+    for place in places:
+        if not place.is_module and not place.mode and place.behind is None:
+            holder, _, name = place.path.rpartition(".")
+            operations.setdefault(holder, []).append(name)
+    for place in places:
+        if place.is_module:
+            watch(place.path)
+    for holder in operations:
+        keep(holder)
     with torch.no_grad(), random_state_kept(), example.hollow.running:
-        twin(*fresh(args), **fresh(kwargs))
-        for hook in hooks:
-            hook.remove()
-        if operations:
-            with contextlib.suppress(TruncateError):  # if one of them cannot be had, all go without
-                outputs = truncate(twin, operations)(*fresh(args), **fresh(kwargs))
-                shapes.update(zip(operations, map(shape_of, outputs)))
+        twin(*fresh(example.args), **fresh(example.kwargs))
+    shapes.update(_shapes_of_operations(model, {path: (operations[path], *given[path]) for path in given}))
     return [
         dataclasses.replace(
             place,
@@ -168,6 +177,21 @@ def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> lis
         )
         for place in places
     ]
+
+
+def _shapes_of_operations(model: nn.Module, found: dict[str, tuple[list[str], Any, Any]]) -> dict[str, Any]:
+    """By the path of a module: the names of its operations, and what it is given, on the meta device.
+
+    Each module is cut at its own operations. One cut of the whole model at all of them would take much longer.
+    """
+    shapes: dict[str, Any] = {}
+    with torch.no_grad(), random_state_kept():
+        twin = hollow_copy(model)
+        for path, (names, args, kwargs) in found.items():
+            with contextlib.suppress(Exception):  # of many kinds, where something does not run on the meta device
+                outputs = truncate(twin.get_submodule(path), names)(*args, **kwargs)
+                shapes.update({join(path, name): shape_of(output) for name, output in zip(names, outputs)})
+    return shapes
 
 
 def shape_of(value: Any) -> Any:

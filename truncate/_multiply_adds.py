@@ -25,12 +25,11 @@ def multiply_adds(
     The pass is one of a copy on the meta device, where torch takes none of the fused ways that have no formula. What
     branches on values does not run there.
     """
-    hollow = Hollow(torch.empty(0, device="meta")).tensor
     counted = dict.fromkeys(paths, 0)
     counter = _Counter()
     try:
-        args, kwargs = _on_meta((tuple(args), dict(kwargs)))
-        twin = ghost_of(model, hollow)
+        args, kwargs = on_meta((tuple(args), dict(kwargs)))
+        twin = hollow_copy(model)
         for path in paths:
             _watch(twin.get_submodule(path), path, counter, counted)
         with torch.no_grad(), random_state_kept(), counter:
@@ -40,7 +39,13 @@ def multiply_adds(
     return counted
 
 
-def _on_meta(arguments: Any) -> Any:
+def hollow_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model on the meta device."""
+    return ghost_of(model, Hollow(torch.empty(0, device="meta")).tensor)
+
+
+def on_meta(arguments: Any) -> Any:
+    """Nested arguments with their tensors on the meta device."""
     return map_nested(arguments, lambda item: item.to("meta") if isinstance(item, torch.Tensor) else item)
 
 

@@ -64,7 +64,6 @@ for (const picture of document.querySelectorAll(".truncate-picture:not([data-rea
     if (button.dataset.fold !== undefined) {
       folds.forEach((fold) => { fold.open = button.dataset.fold === "open"; });
     } else if (button.dataset.target !== undefined) {
-      event.preventDefault(); // the row around it is not to fold
       if (await copy(button.dataset.target)) {
         say(`copied ${button.dataset.target}`);
         button.classList.add("copied");

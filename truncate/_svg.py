@@ -131,9 +131,9 @@ class _Page:
         yield f'<g class="{" ".join(kinds)}"><title>{escape(self._says(repeated))}</title>'
         if branch.mark is Mark.RETURNED:
             yield _box("band", _EDGE - 6, y, self._width - 2 * _EDGE + 12, _LINE)
-        for step in range(level):
-            x = _EDGE + self._signs + step * _STEP + 5.5
-            yield f'<path class="guide" d="M{x} {y}v{_LINE}"/>'
+        if level:
+            guides = [f"M{_EDGE + self._signs + step * _STEP + 5.5} {y}v{_LINE}" for step in range(level)]
+            yield f'<path class="guide" d="{"".join(guides)}"/>'
         if branch.mark:
             yield _sign(branch.mark, _EDGE + 6, y + 10)
         times = f'<tspan class="times"> × {repeated.times}</tspan>' if repeated.times > 1 else ""
