@@ -38,14 +38,9 @@ class Cutter:
         self.effects = effects
         self.clean = clean
         self._plans: dict[Any, Plan] = {}
-        self._calls: dict[tuple[int, str], Call] = {}
+        self._calls: dict[tuple[int, str], Call] = {}  # one of all calls of a module that are equal
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be
         self._entries: dict[tuple[Body, Pick], Entry] = {}  # of the forwards that were planned from there on
-
-    def plan(self) -> Plan:
-        """The plan of the model itself: its own output if a target asks for it, then all others in order."""
-        every = range(len(self.targets))
-        return self.stretch(None, self.picks(every), self.is_own_wanted(every))
 
     def picks(self, targets: Iterable[int]) -> tuple[Pick, ...]:
         """What is picked for some of the targets; nothing for the model itself."""
