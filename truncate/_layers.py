@@ -101,7 +101,7 @@ def _branch(place: Place) -> Branch:
         work=place.work,
         shape="" if place.shape is None else shape_text(place.shape),
         notes=place.notes,
-        quiet=bool(place.mode) or place.behind is not None,
+        quiet=bool(place.mode) or (place.behind is not None and not place.calls),
         again=bool(place.same_as),
     )
 
