@@ -49,7 +49,7 @@ class Cut:
     eval: Any
     other: Any
     train: Any  # None where the model does not run in train mode
-    trained: dict[str, torch.Tensor]
+    trained: list[dict[str, torch.Tensor]]  # the state after that, of the model stopped there and run to its end
     needed: set[str] | None  # None where autograd does not see all that the place depends on
 
 
@@ -119,16 +119,17 @@ class Examination:
     def cut(self, place: Place) -> Cut:
         with torch.no_grad():
             other = self._capture(self.model, [place.path], self.another)[place.path][-1]
-        train, trained = None, {}
+        train, trained = None, []
         if self.entry.train:
             model = self._in_training(place)
             try:
                 with torch.no_grad():
-                    calls = len(self._capture(copy.deepcopy(model), [place.path], self.example)[place.path])
+                    whole = copy.deepcopy(model)
+                    calls = len(self._capture(whole, [place.path], self.example)[place.path])
                     torch.manual_seed(1)
                     args, kwargs = self.example
                     train = stopped(model, place.path, calls - 1, *cloned(list(args)), **cloned(kwargs))
-                trained = model.state_dict()
+                trained = [model.state_dict(), whole.state_dict()]
             except Exception:  # such as a batch norm that is left with one value for each channel
                 train = None
         needed = None
@@ -185,7 +186,7 @@ class Examination:
             stale = [
                 name
                 for name, buffer in model.named_buffers()
-                if id(buffer) in held and name in cut.trained and not torch.equal(buffer, cut.trained[name])
+                if id(buffer) in held and not any(torch.equal(buffer, state.get(name, buffer)) for state in cut.trained)
             ]
             return f"running statistics: {stale[0]}" if agrees is True and stale else agrees
 
