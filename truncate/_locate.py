@@ -102,10 +102,14 @@ class Locator:
             if target.operation not in names:
                 error = unknown(self.model, target.text, target.path, module, str(target.operation), names)
                 return self.unknown.setdefault(str(error), error).args[0]
-        count = sum(
-            self._count(module, path, site, pick.target) if deeper else 1
-            for site, deeper in self.sites(module, body, pick.target)
-        )
+        sites = self.sites(module, body, pick.target)
+        if len(sites) == 1 and sites[0][1]:  # the module inside tells more
+            node, _ = sites[0]
+            child, below = descend(module, node.target), join(path, node.target)
+            for inner in self.forwards.bodies(child, below, self.forwards.call(module, path, node)):
+                if self.locate(child, below, inner, pick) is None:
+                    return self.missing(child, below, inner, pick)
+        count = sum(self._count(module, path, site, pick.target) if deeper else 1 for site, deeper in sites)
         mode = "".join(f" while {flag} is {value}" for flag, value in body.modes.items())
         if count:
             calls = (

@@ -227,7 +227,7 @@ class Needs:
                 * (not self._effects.forwards.has_example)
             )
         for node in self._way.body.nodes:
-            if node.kind is Kind.ASSIGN and not _is_in_place(node):
+            if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
                 return (
                     f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
                     f"another one assigns, so the model cannot be divided behind {where}. To change a buffer in place, "
@@ -251,6 +251,11 @@ class Needs:
                 f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
                 f"happen twice in this one. Divide the model beside {where!r}"
             )
+
+    def _is_of_one_side(self, path: str) -> bool:
+        """Whether a buffer of the model itself is read and assigned on one side of the entry only."""
+        touched = [n for n in self._way.body.nodes if n.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and n.target == path]
+        return not self._plan.path and len({node.index < self._start for node in touched}) == 1
 
 
 def _computed_behind(body: Body, entry: Entry | None) -> set[Node] | None:

@@ -33,6 +33,8 @@ _CONTRARY_OF_SIZES = {
 
 # Methods of a tensor that change what happens in its backward.
 _ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
+# These change their running statistics in training, and return something else.
+_NORMS = frozenset(("batch_norm", "instance_norm"))
 # Functions that make a tensor from plain values and have no operator of that name in ATen.
 _CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy))
 
@@ -143,7 +145,7 @@ def written(node: Node) -> list[Node]:
         targets.append(node.args[0] if node.args else None)
     elif node.kwargs.get("inplace") not in (None, False):
         targets.append(node.args[0] if node.args else next(iter(node.kwargs.values())))
-    elif name in ("batch_norm", "instance_norm"):  # the running statistics, in training
+    elif name in _NORMS:  # the running statistics, in training
         targets += [*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var")]
     targets.append(node.kwargs.get("out"))
     return [target for value in targets for target in nodes_in(value)]
@@ -152,8 +154,8 @@ def written(node: Node) -> list[Node]:
 def shares_memory_with(node: Node) -> list[Node]:
     """The arguments of an operation (not of a child) that its value may be, or be a view of."""
     changed = written(node)
-    if changed:  # an operation in place returns what it changes
-        return changed
+    if changed:  # an operation in place returns what it changes, but for norms, which change their statistics
+        return [] if name_of(node) in _NORMS else changed
     if node.kind not in (Kind.FUNCTION, Kind.METHOD):
         return []
     if node.target in OPERATORS and node.target is not operator.getitem:
