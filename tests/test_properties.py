@@ -450,7 +450,7 @@ UNDIVIDED = (
     "does not run behind the place after which this module begins",
     "nothing that follows",
     "depending on its mode",
-    "asks whether a value is None that another module returns",
+    "asks whether a value is None",
     "is set by a forward that would be cut, and read outside of it",
     "share memory",
     "changes in place what it is given",
