@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 
-from truncate._graph import Kind, Node, descend, join
+from truncate._graph import Kind, Node, join
 from truncate._plan import Plan, Slot, Way
 
 
@@ -47,7 +47,7 @@ def values_crossing(plan: Plan, way: Way) -> list[str]:
 def _entered(plan: Plan, way: Way) -> Plan:
     """The plan of the child inside which a way is entered."""
     assert way.entry is not None
-    return plan.children[id(descend(plan.module, way.entry.site.target))]
+    return plan.children[plan.child_id(way.entry.site)]
 
 
 def _use(plan: Plan, way: Way, value: Node) -> str:

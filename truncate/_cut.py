@@ -18,7 +18,7 @@ from truncate._call import Call
 from truncate._crossing import unclean
 from truncate._effects import Effects
 from truncate._errors import CannotFollowError, CrossingError, NotReachedError
-from truncate._graph import Body, Kind, Node, descend, join, nodes_in
+from truncate._graph import Body, Node, descend, join, nodes_in
 from truncate._locate import Locator, Pick
 from truncate._needs import Needs
 from truncate._plan import Entry, Form, Plan, Slot, Tapped, Way
@@ -103,7 +103,7 @@ class Cutter:
             if way.entry is not None and way.entry.inner is not None:
                 inner.append((way.entry.site, []))
             for node, picked in inner:
-                child = self._child(module, node)
+                child = plan.child_id(node)
                 sites.setdefault(child, node)
                 wanted[child] = list(dict.fromkeys([*wanted.get(child, []), *picked]))
         whole: set[int] = set()  # children on the spine whose own output is needed too
@@ -200,7 +200,7 @@ class Cutter:
         for way in plan.ways:
             for node in way.body.nodes:
                 entry = way.entry
-                if self._child(module, node) == child and (entry is None or node.index >= entry.site.index):
+                if plan.child_id(node) == child and (entry is None or node.index >= entry.site.index):
                     start = entry.inner if entry is not None and node is entry.site else None
                     call = self.forwards.call(module, path, node)
                     # One of equal calls stands for all, in all pieces, so that they speak of the same body.
@@ -208,9 +208,6 @@ class Cutter:
                     way.given[node] = form
                     forms.setdefault(form.key, form)
         return tuple(forms.values())
-
-    def _child(self, module: nn.Module, node: Node) -> int:
-        return id(descend(module, node.target)) if node.kind is Kind.CHILD else 0
 
 
 def given_to(site: Node) -> Any:

@@ -111,6 +111,5 @@ def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:
         before += [path for index, path in places if index < entry.site.index]
         here = [path for index, path in places if index == entry.site.index and entry.inner is not None]
         behind.append(here + [path for index, path in places if index > entry.site.index])
-        child = entry.site.kind is Kind.CHILD and entry.inner is not None
-        current = current.children.get(id(descend(current.module, entry.site.target))) if child else None
+        current = current.child_of(entry.site) if entry.inner is not None else None
     return iter(before[::-1]), (path for paths in behind[::-1] for path in paths)

@@ -53,7 +53,7 @@ def _kept(plan: Plan, path: str) -> Iterator[str]:
     for way in plan.ways:
         for node in way.live if not way.missing else ():
             if node.kind is Kind.CHILD:
-                below = plan.children.get(id(descend(plan.module, node.target)))
+                below = plan.child_of(node)
                 reached = join(path, node.target)
                 yield from (reached,) if below is None else _kept(below, reached)
             elif node.name:

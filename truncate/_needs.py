@@ -8,7 +8,7 @@ import torch
 
 from truncate._effects import BodyEffects, Effects
 from truncate._errors import CannotFollowError
-from truncate._graph import Body, Kind, Node, descend, join, nodes_in
+from truncate._graph import Body, Kind, Node, join, nodes_in
 from truncate._locate import Pick
 from truncate._operations import is_mode, is_repeatable, written
 from truncate._plan import Entry, Plan, Slot, Tapped, Way
@@ -41,7 +41,7 @@ class Needs:
             for node in nodes_in(way.body.result):
                 self._need(node, whole)
         for node in self._live:
-            if node.kind is Kind.ATTRIBUTE and any(self._child_of(call) in plan.children for call in node.args):
+            if node.kind is Kind.ATTRIBUTE and any(plan.child_of(call) is not None for call in node.args):
                 raise CannotFollowError(
                     f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, "
                     f"so these targets cannot be had from one module. Cut the model once for each of them"
@@ -56,8 +56,9 @@ class Needs:
             for node in missed:
                 self._need(node, whole, value=False)
         end = len(way.body.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
-        rebuilt = [node for node in self._live if self._child_of(node) in plan.children and node.index < end]
-        writing.update(map(self._child_of, effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)))
+        rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
+        writers = effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)
+        writing.update(map(plan.child_id, writers))
         for node in self._claims():
             self._need(node, whole)
         way.live = sorted(self._live, key=lambda node: node.index)
@@ -69,9 +70,9 @@ class Needs:
 
     def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
         """`value`: what the node returns is read, not only what is picked from inside it."""
-        children = self._plan.children
-        if value and self._child_of(node) in children and not self._is_before(node):
-            whole.add(self._child_of(node))
+        plan = self._plan
+        if value and plan.child_of(node) is not None and not self._is_before(node):
+            whole.add(plan.child_id(node))
         pending = [node]
         while pending:
             reached = pending.pop()
@@ -83,27 +84,24 @@ class Needs:
             self._live.add(reached)
             sources = self._sources(reached)
             inside = (source for source in sources if not self._is_before(source))
-            whole.update(child for child in map(self._child_of, inside) if child in children)
+            whole.update(plan.child_id(source) for source in inside if plan.child_of(source) is not None)
             pending += sources
 
     def _sources(self, node: Node) -> list[Node]:
         """The nodes that a node reads; a rebuilt child reads only the arguments that its cut still uses."""
-        child = self._plan.children.get(self._child_of(node))
+        child = self._plan.child_of(node)
         if child is None:
             return node.inputs()
         used = set(child.used)
         inputs = self._way.given[node].call.inputs
         return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
 
-    def _child_of(self, node: Node) -> int:
-        return id(descend(self._plan.module, node.target)) if node.kind is Kind.CHILD else 0
-
     def _missing_below(self) -> str | None:
         """Why a child on the way to a pick, or to the entry, cannot be had."""
         nodes = [tap.value for tap in self._way.taps if tap is not None and tap.inner is not None]
-        reasons = [self._plan.children[self._child_of(node)].missing for node in nodes]
+        reasons = [self._plan.children[self._plan.child_id(node)].missing for node in nodes]
         if self._entry is not None and self._entry.inner is not None:
-            child = self._plan.children[self._child_of(self._entry.site)]
+            child = self._plan.children[self._plan.child_id(self._entry.site)]
             reasons.append(child.missing_in(child.form_of(self._way.given[self._entry.site])))
         return next(filter(None, reasons), None)
 
@@ -139,7 +137,8 @@ class Needs:
         nodes = list(nodes_in(tap.value))
         if not any(self._of_body.overwritten_later(node, tap.moment, self._live) for node in nodes):
             return False
-        return tap.inner is None or _exposed(self._effects, self._plan.children[self._child_of(tap.value)], tap.inner)
+        child = self._plan.child_of(tap.value) if tap.inner is not None else None
+        return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
 
     # -- going on --------------------------------------------------------------------------------------------------
 
@@ -174,7 +173,7 @@ class Needs:
     def _is_before(self, node: Node) -> bool:
         return node in self._before
 
-    @property
+    @functools.cached_property
     def _elsewhere(self) -> list[Node]:
         """The tensors of the module that another piece of it may read."""
         nodes = self._way.body.nodes if self._entry is not None else []
@@ -190,7 +189,7 @@ class Needs:
     def _enter(self, entry: Entry) -> None:
         """What the forward goes on with, and which of that it has to copy since it changes it in place."""
         way, effects = self._way, self._of_body
-        child = self._plan.children.get(self._child_of(entry.site)) if entry.inner is not None else None
+        child = self._plan.child_of(entry.site) if entry.inner is not None else None
         below = child is not None and entry.site in self._live
         slots = [Slot(k) for k in range(child.slots)] if child is not None and below else []
         given = sorted(self._given - {entry.site}, key=lambda node: node.index)
@@ -245,7 +244,7 @@ class Needs:
     def _leave(self, left: Entry, whole: set[int]) -> None:
         """A call that goes on elsewhere ends here, but a child that is needed whole by another call runs to its end."""
         site = left.site
-        if left.inner is not None and self._child_of(site) in whole and self._of_body.child_summary(site).state:
+        if left.inner is not None and self._plan.child_id(site) in whole and self._of_body.child_summary(site).state:
             where = join(self._plan.path, str(site.target))
             self._way.missing = self.refusal = (
                 f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
@@ -283,7 +282,7 @@ def _exposed(effects: Effects, plan: Plan, pick: Pick) -> bool:
         tap = way.taps[plan.picks.index(pick)]
         if way.missing or tap is None:
             continue
-        child = _child(plan, tap.value) if tap.inner is not None else None
+        child = plan.child_of(tap.value) if tap.inner is not None else None
         kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
         if tap not in way.cloned and not kept:
             body = effects.of(plan.module, plan.path, way.body)
@@ -301,13 +300,9 @@ def _hands_back(effects: Effects, plan: Plan) -> bool:
         returned = {body.group(node) for node in nodes_in(way.body.result)}
         for value in way.entry.given:
             if isinstance(value, Slot):
-                child = _child(plan, way.entry.site)
+                child = plan.child_of(way.entry.site)
                 if body.group(way.entry.site) in returned and child is not None and _hands_back(effects, child):
                     return True
             elif value not in way.entry.cloned and body.group(value) in returned:
                 return True
     return False
-
-
-def _child(plan: Plan, node: Node) -> Plan | None:
-    return plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from truncate._call import Call
-from truncate._graph import Body, Kind, Node
+from truncate._graph import Body, Kind, Node, descend
 from truncate._locate import Pick
 
 
@@ -113,6 +113,14 @@ class Plan:
     def slots(self) -> int:
         """How many values it goes on with, if it is entered in its middle."""
         return max((len(way.entry.given) for way in self.ways if way.entry and not way.missing), default=0)
+
+    def child_id(self, node: Node) -> int:
+        """The id of the child that a node calls; 0 for any other node."""
+        return id(descend(self.module, node.target)) if node.kind is Kind.CHILD else 0
+
+    def child_of(self, node: Node) -> Plan | None:
+        """The plan of the child that a node calls, if that is rebuilt too."""
+        return self.children.get(self.child_id(node))
 
     def form_of(self, form: Form) -> int:
         return [known.key for known in self.forms].index(form.key)

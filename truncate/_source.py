@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from truncate._call import declared_types
-from truncate._graph import Kind, Node, descend, map_nested
+from truncate._graph import Kind, Node, map_nested
 from truncate._head import head, refuse_way
 from truncate._locate import Pick
 from truncate._plan import Plan, Slot, Way
@@ -71,7 +71,7 @@ def _slot_names(plan: Plan) -> list[str]:
         entry = next(way.entry for way in plan.ways if way.entry is not None and k < len(way.entry.given))
         value = entry.given[k]
         if isinstance(value, Slot):
-            base = _slot_names(plan.children[id(descend(plan.module, entry.site.target))])[value.index]
+            base = _slot_names(plan.children[plan.child_id(entry.site)])[value.index]
         else:
             base = value.target if value.kind is Kind.INPUT else base_name(value)
         slots.append(next(n for n in numbered(base) if n not in slots and not taken.taken(n)))
@@ -127,7 +127,7 @@ def _write(
     for name, entered in zip(slots, way.entry.given if way.entry is not None else ()):
         given[below.setdefault(entered, Tap()) if isinstance(entered, Slot) else entered] = name
     for node in way.live:
-        sub = _child(plan, node)
+        sub = plan.child_of(node)
         if sub is None:
             continue
         alone = not sub.own and len(sub.picks) == 1
@@ -170,11 +170,6 @@ def _write(
         writer.renew(below[changed] if isinstance(changed, Slot) else changed)
     writer.write(live, bundles, list(copies.values()), result)
     return writer.lines
-
-
-def _child(plan: Plan, node: Node) -> Plan | None:
-    """The plan of the child that a node calls, if that is rebuilt too."""
-    return plan.children.get(id(descend(plan.module, node.target))) if node.kind is Kind.CHILD else None
 
 
 def _spell(made: nn.Module, path: str) -> str:
