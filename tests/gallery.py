@@ -443,6 +443,32 @@ class WritesOnSlice(nn.Module):
 
 
 @specimen()
+class WritesThroughUndeclaredViews(nn.Module):
+    """Writes on what functions return that hand back their argument, though torch's signatures do not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(linear() for _ in range(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        views = (
+            torch.atleast_2d,
+            lambda x: +x,
+            lambda x: x.type_as(x),
+            lambda x: x.sum_to_size(x.shape),
+            lambda x: torch.einsum("ij->ji", x),
+            lambda x: torch.broadcast_tensors(x, x)[0],
+            lambda x: torch.unsafe_chunk(x, 2, 1)[0],
+            lambda x: F.dropout(x, training=False),
+            torch.conj_physical,
+        )
+        for layer, view in zip(self.layers, views):
+            x = layer(x)
+            view(x).mul_(2)
+        return x
+
+
+@specimen()
 class InplaceAfterTap(nn.Module):
     """Overwrites what its layers have returned."""
 

@@ -35,6 +35,14 @@ _CONTRARY_OF_SIZES = {
 _ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
 # These change their running statistics in training, and return something else.
 _NORMS = frozenset(("batch_norm", "instance_norm"))
+# These may return an argument or a view of one, which their signatures do not say.
+_MAY_RETURN_ARGUMENT = frozenset(
+    """
+    alpha_dropout atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod chain_matmul combinations
+    conj_physical dropout feature_alpha_dropout feature_dropout flatten_dense_tensors histogramdd meshgrid sum_to_size
+    to_dense type_as unflatten_dense_tensors unsafe_chunk unsafe_split unsafe_split_with_sizes
+    """.split()
+)
 # Functions that make a tensor from plain values and have no operator of that name in ATen.
 _CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy))
 
@@ -156,19 +164,29 @@ def shares_memory_with(node: Node) -> list[Node]:
     changed = written(node)
     if changed:  # an operation in place returns what it changes, but for norms, which change their statistics
         return [] if name_of(node) in _NORMS else changed
-    if node.kind not in (Kind.FUNCTION, Kind.METHOD):
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD) or _is_size(node):
         return []
-    if node.target in OPERATORS and node.target is not operator.getitem:
-        return []
+    if node.target in OPERATORS:
+        return list(nodes_in(node.args[0])) if node.target in (operator.getitem, operator.pos) else []
     name = name_of(node)
-    schemas = _schemas(name)
-    # Dropout in evaluation returns its argument, which no signature says.
-    fresh = schemas and "dropout" not in name and not any(_is_view(r) for s in schemas for r in s.returns)
-    return [] if fresh else node.inputs()
+    if not _schemas(name) or name in _MAY_RETURN_ARGUMENT or (name == "einsum" and len(node.inputs()) == 1):
+        return node.inputs()
+    viewed = _viewed(name)
+    return [
+        *nodes_in([arg for k, arg in enumerate(node.args) if k in viewed]),
+        *(nodes_in(node.kwargs) if viewed else ()),
+    ]
 
 
-def _is_view(returned: Any) -> bool:
-    return returned.alias_info is not None and not returned.alias_info.is_write
+@functools.lru_cache(maxsize=1024)
+def _viewed(name: str) -> frozenset[int]:
+    """The positions of the arguments of which an operator returns a view, or which it may return themselves."""
+    views = [schema for schema in _schemas(name) if any(_is_alias(returned) for returned in schema.returns)]
+    return frozenset(k for schema in views for k, argument in enumerate(schema.arguments) if _is_alias(argument))
+
+
+def _is_alias(declared: Any) -> bool:
+    return declared.alias_info is not None and not declared.alias_info.is_write
 
 
 def name_operations(body: Body, module: nn.Module) -> None:
