@@ -95,6 +95,7 @@ def check(name: str, entry: Entry, record: Callable[[str, object], None]) -> Non
     model, given, other = entry.model(), entry.example(), entry.example(1)
     seen = capture(model, [path for path, _ in model.named_modules()], *cloned(list(given[0])), **cloned(given[1]))
     paths = [path for path, outputs in seen.items() if path and outputs and tensors_in(outputs[-1])]
+    del seen  # every output of the model at once: of a video model, gigabytes
     before = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     pickles, kept = can_pickle(model, given), set[str]()
     counts = {"cuts": 0, "on an example": 0, "other size refused": 0}
