@@ -15,16 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from truncate import _models, _save, _verify
+from truncate import _models, _options, _save, _verify
 from truncate._cli_extract import extract_command
-from truncate._completion import complete_file, complete_model, complete_place
+from truncate._completion import complete_file
 from truncate._errors import TruncateError
 from truncate._graph import tensors_in
 from truncate._layers import layers, shape_of, shape_text
 from truncate._photos import Stopped
 from truncate._usage import NotUsable, brief, explained
 
-_PROGRAM = "python -m truncate"
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -43,29 +42,10 @@ class _Shape(click.ParamType[tuple[int, ...]]):
         return sizes
 
 
-def _common(command: Callable[..., None]) -> Callable[..., None]:
-    """What both commands take."""
-    for option in (
-        click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual picture]."),
-        click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too."),
-        click.option(
-            "--weights",
-            metavar="NAME|FILE",
-            shell_complete=complete_file,
-            help="Trained weights by name (DEFAULT), or a checkpoint.",
-        ),
-        click.argument("model", shell_complete=complete_model),
-    ):
-        command = option(command)
-    return command
+_shape = click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual picture].")
 
 
-def _examples(*lines: str) -> str:
-    """What a help page ends with; the first character keeps the lines as they are."""
-    return "\n".join(["\b", "Examples:", *(f"  {_PROGRAM} {line}" for line in lines)])
-
-
-@click.group(context_settings=_HELP, no_args_is_help=False, epilog=_examples("layers alexnet", "cut --help"))
+@click.group(context_settings=_HELP, no_args_is_help=False, epilog=_options.examples("layers alexnet", "cut --help"))
 def cli() -> None:
     """The model, stopped at a layer.
 
@@ -75,21 +55,17 @@ def cli() -> None:
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=_options.examples(
         "cut alexnet --upto classifier.5 --save alexnet-fc7.pt",
         "cut resnet18 --weights DEFAULT --upto flatten --image photo.jpg",
         "cut timm:resnet10t --upto layer2 --upto global_pool --save features.onnx",
     )
 )
-@_common
-@click.option(
-    "--upto",
-    required=True,
-    multiple=True,
-    metavar="PLACE",
-    shell_complete=complete_place,
-    help="Where to stop; several give a list.",
-)
+@_options.model
+@_options.upto
+@_options.weights
+@_options.trust
+@_shape
 @click.option(
     "--save",
     "path",
@@ -176,8 +152,11 @@ def _shapes(values: tuple[Any, ...]) -> str:
     return " and ".join(shape_text(shape_of(value)) for value in values)
 
 
-@cli.command("layers", epilog=_examples("layers resnet50 --depth 1", "layers vit_b_16 --table --shapes"))
-@_common
+@cli.command("layers", epilog=_options.examples("layers resnet50 --depth 1", "layers vit_b_16 --table --shapes"))
+@_options.model
+@_options.weights
+@_options.trust
+@_shape
 @click.option("--depth", type=click.IntRange(min=1), help="How deep the tree is drawn.")
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
 @click.option("--shapes", is_flag=True, help="Show what each place returns, from one run of the model.")
@@ -215,7 +194,7 @@ def script() -> int:
     return main(program="torch-truncate")
 
 
-def main(arguments: list[str] | None = None, program: str = _PROGRAM) -> int:
+def main(arguments: list[str] | None = None, program: str = _options.PROGRAM) -> int:
     """Runs the command line. Its exit code: 0, 2 for what cannot be had, 1 if a check or a file failed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw a tree still shows its names

@@ -13,8 +13,8 @@ import click
 import torch
 from torch import nn
 
-from truncate import _models, _ranks
-from truncate._completion import complete_file, complete_model, complete_place
+from truncate import _models, _options, _ranks
+from truncate._completion import complete_file
 from truncate._photos import Found, Stopped, find, path_text
 from truncate._progress import Bar
 from truncate._sinks import parquet_room
@@ -23,24 +23,16 @@ from truncate._usage import NotUsable, explained
 _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-_EXAMPLES = """\b
-Examples:
-  python -m truncate extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet
-  python -m truncate extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features
-"""
-
-
-@click.command("extract", epilog=_EXAMPLES)
-@click.argument("model", shell_complete=complete_model)
-@click.argument("folder", shell_complete=complete_file)
-@click.option(
-    "--upto",
-    required=True,
-    multiple=True,
-    metavar="PLACE",
-    shell_complete=complete_place,
-    help="Where to stop; several give several columns.",
+@click.command(
+    "extract",
+    epilog=_options.examples(
+        "extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet",
+        "extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features",
+    ),
 )
+@_options.model
+@click.argument("folder", shell_complete=complete_file)
+@_options.upto
 @click.option(
     "--out",
     required=True,
@@ -49,13 +41,8 @@ Examples:
     shell_complete=complete_file,
     help="To write: .parquet, or a new folder.",
 )
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    shell_complete=complete_file,
-    help="Trained weights by name (DEFAULT), or a checkpoint.",
-)
-@click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
+@_options.weights
+@_options.trust
 @click.option("--pool", metavar="avg|max|mean|cls", help="Pool what comes out to one vector.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
