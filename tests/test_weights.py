@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from truncate import TruncateError, WeightsError, load_weights, truncate
+from truncate import WeightsError, load_weights, truncate
 from truncate._checkpoint import PIECE
 
 State = dict[str, Tensor]
@@ -772,7 +772,7 @@ def test_an_unknown_suffix(part: nn.Module, name: str, tmp_path: Path) -> None:
 
 
 def test_no_module(tmp_path: Path) -> None:
-    with pytest.raises(TruncateError, match=r"takes a torch\.nn\.Module, but got a str"):
+    with pytest.raises(WeightsError, match=r"load_weights takes a torch\.nn\.Module, but got 'resnet18' of type str"):
         load_weights("resnet18", tmp_path)  # type: ignore[arg-type]
 
 

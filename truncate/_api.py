@@ -13,7 +13,7 @@ from torch import nn
 from truncate._build import build, shallow_copy
 from truncate._check import compare
 from truncate._divide import Division
-from truncate._errors import ContentWarning, TruncateError
+from truncate._errors import ContentWarning, TruncateError, require_module
 from truncate._example import Example, example_of
 from truncate._plan import Plan, assumptions_of
 from truncate._pool import pooling
@@ -73,27 +73,17 @@ def truncate(
     """
     example = _checked(model, args, kwargs, crossing)
     behind = pooling(pool, flatten)
-    if upto is not None and before is not None:
-        raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
-    if upto is None and before is None and after is None:
-        raise TruncateError("say where to stop: upto='layer3', say. print(layers(model)) lists every place")
-    places = [] if after is None else [resolve(model, after)]
-    stop = "" if upto is None and before is None else upto if before is None else before
-    targets = [*places]
-    arrangement = _arrange(model, stop, targets, before is not None)
-    if len(targets) == len(places):
-        name = "upto" if before is None else "before"
-        raise TruncateError(f"nothing to stop at: {name} is {stop!r}, which holds no target")
-    whole = isinstance(arrangement, int) and targets[-1].is_module and targets[-1].module is model
-    if whole and not places and not behind:
+    division, arrangement = divide(model, upto, before, after, example)
+    if is_whole(division) and isinstance(arrangement, int) and not behind:
         result = shallow_copy(model)
     else:
-        division = Division(model, places, targets[len(places) :], example)
         plans = division.plans(everything=crossing == "pass")
-        result = _module(plans[-1], arrangement, behind)
+        result = module_of(plans[-1], arrangement)
         if example is not None and check:
-            pieces = [*map(_module, plans[:-1]), _module(plans[-1], arrangement)]
+            pieces = [*map(module_of, plans[:-1]), result]
             compare(model, pieces, arrangement, example, division.spine, division.forwards)
+        if behind:
+            result = module_of(plans[-1], arrangement, behind)
         _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
 
@@ -139,14 +129,36 @@ def split(
     end = len(places)
     division = Division(model, places, [Target("", "", model)], example)
     plans = division.plans(everything=crossing == "pass")
-    pieces = [*map(_module, plans[:-1]), _module(plans[-1], end)]
+    pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], end)]
     if example is not None and check:
         compare(model, pieces, end, example, division.spine, division.forwards)
     _warn_of_content(plans)
     return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
 
 
-def _module(plan: Plan, arrangement: Any = 0, behind: Mapping[str, nn.Module] | None = None) -> nn.Module:
+def divide(model: nn.Module, upto: Any, before: Any, after: Any, example: Example | None) -> tuple[Division, Any]:
+    """What a user asks for, and the containers of its targets with their numbers in place of the targets."""
+    if upto is not None and before is not None:
+        raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
+    if upto is None and before is None and after is None:
+        raise TruncateError("say where to stop: upto='layer3', say. print(layers(model)) lists every place")
+    places = [] if after is None else [resolve(model, after)]
+    stop = "" if upto is None and before is None else upto if before is None else before
+    targets = [*places]
+    arrangement = _arrange(model, stop, targets, before is not None)
+    if len(targets) == len(places):
+        name = "upto" if before is None else "before"
+        raise TruncateError(f"nothing to stop at: {name} is {stop!r}, which holds no target")
+    return Division(model, places, targets[len(places) :], example), arrangement
+
+
+def is_whole(division: Division) -> bool:
+    """Whether nothing is cut: all that is asked for is what the model itself returns."""
+    return not division.places and all(t.is_module and t.module is division.model for t in division.spine.targets)
+
+
+def module_of(plan: Plan, arrangement: Any = 0, behind: Mapping[str, nn.Module] | None = None) -> nn.Module:
+    """The module of a plan, which tells what was fixed in it; `behind`: what each of its outputs is passed through."""
     result = build(plan, None if isinstance(arrangement, int) else arrangement, behind or {})
     if not hasattr(result, "assumptions"):  # a child of the model may have that name
         result.__dict__["assumptions"] = assumptions_of(plan)
@@ -166,8 +178,7 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
 
 def _checked(model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | None:
     """The example, if one is given, once everything else is of the right type."""
-    if not isinstance(model, nn.Module):
-        raise TruncateError(f"truncate takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
+    require_module("truncate", model)
     if crossing not in ("refuse", "pass"):
         raise TruncateError(f"crossing is 'refuse' or 'pass', not {crossing!r}")
     return None if args is None and kwargs is None else example_of(model, args, kwargs)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from truncate import _html, _svg, _terminal
-from truncate._api import truncate
+from truncate._api import divide, is_whole, module_of
 from truncate._build import Truncated
-from truncate._divide import Division
-from truncate._errors import ExtractError, TruncateError
+from truncate._errors import ExtractError, TruncateError, require_module
 from truncate._example import example_of
 from truncate._layers import layers
 from truncate._marks import items_with_steps, mark_cut, mark_result, mark_whole, tag_of
 from truncate._multiply_adds import multiply_adds
 from truncate._picture import Picture
 from truncate._places import count_parameters
-from truncate._target import Target, resolve
+from truncate._target import Target
 from truncate._whole import whole
 
 if TYPE_CHECKING:
@@ -50,7 +47,7 @@ def draw(
     model: nn.Module,
     upto: Any = None,
     args: tuple[Any, ...] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: dict[str, Any] | None = None,
     *,
     before: Any = None,
     to: str | os.PathLike[str] | None = None,
@@ -75,25 +72,23 @@ def draw(
     Raises:
         TruncateError: The file cannot be written, or is to be of another kind; or what `truncate` raises.
     """
-    if not isinstance(model, nn.Module):
-        raise TruncateError(f"draw takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
-    if upto is not None and before is not None:
-        raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
+    require_module("draw", model)
     path = None if to is None else Path(to)
     if path is not None and path.suffix not in _WRITERS:
         raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
     picture = layers(model, args, kwargs).picture()
-    stop = upto if before is None else before
-    if stop is not None:
-        kwargs = None if kwargs is None else dict(kwargs)
-        cut = truncate(model, upto, args, kwargs, before=before, check=False)
-        targets = _targets(model, stop, before is not None)
-        if all(target.is_module and target.module is model for target in targets.values()):
+    if upto is not None or before is not None:
+        example = None if args is None and kwargs is None else example_of(model, args, kwargs)
+        division, arrangement = divide(model, upto, before, None, example)
+        asked = zip(items_with_steps(arrangement), division.spine.targets)
+        targets = {_tag(steps, target): target for (steps, _), target in asked}
+        cut = model
+        if is_whole(division):
             mark_whole(picture.root, list(targets))
         else:
-            example = None if args is None and kwargs is None else example_of(model, args, kwargs)
-            plan = Division(model, [], list(targets.values()), example).plans(everything=False)[-1]
+            (plan,) = division.plans(everything=False)
             mark_cut(picture.root, plan, targets)
+            cut = module_of(plan, arrangement)
         places = ", ".join(target.text or "the end" for target in targets.values())
         picture.cut = f"{'before' if upto is None else 'up to'} {places}"
         picture.left_parameters = count_parameters(cut)
@@ -107,14 +102,10 @@ def draw(
     return drawing
 
 
-def _targets(model: nn.Module, stop: Any, before: bool) -> dict[str, Target]:
-    """The targets by where they stand in the result."""
-    targets = {}
-    for steps, written in items_with_steps(stop):
-        target = dataclasses.replace(resolve(model, written), before=before)
-        call = "" if target.call == -1 else f" (call {target.call})"
-        targets[tag_of(steps) + call + (": what it is given" if before else "")] = target
-    return targets
+def _tag(steps: tuple[Any, ...], target: Target) -> str:
+    """Where a target stands in the result, and what of its place is returned."""
+    call = "" if target.call == -1 else f" (call {target.call})"
+    return tag_of(steps) + call + (": what it is given" if target.before else "")
 
 
 def _write(path: Path, text: str) -> None:

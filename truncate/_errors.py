@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import nn
+
 
 class TruncateError(Exception):
     """Anything that this library refuses to do. The other errors are its children."""
@@ -41,3 +45,9 @@ class WrongResultError(TruncateError, AssertionError):
 
 class ExtractError(TruncateError, RuntimeError):
     """Batches, keys, pictures or an output that features cannot be extracted from or written to."""
+
+
+def require_module(caller: str, given: Any, error: type[TruncateError] = TruncateError) -> None:
+    """Refuses what is no module, which `caller`, a function of the user's, takes."""
+    if not isinstance(given, nn.Module):
+        raise error(f"{caller} takes a torch.nn.Module, but got {given!r} of type {type(given).__name__}")

@@ -15,7 +15,7 @@ from torch import nn
 
 from truncate._batches import Batch, Reader, check_rows, columns_of, refilled
 from truncate._compute import Forward, computed, device_of, evaluating, named
-from truncate._errors import ExtractError
+from truncate._errors import ExtractError, require_module
 from truncate._progress import Bar
 from truncate._randomness import random_state_kept
 from truncate._sinks import Memory, Sink, opened
@@ -101,8 +101,7 @@ def extract(
     Raises:
         ExtractError: A batch, an output or the keys are not as described, or the file cannot be written.
     """
-    if not isinstance(module, nn.Module):
-        raise ExtractError(f"extract takes a torch.nn.Module, but got {module!r} of type {type(module).__name__}")
+    require_module("extract", module, ExtractError)
     if dtype not in _DTYPES:
         raise ExtractError(f"dtype={dtype}: autocast computes in torch.bfloat16 or torch.float16")
     if dtype is torch.float32:

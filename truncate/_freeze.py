@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from truncate._api import truncate
 from truncate._build import Truncated
-from truncate._errors import ContentWarning, TruncateError
+from truncate._errors import ContentWarning, TruncateError, require_module
 from truncate._held import RECORD, hold, release
 
 
@@ -54,8 +54,7 @@ def freeze(
         TruncateError: As `truncate` does; or if a module was compiled by TorchScript, or has lazy parameters. The model
             is then unchanged.
     """
-    if not isinstance(model, nn.Module):
-        raise TruncateError(f"freeze takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
+    require_module("freeze", model)
     if upto is model or (isinstance(upto, str) and not upto.strip()):
         frozen = model
     else:
@@ -100,8 +99,7 @@ def unfreeze(model: nn.Module) -> nn.Module:
     Returns:
         The model itself.
     """
-    if not isinstance(model, nn.Module):
-        raise TruncateError(f"unfreeze takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
+    require_module("unfreeze", model)
     for module in model.modules():
         release(module)
         turned_off = module.__dict__.pop(RECORD, ())

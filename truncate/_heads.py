@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from truncate._errors import TruncateError
+from truncate._errors import TruncateError, require_module
 from truncate._example import Example, example_of, outputs_of
 from truncate._target import resolve
 
@@ -40,10 +40,7 @@ def with_head(
     Raises:
         TruncateError: The backbone does not run on the example, or does not return such a tensor.
     """
-    if not isinstance(backbone, nn.Module):
-        raise TruncateError(
-            f"with_head takes a torch.nn.Module, but got {backbone!r} of type {type(backbone).__name__}"
-        )
+    require_module("with_head", backbone)
     if type(n) is not int or n < 1:
         raise TruncateError(f"n is how many numbers the head returns: a whole number, 1 or more, and not {n!r}")
     if args is None and kwargs is None:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truncate import _html, _terminal
 from truncate._api import truncate
-from truncate._errors import TruncateError
+from truncate._errors import require_module
 from truncate._example import Example, example_of
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import join, map_nested
@@ -124,8 +124,7 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
     Raises:
         TruncateError: `model` is of a wrong type.
     """
-    if not isinstance(model, nn.Module):
-        raise TruncateError(f"layers takes a torch.nn.Module, but got {model!r} of type {type(model).__name__}")
+    require_module("layers", model)
     places = Search(model).places()
     if args is None and kwargs is None:
         return Layers(model, places)

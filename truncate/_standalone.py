@@ -21,7 +21,7 @@ from torch import nn
 from truncate._build import Truncated
 from truncate._cut import Cutter
 from truncate._effects import Effects
-from truncate._errors import CannotFollowError, TruncateError
+from truncate._errors import CannotFollowError, TruncateError, require_module
 from truncate._example import example_of
 from truncate._forwards import Forwards
 from truncate._graph import Kind, descend, join, tensors_in
@@ -55,8 +55,7 @@ def source(module: nn.Module, args: tuple[Any, ...] | None = None, kwargs: dict[
         CannotFollowError: The forward of a module depends on values, and no example is given.
         TruncateError: Something that the module holds cannot be written down.
     """
-    if not isinstance(module, nn.Module):
-        raise TruncateError(f"source takes a torch.nn.Module, but got {module!r} of type {type(module).__name__}")
+    require_module("source", module)
     return _Document(module, None if args is None and kwargs is None else example_of(module, args, kwargs)).text()
 
 

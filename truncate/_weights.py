@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
 from truncate._checkpoint import PIECE, Checkpoint, Stored, open_checkpoint
-from truncate._errors import WeightsError
+from truncate._errors import WeightsError, require_module
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -62,8 +62,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
     Raises:
         WeightsError: The checkpoint cannot be read, or does not fit. The module is as it was.
     """
-    if not isinstance(module, nn.Module):
-        raise WeightsError(f"load_weights takes a torch.nn.Module, but got a {type(module).__name__}")
+    require_module("load_weights", module, WeightsError)
     if not isinstance(path, (str, os.PathLike)):
         raise WeightsError(
             f"load_weights reads a file or a folder, but got {type(path).__name__}. For what is in memory already "
