@@ -19,7 +19,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from benchmarks import ROOT, report
-from benchmarks.speed import times
+from benchmarks.timing import times
 from truncate import draw
 
 PAGE = ROOT / "docs" / "pictures.md"
@@ -53,16 +53,21 @@ def row(name: str, count: int, folder: Path) -> list[Any]:
     return [name, f"{modules:,}", *(f"{each:.0f}" for each in taken), f"{taken[3] / taken[0]:.1f}"]
 
 
+def measured(count: int = 5) -> tuple[str, list[list[Any]]]:
+    """The table as Markdown, and its rows."""
+    columns = ["model", "modules", "build", "tree", "SVG", "HTML", "HTML, with an example", "HTML / build"]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row(name, count, Path(folder)) for name in PLACES]
+    return f"{report.sentence(report.surroundings())}\n\n{report.table(columns, rows)}", rows
+
+
 @click.command()
 @click.option("--count", default=5, help="How many times each is timed.")
 @click.option("--write/--no-write", default=True, help="Put the table into docs/pictures.md.")
 def main(count: int, write: bool) -> None:
     """How long drawing takes."""
     torch.set_num_threads(1)
-    columns = ["model", "modules", "build", "tree", "SVG", "HTML", "HTML, with an example", "HTML / build"]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [row(name, count, Path(folder)) for name in PLACES]
-    text = f"{report.sentence(report.surroundings())}\n\n{report.table(columns, rows)}"
+    text, _ = measured(count)
     click.echo(text)
     if write:
         report.write("drawing", text, PAGE)

@@ -25,7 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import alexnet, resnet50
 
 from benchmarks import report
-from benchmarks.speed import ratio, times
+from benchmarks.report import PAGE
+from benchmarks.timing import ratio, times
 from truncate import _models, _photos, extract, truncate
 from truncate._shards import Output
 from truncate._work import Worker
@@ -61,6 +62,26 @@ def bare(module: nn.Module, batches: list[Tensor]) -> Callable[[], None]:
         with torch.inference_mode():
             for batch in batches:
                 module(batch)
+
+    return run
+
+
+def kept(module: nn.Module, batches: list[Tensor]) -> Callable[[], Any]:
+    """The least that keeps the outputs: written by hand, into arrays that are made once."""
+
+    def run() -> Any:
+        arrays: list[Tensor] = []
+        with torch.inference_mode():
+            for number, batch in enumerate(batches):
+                output = module(batch)
+                outputs = output if isinstance(output, list) else [output]
+                size = len(batch)
+                arrays = arrays or [
+                    torch.from_numpy(np.empty((size * len(batches), *o.shape[1:]), "f4")) for o in outputs
+                ]
+                for array, one in zip(arrays, outputs):
+                    array[size * number : size * (number + 1)].copy_(one)
+        return arrays
 
     return run
 
@@ -103,6 +124,7 @@ def model_bound(folder: Path, turns: int, batches: list[Tensor]) -> str:
         tasks = {
             "forward alone, on tensors of the usual layout": bare(part, batches),
             "forward alone, on channels-last tensors": bare(part, last),
+            "the same, its outputs copied to arrays by hand": kept(part, last),
             "`extract` to arrays": lambda part=part: extract(part, batches, progress=False),
             "`extract` to `.safetensors`": to("a.safetensors"),
             "`extract` to `.parquet`": to("a.parquet"),
@@ -238,7 +260,7 @@ def rates(folder: Path, turns: int, count: int) -> str:
         ["they take in the file", f"{size / 1e3:.1f} kB"],
         ["a path of 27 letters takes in the memory of each process", f"{held:.0f} bytes"],
     ]
-    return report.table(["what, for one photo", "measured"], lines)
+    return report.table(["what", "measured"], lines)
 
 
 # -- on a GPU --------------------------------------------------------------------------------------------------------
@@ -270,40 +292,52 @@ def gpu(turns: int) -> str:
     return report.table(["ResNet-50 up to `layer2`", "forward alone, pictures/s", "`extract`", "share"], lines)
 
 
-@click.command()
-@click.option("--turns", default=5, show_default=True)
-@click.option("--photos", "count", default=192, show_default=True)
-@click.option("--workers", default=1, show_default=True)
-@click.option("--write", is_flag=True, help="Put the tables into docs/benchmarks.md.")
-def main(turns: int, count: int, workers: int, write: bool) -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
+def measured(turns: int = 5, count: int = 960, workers: int = 1) -> tuple[str, dict[str, str]]:
+    """All tables as Markdown, together and by name."""
     batches = list(torch.randn(32, 3, 224, 224).split(16))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts = [
-            report.sentence(report.surroundings("pyarrow", "pillow")),
-            "### Where the model takes the time\n\n"
-            f"{len(batches)} batches of 16 pictures, medians of {turns}, in core time, since others used the machine "
-            "too: what waits for the disk is left out.\n",
-            model_bound(folder, turns, batches),
-            "### Against the loop with a hook\n\nThe hook is on the whole model. In core time.\n",
-            against_the_loop(turns, batches),
-            "### Where reading takes the time\n\n"
-            f"{count} photographs; the same DataLoader alone and with everything behind it, in time; the machine was "
-            "busy with other work, so that two processes did not have two cores.\n",
-            decoding_bound(folder, turns, count, workers),
-            "### Memory\n\n100,000 rows of 2048 numbers; what the process holds, sampled every 1,000 rows.\n",
-            memory(folder),
-            "### Rates\n",
-            rates(folder, turns, min(count, 96)),
-            "### On a GPU\n",
-            gpu(turns),
-        ]
-    text = "\n\n".join(part.strip("\n") for part in parts)
-    print(text)
+        tables = {
+            "Where the model takes the time": (
+                f"{len(batches)} batches of 16 pictures, medians of {turns}, in core time: what waits for the disk is "
+                "left out. Memory that is touched for the first time costs more than the copy into it.",
+                model_bound(folder, turns, batches),
+            ),
+            "Against the loop with a hook": (
+                "The hook is on the whole model. In core time.",
+                against_the_loop(turns, batches),
+            ),
+            "Where reading takes the time": (
+                f"{count} photographs; the same DataLoader alone and with everything behind it, in time.",
+                decoding_bound(folder, turns, count, workers),
+            ),
+            "Memory": (
+                "100,000 rows of 2048 numbers; what the process holds, sampled every 1,000 rows.",
+                memory(folder),
+            ),
+            "Rates": ("For one photo, as the page on large data sets uses them.", rates(folder, turns, min(count, 96))),
+            "On a GPU": ("", gpu(turns)),
+        }
+    parts = [report.sentence(report.surroundings("pyarrow", "pillow"))]
+    for heading, (remark, table) in tables.items():
+        parts += [f"### {heading}", remark, table]
+    text = "\n\n".join(filter(None, ["## Extraction", "`python -m benchmarks.extraction`", *parts]))
+    return text, {heading: table for heading, (_, table) in tables.items()}
+
+
+@click.command()
+@click.option("--turns", default=5, show_default=True)
+@click.option("--photos", "count", default=960, show_default=True)
+@click.option("--workers", default=1, show_default=True)
+@click.option("--write/--no-write", default=True, help="Put the tables into docs/benchmarks.md.")
+def main(turns: int, count: int, workers: int, write: bool) -> None:
+    """How fast features of many pictures are extracted."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    text, _ = measured(turns, count, workers)
+    click.echo(text)
     if write:
-        report.write("extraction", "## Extraction\n\n" + text)
+        report.write("extraction", text, PAGE)
 
 
 if __name__ == "__main__":

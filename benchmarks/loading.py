@@ -15,8 +15,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.models import vit_h_14
 
 from benchmarks import ROOT, report
+from benchmarks.timing import alone, forget_peak, numbers
 from truncate import load_weights, truncate
 
 PAGE = ROOT / "docs" / "weights.md"
@@ -146,7 +145,7 @@ def measure(way: str, format: str, path: Path) -> dict[str, float]:
         with open(file, "rb") as opened:
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what there is now
+    forget_peak()
     memory, before = numbers("status")["VmRSS"], numbers("io")
     begin = time.perf_counter()
     part = WAYS[way](path)
@@ -172,11 +171,6 @@ def warm_up(format: str) -> None:
         truncate(on_meta(), PLACE)
 
 
-def numbers(file: str) -> dict[str, int]:
-    fields = (line.split(":") for line in Path(f"/proc/self/{file}").read_text().splitlines())
-    return {name: int(value.split()[0]) for name, value in fields if value.split() and value.split()[0].isdigit()}
-
-
 def check(part: nn.Module, path: Path) -> None:
     """Whether the values are those of the file, as its own library reads them."""
     state = part.state_dict()
@@ -187,11 +181,6 @@ def check(part: nn.Module, path: Path) -> None:
                 raise AssertionError(f"{name} has other values than {file}")
     if state:
         raise AssertionError(f"not loaded: {', '.join(state)}")
-
-
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def conduct(folder: Path, count: int) -> Iterator[dict[str, Any]]:
@@ -246,27 +235,33 @@ def disk_of(folder: Path) -> str:
     return f"The read-ahead of the disk is {ahead} KiB."
 
 
-@click.command()
-@click.option("--folder", type=Path, default=tempfile.gettempdir(), help="On which disk the checkpoints are put.")
-@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How often each way takes a turn.")
-@click.option("--write/--no-write", default=True, help="Put the table into docs/weights.md.")
-@click.option("--json", "path", type=Path, help="Where to write the medians as JSON.")
-def main(folder: Path, count: int, write: bool, path: Path | None) -> None:
-    """What it takes to load a part of a model from a checkpoint of 2.5 GB."""
+def measured(folder: Path | None = None, count: int = 5) -> tuple[str, list[dict[str, Any]]]:
+    """The table as Markdown, and its medians."""
+    folder = folder or Path(tempfile.gettempdir())
     if shutil.disk_usage(folder).free < 5e9:
         raise click.ClickException(f"{folder} has less than 5 GB free: --folder names another place")
     if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 4e9:
         raise click.ClickException("less than 4 GB of memory are free, and the whole model needs 2.5")
-    torch.set_num_threads(1)
     facts = report.surroundings("safetensors")
     results = list(conduct(folder, count))
     remark = f"Medians of {count}. {disk_of(folder)}"
-    text = f"{report.sentence(facts)}\n\n{summary(results, remark)}"
+    return f"{report.sentence(facts)}\n\n{summary(results, remark)}", results
+
+
+@click.command()
+@click.option("--folder", type=Path, help="On which disk the checkpoints are put [default: that of temporary files].")
+@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How often each way takes a turn.")
+@click.option("--write/--no-write", default=True, help="Put the table into docs/weights.md.")
+@click.option("--json", "path", type=Path, help="Where to write the medians as JSON.")
+def main(folder: Path | None, count: int, write: bool, path: Path | None) -> None:
+    """What it takes to load a part of a model from a checkpoint of 2.5 GB."""
+    torch.set_num_threads(1)
+    text, results = measured(folder, count)
     click.echo(text)
     if write:
         report.write("loading", text, PAGE)
     if path is not None:
-        report.save(path, facts, results)
+        report.save(path, report.surroundings("safetensors"), results)
 
 
 if __name__ == "__main__":

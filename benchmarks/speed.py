@@ -7,7 +7,6 @@ the machine does meets both sides alike.
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,9 @@ from torchvision.models import alexnet, get_model, resnet50, vit_b_16
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from benchmarks import report
+from benchmarks import drawing, extraction, loading, report
+from benchmarks.memory import memory
+from benchmarks.timing import ms, ratio, times
 from truncate import truncate
 
 PLACES = {
@@ -38,27 +39,6 @@ PLACES = {
     "vit_b_16": "encoder.layers.encoder_layer_6",
     "vit_h_14": "encoder.layers.encoder_layer_15",
 }
-
-
-def times(count: int, *tasks: Callable[[], Any]) -> list[list[float]]:
-    """How long each of the tasks takes, `count` times, in turns, after one turn to warm up."""
-    taken: list[list[float]] = [[] for _ in tasks]
-    for turn in range(count + 1):
-        order = list(enumerate(tasks))
-        for index, task in order if turn % 2 else reversed(order):
-            begin = time.perf_counter()
-            task()
-            if turn:
-                taken[index].append(time.perf_counter() - begin)
-    return taken
-
-
-def ms(seconds: list[float]) -> str:
-    return f"{statistics.median(seconds) * 1e3:.2f}"
-
-
-def ratio(one: list[float], other: list[float]) -> float:
-    return statistics.median(one) / statistics.median(other)
 
 
 def in_blocks(model: nn.Module, place: str) -> dict[str, Any]:
@@ -291,27 +271,41 @@ def _counting(runs: list[int], index: int) -> Callable[..., None]:
     return count
 
 
-MEASURES = {"building": building, "growth": growth, "running": running, "example": on_example}
-COUNTS = {"building": 15, "growth": 15, "running": 101, "example": 15}
+MEASURES = {"building": building, "growth": growth, "running": running, "example": on_example, "memory": memory}
+# How often each takes its turn; of memory, which does not vary, the number of pictures.
+COUNTS = {"building": 15, "growth": 15, "running": 101, "example": 15, "memory": 8}
+# Whose tables stand on the page of what they measure; each is a command of its own, too.
+ELSEWHERE = {"loading": loading, "extraction": extraction, "drawing": drawing}
 
 
 @click.command()
 @click.option(
-    "--only", type=click.Choice(list(MEASURES)), multiple=True, help="Measure these alone, and write nothing."
+    "--only",
+    type=click.Choice([*MEASURES, *ELSEWHERE]),
+    multiple=True,
+    help="Measure these alone, and write nothing.",
 )
-@click.option("--write/--no-write", default=True, help="Put the tables into docs/benchmarks.md.")
-@click.option("--json", "path", type=Path, help="Where to write the ratios as JSON.")
+@click.option("--write/--no-write", default=True, help="Put the tables into the docs.")
+@click.option("--json", "path", type=Path, help="Where to write what was measured as JSON.")
 def main(only: tuple[str, ...], write: bool, path: Path | None) -> None:
-    """How fast truncate builds, and how fast its results run."""
+    """How fast truncate builds, runs, loads, extracts and draws."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
+    chosen = only or (*MEASURES, *ELSEWHERE)
     facts = report.surroundings("transformers")
-    measured = {name: MEASURES[name](COUNTS[name]) for name in only or MEASURES}
-    text = "\n\n".join([report.sentence(facts), *(text for text, _ in measured.values())])
-    click.echo(text)
-    if write and not only:
-        report.write("speed", text)
+    measured = {name: MEASURES[name](COUNTS[name]) for name in chosen if name in MEASURES}
+    if measured:
+        text = "\n\n".join([report.sentence(facts), *(text for text, _ in measured.values())])
+        click.echo(text)
+        if write and not only:
+            report.write("speed", text)
+    for name in chosen:
+        if name in ELSEWHERE:
+            measured[name] = text, _ = ELSEWHERE[name].measured()
+            click.echo(text)
+            if write and not only:
+                report.write(name, text, ELSEWHERE[name].PAGE)
     if path is not None:
         report.save(path, facts, {name: results for name, (_, results) in measured.items()})
 
