@@ -233,12 +233,13 @@ def on_example(count: int) -> tuple[str, list[dict[str, Any]]]:
         truncate(model, place, args)
         for hook in hooks:
             hook.remove()
-        once, checked, unchecked = times(
-            count,
-            torch.no_grad()(lambda: model(*args)),
-            lambda: truncate(model, place, args),
-            lambda: truncate(model, place, args, check=False),
-        )
+        with torch.no_grad():
+            once, checked, unchecked = times(
+                count,
+                lambda: model(*args),
+                lambda: truncate(model, place, args),
+                lambda: truncate(model, place, args, check=False),
+            )
         ratios = ratio(checked, once), ratio(unchecked, once)
         rows.append((name, f"`{place}`", ms(once), ms(checked), *(f"{value:.2f}" for value in ratios), *runs))
         results.append({"model": name, "place": place, "checked": ratios[0], "unchecked": ratios[1], "runs": runs})
@@ -257,8 +258,9 @@ def on_example(count: int) -> tuple[str, list[dict[str, Any]]]:
     columns = ("model", "place", "one pass", "building", "×", "`check=False` ×", "passes begun", "passes ended")
     text = f"""### Building on an example
 
-`truncate(model, place, args)` against one pass of the whole model on that example, in milliseconds, medians of {count};
-and how often the first layer of the model ran meanwhile, and its last one (with the check that is the default).
+`truncate(model, place, args)` against one pass of the whole model on that example, both under `torch.no_grad()`, in
+milliseconds, medians of {count}; and how often the first layer of the model ran meanwhile, and its last one (with the
+check that is the default).
 
 {report.table(columns, rows)}"""
     return text, results

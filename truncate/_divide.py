@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from truncate._crossing import is_clean, values_crossing
 from truncate._cut import Cutter
 from truncate._effects import Effects
-from truncate._errors import CrossingError, TruncateError
+from truncate._errors import CannotFollowError, CrossingError, TruncateError
 from truncate._example import Example
 from truncate._forwards import Forwards
 from truncate._graph import Kind, descend, join
@@ -41,10 +42,11 @@ class Division:
             CrossingError: More than the output of a place would cross behind it.
         """
         plans = self._plans(clean=False)
-        if everything or all(map(is_clean, plans)):
-            return plans
-        # A mode in which nothing else crosses still goes its way.
-        return self._plans(clean=True, loose=plans)
+        if not everything and not all(map(is_clean, plans)):
+            # A mode in which nothing else crosses still goes its way.
+            plans = self._plans(clean=True, loose=plans)
+        _refuse_lost_writes(plans)
+        return plans
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
         cutter = Cutter(self.model, self.spine, self._effects, clean)
@@ -90,6 +92,21 @@ class Division:
             except TruncateError:
                 continue
         return None
+
+
+def _refuse_lost_writes(plans: list[Plan]) -> None:
+    """What a rebuilt forward puts into a list or dict is left out, so no module that is kept may hold that too."""
+    lost: dict[int, tuple[Plan, str]] = {}
+    for piece in plans:
+        for plan in piece.rebuilt():
+            for path in {path for way in plan.ways for path in way.body.fills}:
+                lost[id(functools.reduce(getattr, path.split("."), plan.module))] = plan, path
+    for kept in (module for piece in plans for module in piece.kept() if lost):
+        for plan, path in (lost[id(value)] for value in vars(kept).values() if id(value) in lost):
+            raise CannotFollowError(
+                f"the forward of {plan.path!r} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
+                f"{type(kept).__name__} in the result holds too, and a cut inside of it would not. Stop beside it"
+            )
 
 
 def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:

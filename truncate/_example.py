@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ class Pass:
             if spine.holds(original) or original is model:
                 self._take_over(original, module)
         self.outputs = _captured(model, ghost, spine.targets)
+        self._found_before = _tensors_of(ghost)
         _call_model(ghost, example)
 
     def _take_over(self, original: nn.Module, ghost: nn.Module) -> None:
@@ -122,7 +124,7 @@ class Pass:
             finally:
                 self._next = None
 
-        recording = Recording(ghost, path, call_child)
+        recording = Recording(ghost, path, call_child, self._found_before)
         self._calls.append(_Calls(self._forwards, module, path, Body([], None, {})))
         try:
             body, result = recording.run(call, args, kwargs)
@@ -169,6 +171,17 @@ class _Calls:
             return None
         path = join(self._path, node.target)
         return child, path, self._forwards.call(self._module, self._path, node)
+
+
+def _tensors_of(ghost: nn.Module) -> dict[int, torch.Tensor]:
+    """The tensors that a forward may find when a pass begins, by id: in attributes and globals, lists and dicts there.
+
+    What is found there later, and was not there before, belongs to this pass, and another one would have another.
+    """
+    modules = list(ghost.modules())
+    files = {type(module).__module__ for module in modules if not type(module).__module__.startswith("torch.")}
+    places = [*map(vars, modules), *(vars(sys.modules[name]) for name in files if name in sys.modules)]
+    return {id(tensor): tensor for place in places for tensor in tensors_in(list(place.values()))}
 
 
 def outputs_of(model: nn.Module, example: Example, targets: list[Target], training: bool = True) -> list[list[Any]]:

@@ -5,9 +5,13 @@ So what was there before may still be read from them, and what a child has put t
 
 from __future__ import annotations
 
+import collections
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from torch import nn
 
 from truncate._graph import containers_in
 
@@ -26,6 +30,15 @@ class Given:
     def changes(self) -> list[Change | None]:
         """What has happened to each of them; None where nothing did."""
         return list(map(_change, self._before, self.containers))
+
+
+def held_by_several(model: nn.Module) -> frozenset[int]:
+    """The ids of the lists and dicts that several modules hold: through them, one may hand something to another."""
+    holders = [
+        {id(value) for value in vars(module).values() if type(value) in (list, dict)} for module in model.modules()
+    ]
+    counts = collections.Counter(itertools.chain.from_iterable(holders))
+    return frozenset(held for held, count in counts.items() if count > 1)
 
 
 def _change(before: list[Any] | dict[Any, Any], after: list[Any] | dict[Any, Any]) -> Change | None:

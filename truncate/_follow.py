@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from truncate._assume import users_frame
 from truncate._bytecode import assigned_names, is_library, names_tested_for_none, source_line
 from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._filled import Given
-from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested
+from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested, tensors_in
 from truncate._none import Functions
 from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
@@ -39,6 +40,9 @@ class Children(Protocol):
 
     def filled(self, node: Node) -> list[Any] | None:
         """How it changes each list and dict that it is given (`_filled`), if that is known."""
+
+    def is_shared(self, container: Any) -> bool:
+        """Whether several modules of the model hold a list or dict."""
 
 
 def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Body]:
@@ -99,6 +103,8 @@ class _Recorder(TorchFunctionMode):
 class _Run(Written):
     """One run of one forward on stand-ins; a `Recording`."""
 
+    is_on_real_values = False
+
     def __init__(
         self, module: nn.Module, decisions: dict[str, bool], children: Children, answering: bool = False
     ) -> None:
@@ -133,7 +139,8 @@ class _Run(Written):
         with recording_is(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
             args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
             given = Given((*args, *kwargs.values()))
-            entry = entry_of(Shadows(self.module, self).at("", self.module))
+            self._shadows = Shadows(self.module, self)
+            entry = entry_of(self._shadows.at("", self.module))
             with self._ran.watched():
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
@@ -150,11 +157,23 @@ class _Run(Written):
             self.decisions.update(again.decisions)
             return body
         filled = self.told(given.changes, given.containers)
-        return Body(self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=self._constants)
+        body = Body(self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=self._constants)
+        body.fills = self._shadows.filled
+        return body
 
-    def held(self, path: str, tensor: torch.Tensor) -> Held:
+    def held(self, path: str, tensor: torch.Tensor) -> StandIn:
         """What the forward sees in place of a tensor that the module holds."""
+        if self._has_hooks_below and not self._is_registered(tensor):
+            return Unread(self, f"reads the tensor {path!r}, which hooks on the modules that it calls may set")
         return Held(self, path, tensor)
+
+    def _is_registered(self, tensor: torch.Tensor) -> bool:
+        return any(tensor is held for held in (*self.module.parameters(), *self.module.buffers()))
+
+    @functools.cached_property
+    def _has_hooks_below(self) -> bool:
+        below = (module for module in self.module.modules() if module is not self.module)
+        return any(module._forward_hooks or module._forward_pre_hooks for module in below)
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called."""
@@ -169,7 +188,8 @@ class _Run(Written):
         returned = self.add(Kind.CHILD, path, args, kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         if containers:
-            self.fill(path, containers, self._children.filled(returned._node), lambda n, key: Unread(self, path))
+            reading = f"reads what {path!r} has put into a list or dict"
+            self.fill(path, containers, self._children.filled(returned._node), lambda n, key: Unread(self, reading))
         tested = names_tested_for_none(caller.f_code)
         if self._answering and is_known(self.outline(returned._node)):
             return self._answerable(returned)
@@ -244,6 +264,13 @@ class _Run(Written):
         for path, held in [*self.module.named_parameters(), *self.module.named_buffers()]:
             if held is tensor:
                 return self.node(Kind.ATTRIBUTE, path)
+        filled_by_others = [items_of(value) for value in users_frame().f_globals.values()]
+        filled_by_others += [value for _, value, _ in self._shadows.containers if self._children.is_shared(value)]
+        found_there = any(tensor is other for other in tensors_in(filled_by_others))
+        if self._has_hooks_below or tensor.grad_fn is not None or found_there:
+            raise self.fail(
+                "reads a tensor from a list, dict or global that a hook or another module may have put there"
+            )
         name = f"constant_{len(self._constants)}"
         self._constants[name] = tensor
         node = self.node(Kind.ATTRIBUTE, name)

@@ -13,6 +13,7 @@ from truncate import _call
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._example import Example, Pass, observe
+from truncate._filled import held_by_several
 from truncate._follow import follow
 from truncate._graph import Body, Node, Observed, descend, join, map_nested
 from truncate._operations import name_operations
@@ -37,6 +38,10 @@ class Forwards:
         self._observed: dict[int, Observed] = {}
         self._outlines: dict[tuple[Node, int], tuple[Any, Given | None]] = {}  # with what was given, to keep it alive
         self.passed: Pass | None = None
+
+    @functools.cached_property
+    def held_by_several(self) -> frozenset[int]:
+        return held_by_several(self._model)
 
     def bodies(self, module: nn.Module, path: str, call: Call, record: bool = True) -> list[Body]:
         """All ways through the forward of the module at `path`, called like that; its present mode's is first.
@@ -201,6 +206,10 @@ class _Children:
             return None
         known = all(body.filled == bodies[0].filled and not body.failure for body in bodies)
         return bodies[0].filled if known else None
+
+    def is_shared(self, container: Any) -> bool:
+        """Whether several modules of the model hold a list or dict."""
+        return id(container) in self.forwards.held_by_several
 
     def _bodies(self, node: Node) -> list[Body]:
         child = descend(self.parent, node.target)

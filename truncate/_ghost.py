@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import operator
+import types
 from collections import OrderedDict
 from typing import Any
 
@@ -35,17 +37,60 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
 
 
 def _copied(value: Any, memo: dict[int, Any], hollow: Hollowing | None) -> Any:
+    kind = type(value)
+    if kind in _UNCHANGING:
+        return value
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, torch.Tensor):
         memo[id(value)] = hollow(value) if hollow else value.detach().clone()
         return memo[id(value)]
-    if type(value) in (dict, OrderedDict):
-        return type(value)((key, _copied(item, memo, hollow)) for key, item in value.items())
+    if kind in (dict, OrderedDict):
+        made = memo[id(value)] = kind()
+        if value:
+            made.update((key, _copied(item, memo, hollow)) for key, item in value.items())
+        return made
+    if kind in (set, list) and not value:
+        memo[id(value)] = kind()
+        return memo[id(value)]
+    if kind is types.FunctionType:
+        return _rebound(value, memo, hollow)
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # a lock, a process group, a tensor inside a graph: no copy can be had, and none was asked for
         return value
+
+
+def _rebound(function: types.FunctionType, memo: dict[int, Any], hollow: Hollowing | None) -> types.FunctionType:
+    """A function that was made inside another one, such as a hook, with what it uses from there replaced by copies."""
+    memo[id(function)] = function  # should it use itself
+    cells = tuple(_copied_cell(cell, memo, hollow) for cell in function.__closure__ or ())
+    if all(map(operator.is_, cells, function.__closure__ or ())):
+        return function
+    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    memo[id(function)] = made
+    return made
+
+
+def _copied_cell(cell: types.CellType, memo: dict[int, Any], hollow: Hollowing | None) -> types.CellType:
+    try:
+        value = cell.cell_contents
+    except ValueError:  # nothing was put there yet
+        return cell
+    if id(cell) not in memo:
+        # Of the model, or where something may be handed from one module to another; the rest is not ours to copy.
+        if id(value) in memo or type(value) in (dict, OrderedDict, list, types.FunctionType):
+            copied = _copied(value, memo, hollow)
+            memo[id(cell)] = cell if copied is value else types.CellType(copied)
+        else:
+            memo[id(cell)] = cell
+    return memo[id(cell)]
+
+
+# Most of what a module holds, and `deepcopy` takes its time to find out that it need not copy it.
+_UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype))
 
 
 def fresh(value: Any) -> Any:

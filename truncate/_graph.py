@@ -64,6 +64,7 @@ class Body:
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on
+    fills: list[str] = dataclasses.field(default_factory=list)  # attributes: the lists and dicts there that it changes
 
     @property
     def inputs(self) -> list[Node]:

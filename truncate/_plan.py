@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -121,6 +122,19 @@ class Plan:
     def child_of(self, node: Node) -> Plan | None:
         """The plan of the child that a node calls, if that is rebuilt too."""
         return self.children.get(self.child_id(node))
+
+    def rebuilt(self) -> Iterator[Plan]:
+        """The plan itself, and those of the children that are rebuilt, and so on."""
+        yield self
+        for child in self.children.values():
+            yield from child.rebuilt()
+
+    def kept(self) -> Iterator[nn.Module]:
+        """The modules that are kept as they are."""
+        for plan in self.rebuilt():
+            calls = [node for way in plan.ways if not way.missing for node in way.live if node.kind is Kind.CHILD]
+            for target in {node.target for node in calls if plan.child_of(node) is None}:
+                yield from descend(plan.module, target).modules()
 
     def form_of(self, form: Form) -> int:
         return [known.key for known in self.forms].index(form.key)

@@ -49,13 +49,22 @@ Lazy = Node | Callable[[], Node]
 class Recording(Written, Answers, TorchFunctionMode):
     """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
 
-    def __init__(self, module: nn.Module, path: str, call_child: Callable[[str, Node, Any, Any], Any]) -> None:
+    is_on_real_values = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        path: str,
+        call_child: Callable[[str, Node, Any, Any], Any],
+        found_before: dict[int, torch.Tensor],
+    ) -> None:
         super().__init__()
         self.module = module
         self.path = path
         self.modes: dict[str, bool] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._call_child = call_child
+        self._found_before = found_before  # the tensors that were there before the pass, by id
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
         self.is_paused = False  # while a child runs, whose own doing is no part of this graph
         self._own = {id(value) for m in module.modules() for value in vars(m).values()}
@@ -63,17 +72,23 @@ class Recording(Written, Answers, TorchFunctionMode):
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
         """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
         with recording_is(self), python_draws_watched() as drawn, self._contexts.running(), self:
+            attributes = dict(vars(self.module))
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
             taken = Given((*args, *kwargs.values()))
-            result = entry_of(Shadows(self.module, self).at("", self.module))(*args, **kwargs)
+            shadows = Shadows(self.module, self)
+            result = entry_of(shadows.at("", self.module))(*args, **kwargs)
             lowered = self.lower(result)
+        for name, value in vars(self.module).items():
+            if attributes.get(name, self) is not value:
+                raise self.fail(f"runs while something else sets its attribute {name!r}: a hook, perhaps")
         if drawn():
             raise self.fail("draws random numbers outside of torch")
         self.is_paused = True  # for good: traced numbers that outlive this run are plain numbers
         if self._failure is not None:
             raise self._failure
         body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
+        body.fills = shadows.filled
         body.filled = self.told(taken.changes, taken.containers)
         return body, self.real(result)
 
@@ -153,19 +168,16 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def _constant(self, tensor: torch.Tensor) -> Node:
         """A tensor that the forward finds elsewhere than in an attribute: in a list, in a global."""
-        if id(tensor) not in self._constant_ids():
-            raise self.fail("computes with a tensor that was made out of sight, by numpy, say")
+        if id(tensor) not in self._found_before and not any(
+            tensor is other for other in users_frame().f_globals.values()
+        ):
+            raise self.fail("computes with a tensor that was made out of sight, by numpy or a hook, say")
         name = f"constant_{len(self.constants)}"
         self.constants[name] = tensor
         self.assume("a tensor made out of sight is kept, of shape", tuple(tensor.shape))
         made = self.node(Kind.ATTRIBUTE, name)
         self._values[id(tensor)] = made, tensor
         return made
-
-    def _constant_ids(self) -> set[int]:
-        """The ids of the tensors that were there before the run, where a forward can find them."""
-        held = [value for module in self.module.modules() for value in vars(module).values()]
-        return {id(tensor) for tensor in tensors_in((held, list(users_frame().f_globals.values())))}
 
     def _opaque(self, value: Any) -> Any:
         """An object that is no tensor, such as a cache: each run gets one of its own, as it was when first seen."""

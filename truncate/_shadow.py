@@ -7,6 +7,8 @@ properties, nothing global is patched, and what it assigns to ``self`` never rea
 
 from __future__ import annotations
 
+import collections
+import copy
 import functools
 import inspect
 import types
@@ -19,7 +21,8 @@ from torch import nn
 
 from truncate._builtins import with_own_builtins
 from truncate._bytecode import attributes_stored
-from truncate._graph import Kind, descend, join, map_nested
+from truncate._filled import Given
+from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._objects import is_opaque, revive
 from truncate._standin import Recording, StandIn
 
@@ -38,6 +41,7 @@ class Shadows:
         self._made: dict[str, Any] = {}
         self.changed: set[str] = set()  # paths of children of which the forward set an attribute
         self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
+        self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules; what stands in for them
         self._paths: dict[int, str] | None = None
 
     def at(self, path: str, module: nn.Module) -> Any:
@@ -95,9 +99,26 @@ class Shadows:
         if is_opaque(value) and any(isinstance(item, nn.Module) for item in vars(value).values()):
             state = {name: self._translate(item, f"{path}.{name}") for name, item in vars(value).items()}
             return revive(type(value), state)
-        if type(value) in (list, tuple, dict):  # the forward may fill it: with stand-ins, in this run
-            return map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
+        if isinstance(value, (list, tuple, dict, set, collections.deque)):
+            return self._container(value, path)
         return value
+
+    def _container(self, value: Any, path: str) -> Any:
+        """The forward may fill a list or dict: on stand-ins a copy of it, in this run."""
+        plain = type(value) in (list, tuple, dict)
+        if plain and _holds_module(value):
+            seen = map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
+        elif self.recording.is_on_real_values:
+            seen = value
+        else:
+            seen = map_nested(value, lambda item: item) if plain else copy.copy(value)
+        self.containers.append((path, value, Given([seen])))
+        return seen
+
+    @property
+    def filled(self) -> list[str]:
+        """The attributes that hold a list or dict which the forward has changed, or would have."""
+        return [path for path, _, given in self.containers if any(change is not None for change in given.changes)]
 
     def path_of(self, module: nn.Module) -> str | None:
         """Where a module sits below the root, by any of its names."""
@@ -105,6 +126,10 @@ class Shadows:
             named = list(self.root.named_modules(remove_duplicate=False))
             self._paths = {id(found): path for path, found in reversed(named)}
         return self._paths.get(id(module))
+
+
+def _holds_module(value: Any) -> bool:
+    return isinstance(value, nn.Module) or any(map(_holds_module, items_of(value)))
 
 
 class _Lazy(dict):  # type: ignore[type-arg]

@@ -28,6 +28,8 @@ class Unfollowable(Exception):
 class Recording(Protocol):
     """Where stand-ins write what is done to them."""
 
+    is_on_real_values: bool  # and so may what the forward does to lists and dicts of its module, which is a copy
+
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
 
     def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any: ...
@@ -195,19 +197,23 @@ class Held(StandIn):
 
 
 class Unread(StandIn):
-    """A tensor that a child has put into a list or dict of its caller, where a cut does not find it."""
+    """A tensor where a cut does not find it, or not the right one. Nobody may read it."""
 
     __slots__ = ()
 
-    def __init__(self, recording: Recording, path: str) -> None:
+    def __init__(self, recording: Recording, reading: str) -> None:
         def read() -> Node:
-            raise recording.fail(f"reads what {path!r} has put into a list or dict")
+            raise recording.fail(reading)
 
         super().__init__(recording, read)
 
 
 def _operation(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
+    takes_none = function in (operator.getitem, operator.eq, operator.ne)
+
     def method(self: StandIn, *others: Any) -> Any:
+        if any(other is None for other in others) and not takes_none:
+            return NotImplemented  # as a tensor does
         return self._recording.add(Kind.FUNCTION, function, (*others, self) if reflected else (self, *others))
 
     return method
