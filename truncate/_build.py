@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import linecache
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from truncate._graph import Kind, descend, map_nested
+from truncate._errors import CannotFollowError
+from truncate._graph import Kind, descend, join, map_nested
 from truncate._held import carry_over
 from truncate._operations import is_mode
 from truncate._plan import Plan
@@ -83,11 +85,28 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
                 pieces[node.target] = getattr(descend(module, holder), name) if constant is None else constant
     if module._forward_pre_hooks and plan.is_entered_at_its_beginning:  # they may use anything that it holds itself
         pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
+    _refuse_nested(plan, pieces)
     for flag in modes:
         holder = flag.rpartition(".")[0]
         if holder and holder not in pieces:
             pieces[holder] = _container(descend(module, holder), {})
     return pieces
+
+
+def _refuse_nested(plan: Plan, pieces: dict[str, Any]) -> None:
+    """A child that is rebuilt cannot be a part of another one too that is kept, or rebuilt in another way."""
+    for path, piece in pieces.items():
+        *holders, _ = path.split(".")
+        for outer in filter(pieces.__contains__, itertools.accumulate(holders, join)):
+            there = pieces[outer]
+            for name in path[len(outer) + 1 :].split("."):
+                there = getattr(there, name, None)
+            if there is not None and there is not piece:
+                inner, outer = join(plan.path, path), join(plan.path, outer)
+                raise CannotFollowError(
+                    f"{inner!r} is called by itself and as a part of {outer!r}, and only one of these calls would be "
+                    f"cut. Cut at another place, or only one of these calls at a time"
+                )
 
 
 def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
@@ -139,7 +158,7 @@ def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
 def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     """Whether the cut leaves the first children of a plain Sequential."""
     module = plan.module
-    if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
+    if type(module).forward is not nn.Sequential.forward or "forward" in vars(module) or has_own_call(module):
         return False
     for sub in plan.children.values():
         if len(sub.used) + sub.slots != 1 or len(sub.forms) != 1:
@@ -166,6 +185,7 @@ def shallow_copy(module: nn.Module) -> nn.Module:
     """Another module of the same class that shares everything, but with registries of its own."""
     made = object.__new__(type(module))
     made.__dict__.update({k: v.copy() if type(v) in (dict, OrderedDict, set) else v for k, v in vars(module).items()})
+    made._compiled_call_impl = None  # that of the original, if `module.compile()` was called
     return made
 
 

@@ -23,13 +23,14 @@ def compare(
     """Raises `WrongResultError` if pieces, run in turn, give anything else on the example than hooks on the model."""
     expected = forwards.passed.outputs if forwards.passed is not None else outputs_of(model, example, spine.targets)
     differing = _differing(pieces, arrangement, example, spine, expected)
-    if differing and any(module.training for module in model.modules()):
+    if differing is not None and any(module.training for module in model.modules()):
         # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
         expected = outputs_of(model, example, spine.targets, training=False)
         differing = _differing(pieces, arrangement, example, spine, expected, training=False)
-    if differing:
+    if differing is not None:
+        where = repr(differing) if differing else "the output of the model"
         raise WrongResultError(
-            f"{differing!r}: the result differs from the model on the example. Please report this, with the "
+            f"{where}: the result differs from the model on the example. Please report this, with the "
             f"model; check=False returns the result all the same.\n{pieces[-1]}"
         )
 

@@ -58,15 +58,14 @@ class Contexts:
 
     @property
     def now(self) -> str:
-        """The block that an operation runs in at this moment, as it is written; empty if there is none."""
-        autocast = _autocast_state()
-        if autocast != self._autocast:
-            for device, enabled, dtype in autocast:
-                if (device, enabled, dtype) not in self._autocast:
-                    return f'autocast("{device}", dtype={dtype}, enabled={enabled})'
-        if not self._grad:
-            return ""
-        return "enable_grad()" if self._grad[-1] else "no_grad()"
+        """The blocks that an operation runs in at this moment, as they are written, with a bar between them."""
+        blocks = []
+        if self._grad:
+            blocks.append("enable_grad()" if self._grad[-1] else "no_grad()")
+        for device, enabled, dtype in _autocast_state():
+            if (device, enabled, dtype) not in self._autocast:
+                blocks.append(f'autocast("{device}", dtype={dtype}, enabled={enabled})')
+        return " | ".join(blocks)
 
     @property
     def in_custom_function(self) -> bool:

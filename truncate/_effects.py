@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import torch
 from torch import nn
 
 from truncate._call import Call
 from truncate._errors import TruncateError
 from truncate._forwards import Forwards
 from truncate._graph import Body, Kind, Node, descend, join, nodes_in
+from truncate._memory import memory_of
 from truncate._operations import is_mode, shares_memory_with, written
 
 
@@ -50,6 +53,8 @@ class Effects:
         return self._summaries[key]
 
     def _summarize(self, module: nn.Module, path: str, call: Call, names: frozenset[str]) -> Summary:
+        if any(map(_is_foreign, (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))):
+            return Summary(names, names)  # they may do anything to what they are given
         try:
             bodies = self.forwards.bodies(module, path, call)
         except TruncateError:
@@ -67,6 +72,11 @@ class Effects:
             returned |= effects.inputs_among(nodes_in(body.result))
         state = any(effects.changes_state for effects in (self.of(module, path, body) for body in bodies))
         return Summary(frozenset(changed), frozenset(returned), state)
+
+
+def _is_foreign(hook: Any) -> bool:
+    """Whether a hook is not one of torch's own, such as those of weight norm, which leave alone what they are given."""
+    return not getattr(hook, "__module__", "").startswith("torch.")
 
 
 class BodyEffects:
@@ -111,7 +121,7 @@ class BodyEffects:
             groups[node] = node
             shared: list[Node] = []
             if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node):
-                shared.append(held.setdefault(node.target, node))
+                shared += [held.setdefault(memory, node) for memory in (node.target, self._memory_of(node))]
             if node.kind is Kind.CHILD:
                 shared += self._arguments(node, lambda summary: summary.returned)
             else:
@@ -120,6 +130,15 @@ class BodyEffects:
                 if not is_mode(source):
                     groups[find(node)] = find(source)
         return {node: find(node) for node in groups}
+
+    def _memory_of(self, node: Node) -> Any:
+        """What tensors of the module have in common that share memory, whatever their names."""
+        holder, _, name = node.target.rpartition(".")
+        value = self._body.constants.get(node.target)
+        if value is None and not node.args:
+            module = descend(self._module, holder)
+            value = {**module._buffers, **module._parameters}.get(name, vars(module).get(name))
+        return memory_of(value) if isinstance(value, torch.Tensor) else node.target
 
     @property
     def changes_state(self) -> bool:
@@ -174,7 +193,12 @@ class BodyEffects:
     ) -> list[Node]:
         """Those among some nodes that change something in place which is read afterwards, as for `needed_writes`."""
         called = {id(descend(self._module, node.target)) for node in live if node.kind is Kind.CHILD}
-        again = [n for n in nodes if n.kind is Kind.CHILD and id(descend(self._module, n.target)) in called]
+        read = {self._memory_of(node) for node in live if node.kind is Kind.ATTRIBUTE and not is_mode(node)}
+        again = [
+            n
+            for n in nodes
+            if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
+        ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
         writers = [(node, targets) for node in nodes if (targets := self.written(node))]
         if not writers:
@@ -203,6 +227,11 @@ class BodyEffects:
             for node, targets in writers
             if any(last_read.get(groups[t], -1) > node.index or groups[t] in held for t in targets)
         ]
+
+    def _holds(self, call: Node, memory: set[Any]) -> bool:
+        """Whether a child holds a tensor whose memory is among these."""
+        child = descend(self._module, call.target)
+        return bool(memory) and not memory.isdisjoint(map(memory_of, (*child.parameters(), *child.buffers())))
 
     def overwritten_later(self, value: Node, moment: int, live: Iterable[Node]) -> bool:
         """Whether a live node from the index `moment` on may change a value in place."""

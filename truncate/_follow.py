@@ -27,7 +27,7 @@ from truncate._objects import is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
-from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
+from truncate._shadow import PLAIN, Shadows, entry_of, has_own_call, is_shadow
 from truncate._standin import Held, StandIn, Unfollowable, Unread, recording_is, running, standins_in
 from truncate._written import Written
 
@@ -50,7 +50,7 @@ def follow(module: nn.Module, call: Call, where: str, children: Children) -> lis
 
     A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
     """
-    plain = type(module).forward is nn.Sequential.forward and "forward" not in vars(module)
+    plain = type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and not has_own_call(module)
     if plain and len(call.args) == 1 and next(containers_in(call.args), None) is None:
         return [_chain(module, call)]
     bodies: list[Body] = []
@@ -295,10 +295,11 @@ class _Run(Written):
         """A torch function is called."""
         if func is torch._C._set_grad_enabled:
             self._contexts.grad_was_set(*args)
-        if next(standins_in((args, kwargs)), None) is None and not returns_tensor(func):
+        name = getattr(func, "__name__", "")
+        on_nothing = next(standins_in((args, kwargs)), None) is None
+        if on_nothing and not returns_tensor(func) and (not name.endswith("_") or name.endswith("__")):
             return func(*args, **kwargs)
         self._refuse_hidden_module()
-        name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):
             if name == "__set__":
                 raise self.fail(f"assigns to {func.__self__.__name__!r} of a tensor")

@@ -13,6 +13,7 @@ from torch import nn
 
 from truncate._graph import map_nested
 from truncate._hollow import Hollowing
+from truncate._memory import memory_of
 
 
 def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
@@ -24,6 +25,9 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in originals:
         memo[id(module)] = object.__new__(type(module))
+    buffers = [buffer for module in originals for buffer in module._buffers.values() if buffer is not None]
+    if not hollow:
+        memo.update(_copied_together(buffers))
     for module in originals:
         for parameter in module._parameters.values():
             if parameter is not None and id(parameter) not in memo:
@@ -33,7 +37,25 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
                 memo[id(buffer)] = hollow(buffer) if hollow else buffer.detach().clone()
     for module in originals:
         memo[id(module)].__dict__.update({name: _copied(value, memo, hollow) for name, value in vars(module).items()})
+        if module._compiled_call_impl is not None:  # by `module.compile()`: what was compiled holds the original
+            memo[id(module)]._compiled_call_impl = None
     return memo[id(model)]
+
+
+def _copied_together(tensors: list[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Copies by the ids of the originals, of those that share memory: the copies share it too."""
+    sharing: dict[int, dict[int, torch.Tensor]] = {}
+    for tensor in tensors:
+        sharing.setdefault(memory_of(tensor), {})[id(tensor)] = tensor
+    copies = {}
+    for together in sharing.values():
+        if len(together) > 1:
+            first = next(iter(together.values()))
+            storage = first.untyped_storage().clone()
+            for key, one in together.items():
+                empty = torch.empty(0, dtype=one.dtype, device=one.device)
+                copies[key] = empty.set_(storage, one.storage_offset(), one.size(), one.stride())
+    return copies
 
 
 def _copied(value: Any, memo: dict[int, Any], hollow: Hollowing | None) -> Any:

@@ -39,7 +39,7 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     index: int = 0  # position in its body
-    context: str = ""  # the block of torch it ran in: "no_grad()", "enable_grad()", "autocast(...)"
+    context: str = ""  # the blocks of torch it ran in: "no_grad()", "enable_grad() | autocast(...)"
     decides: bool = False  # a check that other inputs would go the way that was recorded
     unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
     observed: Observed | None = None  # for a CHILD that ran for real

@@ -212,6 +212,13 @@ class Needs:
         """Why the forward cannot be entered, if so: by the groups of what it goes on with, and of what is changed."""
         plan = self._plan
         where = repr(join(plan.path, entry.site.name or str(entry.site.target)))
+        module = plan.module
+        if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
+            holder = repr(plan.path) if plan.path else "the model itself"
+            return (
+                f"{holder} has hooks, which take what it is given, and that is not at hand behind {where} inside it. "
+                f"Divide the model beside it, or remove the hooks first"
+            )
         if entry.inner is not None and not self._of_body.changed_by([entry.site]).isdisjoint(known):
             return (
                 f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
@@ -232,13 +239,6 @@ class Needs:
                     f"another one assigns, so the model cannot be divided behind {where}. To change a buffer in place, "
                     f"as with copy_, is seen by both"
                 )
-        module = plan.module
-        if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
-            holder = repr(plan.path) if plan.path else "the model itself"
-            return (
-                f"{holder} has hooks, which take what it is given, and that is not at hand behind {where} inside it. "
-                f"Divide the model beside it, or remove the hooks first"
-            )
         return None
 
     def _leave(self, left: Entry, whole: set[int]) -> None:

@@ -35,6 +35,7 @@ _CONTRARY_OF_SIZES = {
 _ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
 # These change their running statistics in training, and return something else.
 _NORMS = frozenset(("batch_norm", "instance_norm"))
+_EMBEDDINGS = frozenset(("embedding", "embedding_bag"))
 # These may return an argument or a view of one, which their signatures do not say.
 _MAY_RETURN_ARGUMENT = frozenset(
     """
@@ -78,6 +79,9 @@ def _is_size(value: Any) -> bool:
 
 
 def name_of(node: Node) -> str:
+    """The name of its function: ``add_``, also for ``torch.ops.aten.add_.Tensor``."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.rpartition("::")[2]
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
@@ -150,11 +154,16 @@ def written(node: Node) -> list[Node]:
     elif node.target is operator.setitem or node.target in INPLACE.values():
         targets.append(node.args[0])
     elif name.endswith("_") and not name.endswith("__") and getattr(operator, name, None) is not node.target:
-        targets.append(node.args[0] if node.args else None)
+        targets.append(node.args[0] if node.args else next(iter(node.kwargs.values()), None))
     elif node.kwargs.get("inplace") not in (None, False):
         targets.append(node.args[0] if node.args else next(iter(node.kwargs.values())))
     elif name in _NORMS:  # the running statistics, in training
         targets += [*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var")]
+    elif name in _EMBEDDINGS and (node.kwargs.get("max_norm") or node.args[3:4] not in ((), (None,))):
+        targets += [*node.args[1:2], node.kwargs.get("weight")]  # its rows are brought to that norm
+    elif isinstance(getattr(node.target, "__self__", None), torch.autograd.function.FunctionMeta):
+        if "mark_dirty" in node.target.__self__.forward.__code__.co_names:
+            targets += [*node.args]
     targets.append(node.kwargs.get("out"))
     return [target for value in targets for target in nodes_in(value)]
 
@@ -163,7 +172,9 @@ def shares_memory_with(node: Node) -> list[Node]:
     """The arguments of an operation (not of a child) that its value may be, or be a view of."""
     changed = written(node)
     if changed:  # an operation in place returns what it changes, but for norms, which change their statistics
-        return [] if name_of(node) in _NORMS else changed
+        if name_of(node) == "set_":  # and takes the memory of another one
+            return node.inputs()
+        return [] if name_of(node) in (*_NORMS, *_EMBEDDINGS) else changed
     if node.kind not in (Kind.FUNCTION, Kind.METHOD) or _is_size(node):
         return []
     if node.target in OPERATORS:

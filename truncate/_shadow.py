@@ -70,8 +70,12 @@ class Shadows:
         state.update(module.__dict__)
         del state["training"]  # answered by the property of Shadow
         for tensors in ("_parameters", "_buffers"):
-            if state[tensors]:
-                state[tensors] = _Lazy(state[tensors], lambda name, value: self.recording.held(prefix + name, value))
+            state[tensors] = _Lazy(
+                state[tensors],
+                lambda name, value: self.recording.held(prefix + name, value),
+                lambda: self.changed.add(path),
+            )
+        state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
         kind: Any = type(module)
         changing = _attributes_set(kind)
@@ -135,10 +139,13 @@ def _holds_module(value: Any) -> bool:
 class _Lazy(dict):  # type: ignore[type-arg]
     """Parameters, buffers or children by name, each replaced by its stand-in when it is asked for."""
 
-    def __init__(self, real: dict[str, Any], make: Callable[[str, Any], Any]) -> None:
+    def __init__(
+        self, real: dict[str, Any], make: Callable[[str, Any], Any], replaced: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(real)
         self._make = make
         self._made: dict[str, Any] = {}
+        self._replaced = replaced  # told if one is replaced other than by an attribute of the shadow
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
@@ -147,6 +154,10 @@ class _Lazy(dict):  # type: ignore[type-arg]
         return self._made[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
+        self._replaced()
+        self.assign(name, value)
+
+    def assign(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
         self._made[name] = value
 
@@ -256,7 +267,7 @@ class Shadow:
         if place is None:  # made while the forward ran, such as a slice of a ModuleList
             return self.forward(*args, **kwargs)
         shadows, path = place
-        if path in shadows.changed:
+        if any(changed == path or changed.startswith(f"{path}.") for changed in shadows.changed):
             raise shadows.recording.fail(f"sets an attribute of {path!r} and then calls it")
         return shadows.recording.child(path, args, kwargs)
 
@@ -289,18 +300,22 @@ class Shadow:
         return original[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _PLACE in self.__dict__:
-            shadows, path = self.__dict__[_PLACE]
-            if name in shadows.numbers_read:
-                raise shadows.recording.fail(f"counts in the Python number {name!r} from call to call")
-            if path and name not in self.__dict__["_buffers"] and name not in self.__dict__["_parameters"]:
-                shadows.changed.add(path)  # seen by what is asked of the shadow, but not by the child when it is called
-        if _PLACE in self.__dict__ and (name in self.__dict__["_buffers"] or name in self.__dict__["_parameters"]):
-            shadows, path = self.__dict__[_PLACE]
-            shadows.recording.add(Kind.ASSIGN, join(path, name), (value,))
-            held = self.__dict__["_buffers" if name in self.__dict__["_buffers"] else "_parameters"]
-            held[name] = value
+        if _PLACE not in self.__dict__:
+            object.__setattr__(self, name, value)
             return
+        shadows, path = self.__dict__[_PLACE]
+        recording = shadows.recording
+        if name in shadows.numbers_read:
+            raise recording.fail(f"counts in the Python number {name!r} from call to call")
+        for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
+            if name in held:
+                recording.add(Kind.ASSIGN, join(path, name), (value,))
+                held.assign(name, value)
+                return
+        if path:
+            shadows.changed.add(path)  # seen by what is asked of the shadow, but not by the child when it is called
+        elif isinstance(value, torch.Tensor | StandIn) and recording.was_read(name):
+            raise recording.fail(f"keeps a tensor in its attribute {name!r} from call to call")
         object.__setattr__(self, name, value)
 
     def __deepcopy__(self, memo: Any) -> Any:

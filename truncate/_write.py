@@ -52,6 +52,7 @@ class Names:
         self.torch = next(name for name in numbered("torch") if name not in reserved)
         self.functional = next(name for name in numbered("F") if name not in reserved)
         self._reserved = {*reserved, *PROVIDED, *keyword.kwlist, *dir(builtins), "self"}
+        self.variables: set[str] = set()
 
     def taken(self, name: str) -> bool:
         return name in self.globals or name in self._reserved
@@ -63,7 +64,7 @@ class Names:
                 return name
         base = getattr(value, "__name__", type(value).__name__.lower())
         base = base if base.isidentifier() else "constant"
-        name = next(n for n in numbered(base) if not self.taken(n))
+        name = next(n for n in numbered(base) if not self.taken(n) and n not in self.variables)
         self.globals[name] = value
         return name
 
@@ -252,7 +253,8 @@ class Writer:
         if context != self._context:
             self._indent = ""
             if context:
-                self._line(f"with {self.names.torch}.{context}:")
+                blocks = (f"{self.names.torch}.{block}" for block in context.split(" | "))
+                self._line(f"with {', '.join(blocks)}:")
                 self._indent = "    "
             self._context = context
 
@@ -265,6 +267,7 @@ class Writer:
         taken = {*self._inputs.values(), *self._used}
         name = next(n for n in numbered(base) if n not in taken and not self.names.taken(n))
         self._used.add(name)
+        self.names.variables.add(name)
         self._hold(name, value)
         return name
 

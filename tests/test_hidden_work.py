@@ -1,0 +1,332 @@
+"""Work that a forward does where nobody looks: each tiny model is cut at one place, on stand-ins and on an example.
+
+A cut is equal to what hooks see on an untouched copy, in two calls, or it is refused; which of them is written down.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import capture
+from torch import Tensor, nn
+
+from truncate import CannotFollowError, TruncateError, WrongResultError, split, truncate
+
+pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
+RIGHT = ""  # else: what the refusal says
+
+
+class Three(nn.Module):
+    """Has three layers to stop at, and what a model adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.add()
+
+    def add(self) -> None:
+        """Adds what else it needs."""
+
+
+class WritesByKeyword(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        nn.init.constant_(x[:, 1], 7.0)
+        torch.relu_(input=x)
+        return self.b(x)
+
+
+class WritesByOperator(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        torch.ops.aten.mul_.Tensor(x, x)
+        return self.b(x)
+
+
+class TakesOthersMemory(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        w = torch.empty(0)
+        w.set_(z.detach())
+        w.add_(1)
+        return self.b(z)
+
+
+class Doubles(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 2
+
+
+class MarksDirty(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        Doubles.apply(x)
+        return self.b(x)
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class UsesOneFunctionThrice(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.a(x)
+        y = Sign.apply(u)
+        v = self.b(x)
+        z = Sign.apply(v)
+        return self.c(Sign.apply(y + z * y) + u + v)
+
+
+class Bounded(Three):
+    def add(self) -> None:
+        self.embed = nn.Embedding(8, 4, max_norm=0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = F.linear(self.a(x), self.embed.weight)
+        self.embed(torch.arange(8, device=x.device))
+        return self.b(before[:, :4] + F.linear(x, self.embed.weight)[:, :4])
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x
+
+
+class ReadsWhatAChildCounts(Three):
+    def add(self) -> None:
+        self.counting = Counting()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        self.counting(x)
+        return self.b(x + self.counting.count)
+
+
+class OneBufferOfTwoNames(Three):
+    def add(self) -> None:
+        both = torch.ones(8)
+        self.register_buffer("first", both[:4])
+        self.register_buffer("all", both)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.all.mul_(2)
+        return self.b(self.a(x) + self.first)
+
+
+class SharesABufferWithAChild(Three):
+    def add(self) -> None:
+        self.counting = Counting()
+        self.register_buffer("same", self.counting.count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        self.counting(x)
+        return self.b(x + self.same)
+
+
+class HookWritesInput(Three):
+    def add(self) -> None:
+        self.act = nn.Tanh()
+        self.act.register_forward_pre_hook(lambda module, args: _double(args))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        self.act(x)
+        return self.b(x)
+
+
+def _double(args: tuple[Tensor, ...]) -> None:
+    args[0].mul_(2)
+
+
+class ScaledChain(nn.Sequential):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x * 2) + 1
+
+
+class CallOfASequential(Three):
+    def add(self) -> None:
+        self.chain = ScaledChain(nn.Linear(4, 4), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.chain(self.a(x)))
+
+
+class CompiledInPlace(Three):
+    def add(self) -> None:
+        self.chain = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.chain.compile(backend="eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.chain(self.a(x)))
+
+
+class GradientsOffInAutocast(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            y = x @ x.t()
+        return self.b(x + y.float().sum())
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.scale = nn.Linear(4, 4), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) * self.scale
+
+
+class SetsOptionOfAGrandchild(Three):
+    def add(self) -> None:
+        self.chain = nn.Sequential(Scaled())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.chain[0].scale = 3.0
+        return self.b(self.chain(self.a(x)))
+
+
+class CallsAPartAlone(Three):
+    def add(self) -> None:
+        self.block = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        return self.b(self.block[0](x)) + x
+
+
+class WritesOnATensorInAList(Three):
+    def add(self) -> None:
+        self.listed = [torch.ones(4)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.listed[0].add_(1)
+        return self.b(self.a(x) * self.listed[0])
+
+
+class KeepsATensor(Three):
+    def add(self) -> None:
+        self.kept = torch.ones(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.kept + 1
+        return self.b(self.a(x) * self.kept)
+
+
+class AssignsData(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        z.data = z.data * 0.5 if bool(x.sum() < 1e9) else z.data
+        return self.b(z)
+
+
+class ReadsContentByNumpy(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) * float(x.detach().numpy().max()))
+
+
+class RegistersABuffer(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        self.register_buffer("last", x.detach())
+        return self.b(x)
+
+
+BY_VALUE = "branches on a value"
+CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is said without an example and with one
+    (WritesByKeyword, "b", RIGHT, RIGHT),
+    (WritesByOperator, "b", RIGHT, RIGHT),
+    (TakesOthersMemory, "b", RIGHT, RIGHT),
+    (MarksDirty, "b", RIGHT, RIGHT),
+    (UsesOneFunctionThrice, "c", RIGHT, RIGHT),
+    (Bounded, "b", RIGHT, RIGHT),
+    (ReadsWhatAChildCounts, "b", RIGHT, RIGHT),
+    (OneBufferOfTwoNames, "b", RIGHT, RIGHT),
+    (SharesABufferWithAChild, "b", RIGHT, RIGHT),
+    (HookWritesInput, "b", RIGHT, RIGHT),
+    (CallOfASequential, "chain.0", RIGHT, RIGHT),
+    (CompiledInPlace, "chain.0", RIGHT, RIGHT),
+    (GradientsOffInAutocast, "b", RIGHT, RIGHT),
+    (SetsOptionOfAGrandchild, "b", "sets an attribute of 'chain' and then calls it", "the same"),
+    (CallsAPartAlone, "block.0.0", "'block.0' is called by itself and as a part of 'block'", "the same"),
+    (WritesOnATensorInAList, "b", RIGHT, RIGHT),
+    (KeepsATensor, "b", "keeps a tensor in its attribute 'kept' from call to call", "the same"),
+    (AssignsData, "b", BY_VALUE, "assigns to 'data' of a tensor"),
+    (ReadsContentByNumpy, "b", "turns a value into a Python number", "computes with numpy, which cannot be seen"),
+    (RegistersABuffer, "b", RIGHT, RIGHT),
+]
+
+
+XFAIL = pytest.mark.xfail(strict=True, reason="what the forward does to its parameters, a pass of the example does")
+
+
+def cases() -> list[Any]:
+    found = []
+    for kind, place, alone, recorded in CASES:
+        same = recorded == "the same"
+        found.append(pytest.param(kind, place, alone, False, id=kind.__name__))
+        marks = XFAIL if kind is Bounded else ()
+        found.append(
+            pytest.param(kind, place, alone if same else recorded, True, id=f"{kind.__name__}-example", marks=marks)
+        )
+    return found
+
+
+@pytest.mark.parametrize(("kind", "place", "says", "on_example"), cases())
+def test_equal_in_two_calls_or_refused(kind: type[Three], place: str, says: str, on_example: bool) -> None:
+    model = kind()
+    whole, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
+    example: dict[str, Any] = {"args": (torch.randn(2, 4),)} if on_example else {}
+    if says:
+        with pytest.raises(CannotFollowError) as caught:
+            truncate(model, place, **example)
+        assert says in str(caught.value)
+        return
+    cut = truncate(model, place, **example, copy=True)
+    assert list(model.state_dict()) == list(before)
+    for batch in (2, 3):
+        x = torch.randn(batch, 4)
+        expected = capture(whole, [place], x.clone())[place][-1]
+        result = cut(x.clone())
+        assert torch.equal(result, expected)
+        assert result.requires_grad is expected.requires_grad
+
+
+def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the output of the model itself that this one returns, and that has no name."""
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(2, 4)
+    made: Callable[..., nn.Module] = truncate.__globals__["module_of"]
+
+    def wrong(plan: Any, *args: Any) -> nn.Module:
+        part = made(plan, *args)
+        if not plan.is_entered_at_its_beginning:
+            part.register_forward_hook(lambda module, args, output: output + 1)
+        return part
+
+    monkeypatch.setitem(truncate.__globals__, "module_of", wrong)
+    with pytest.raises(WrongResultError, match="^the output of the model: the result differs"):
+        split(model, "1", (x,))
+    assert issubclass(WrongResultError, TruncateError)
