@@ -5,7 +5,9 @@ A cut is equal to what hooks see on an untouched copy, in two calls, or it is re
 
 from __future__ import annotations
 
+import collections
 import copy
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -255,6 +257,60 @@ class RegistersABuffer(Three):
         return self.b(x)
 
 
+class DrawsFromAGenerator(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(3)
+        return self.b(self.a(x) + torch.rand(4, generator=generator))
+
+
+class SetsRandomState(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.get_rng_state()
+        x = self.a(x) * torch.rand(4)
+        torch.set_rng_state(state)
+        return self.b(x)
+
+
+class Summing(nn.Module):
+    def forward(self, x: Tensor, more: Any) -> Tensor:
+        return x + sum(more)
+
+
+class HidesInADeque(Three):
+    def add(self) -> None:
+        self.summing = Summing()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(self.summing(x, collections.deque([self.c(x)])))
+
+
+class Reading(nn.Module):
+    def forward(self, given: Any) -> Tensor:
+        return given.value * 2
+
+
+class HandsOnANamespace(Three):
+    def add(self) -> None:
+        self.reading = Reading()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.reading(types.SimpleNamespace(value=self.a(x))))
+
+
+class StartsFromItsFirstBatch(Three):
+    def add(self) -> None:
+        self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("scale", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if not self.ready:
+            self.scale.copy_(1 / (x.detach().std(0) + 1))
+            self.ready.fill_(True)
+        return self.b(x * self.scale)
+
+
 BY_VALUE = "branches on a value"
 CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is said without an example and with one
     (WritesByKeyword, "b", RIGHT, RIGHT),
@@ -277,6 +333,10 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (AssignsData, "b", BY_VALUE, "assigns to 'data' of a tensor"),
     (ReadsContentByNumpy, "b", "turns a value into a Python number", "computes with numpy, which cannot be seen"),
     (RegistersABuffer, "b", RIGHT, RIGHT),
+    (DrawsFromAGenerator, "b", "draws random numbers of its own, from a torch.Generator", "the same"),
+    (SetsRandomState, "b", "seeds the random numbers", "the same"),
+    (HidesInADeque, "b", "hides a value in a deque", "the same"),
+    (HandsOnANamespace, "b", "hides a value in a SimpleNamespace", RIGHT),
 ]
 
 
@@ -313,6 +373,17 @@ def test_equal_in_two_calls_or_refused(kind: type[Three], place: str, says: str,
         result = cut(x.clone())
         assert torch.equal(result, expected)
         assert result.requires_grad is expected.requires_grad
+
+
+def test_a_check_of_what_the_forward_changes_then() -> None:
+    """The way of the example is that of a first batch, and only a first batch goes it."""
+    model, x = StartsFromItsFirstBatch(), torch.randn(3, 4)
+    whole = copy.deepcopy(model)
+    cut = truncate(model, "b", (x,))
+    assert not model.ready
+    assert torch.equal(cut(x), capture(whole, ["b"], x)["b"][-1])
+    with pytest.raises(AssertionError, match="unlike the example"):
+        cut(x)
 
 
 def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ _ASKING = frozenset(("isinstance", "hasattr", "type", "len", "int", "float", "ra
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
-_GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed"))
+_GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
 _copies: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()

@@ -23,7 +23,7 @@ from truncate._errors import CannotFollowError
 from truncate._filled import Given
 from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested, tensors_in
 from truncate._none import Functions
-from truncate._objects import is_opaque
+from truncate._objects import hides, is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
@@ -253,6 +253,10 @@ class _Run(Written):
             return map_nested(value, self.lower)
         if isinstance(value, torch.Tensor):
             return self._constant(value)
+        if isinstance(value, torch.Generator):
+            raise self.fail("draws random numbers of its own, from a torch.Generator")
+        if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), StandIn)):
+            raise self.fail(f"hides a value in a {type(value).__name__}")
         if is_opaque(value) and id(value) not in self._own:
             # A child may change it: each run gets a copy of it as it is now.
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))

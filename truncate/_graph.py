@@ -108,7 +108,10 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
         return kind({key: map_nested(item, function) for key, item in value.items()})
     if issubclass(kind, (tuple, list)):
         items = [map_nested(item, function) for item in value]
-        return kind(*items) if hasattr(kind, "_fields") else kind(items)
+        if hasattr(kind, "_fields"):
+            new: Any = tuple.__new__  # not that of the class, which may check what it is made of
+            return new(kind, items)
+        return kind(items)
     return function(value)
 
 

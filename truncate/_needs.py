@@ -52,15 +52,19 @@ class Needs:
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.writes
         reached = way.body.nodes[self._start : len(way.body.nodes) if all_of_it else way.end]
-        while missed := effects.needed_writes(self._live, reads, plan.own, plan.writes, reached, self._elsewhere):
-            for node in missed:
+
+        def missed() -> list[Node]:
+            """What is not among the live nodes yet, and has to be for what it changes, or checks."""
+            writers = effects.needed_writes(self._live, reads, plan.own, plan.writes, reached, self._elsewhere)
+            return writers or self._claims()
+
+        while found := missed():
+            for node in found:
                 self._need(node, whole, value=False)
         end = len(way.body.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
         rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
         writers = effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)
         writing.update(map(plan.child_id, writers))
-        for node in self._claims():
-            self._need(node, whole)
         way.live = sorted(self._live, key=lambda node: node.index)
         way.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
         if self._entry is not None:

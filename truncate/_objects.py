@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import gc
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,8 +25,27 @@ def is_opaque(value: Any) -> bool:
     return hasattr(value, "__dict__") and not isinstance(value, (torch.Tensor, *NOT_OPENED))
 
 
+def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
+    """Whether what is sought lies inside an object that is no container: in a closure, a deque, an iterator."""
+    if sought(value):
+        return True
+    if not depth or type(value) in _EMPTY or isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType)):
+        return False
+    if isinstance(value, types.FunctionType):  # and not its globals
+        inside: Any = value.__closure__ or ()
+    else:
+        inside = gc.get_referents(value)
+    return any(hides(item, sought, depth - 1) for item in inside)
+
+
+_EMPTY = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout))
+
+
 def revive(kind: type, state: dict[str, Any]) -> Any:
     """An object of that class with these attributes: what a forward made, made again."""
-    made: Any = object.__new__(kind)
+    try:
+        made: Any = object.__new__(kind)
+    except TypeError:  # a class that is not written in Python
+        made = kind.__new__(kind)  # type: ignore[call-overload]
     made.__dict__.update(state)
     return made

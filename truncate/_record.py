@@ -35,7 +35,7 @@ from truncate._graph import (
     observed_in,
     tensors_in,
 )
-from truncate._objects import NOT_OPENED, is_opaque, revive
+from truncate._objects import NOT_OPENED, hides, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
@@ -160,6 +160,8 @@ class Recording(Written, Answers, TorchFunctionMode):
             return self._constant(value)
         if is_shadow(value):
             raise self.fail("passes a module as an argument")
+        if kind is torch.Generator:
+            raise self.fail("draws random numbers of its own, from a torch.Generator")
         if kind is torch.Size:
             return tuple(map(self.lower, value))
         if items_of(value):
@@ -183,7 +185,11 @@ class Recording(Written, Answers, TorchFunctionMode):
         """An object that is no tensor, such as a cache: each run gets one of its own, as it was when first seen."""
         if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray" and id(value) not in self._own:
             raise self.fail("computes with numpy, which cannot be seen")
-        if not is_opaque(value) or id(value) in self._own:
+        if id(value) in self._own:
+            return value
+        if not is_opaque(value):
+            if hides(value, lambda item: id(item) in self._values or issubclass(type(item), Traced)):
+                raise self.fail(f"hides a value in a {type(value).__name__}")
             return value
         state = vars(value)
         if self._holds_values(state):
