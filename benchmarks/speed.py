@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,8 +229,8 @@ def on_example(count: int) -> tuple[str, list[dict[str, Any]]]:
 
     def measure(name: str, make: Callable[[], nn.Module], place: str, ends: tuple[str, str], *args: Any) -> None:
         model = make().eval()
-        runs = [0, 0]
-        hooks = [model.get_submodule(end).register_forward_hook(_counting(runs, i)) for i, end in enumerate(ends)]
+        runs = Counter[str]()  # no list: a pass on an example runs a copy of the model, its hooks and their lists
+        hooks = [model.get_submodule(end).register_forward_hook(_counting(runs, end)) for end in ends]
         truncate(model, place, args)
         for hook in hooks:
             hook.remove()
@@ -241,8 +242,12 @@ def on_example(count: int) -> tuple[str, list[dict[str, Any]]]:
                 lambda: truncate(model, place, args, check=False),
             )
         ratios = ratio(checked, once), ratio(unchecked, once)
-        rows.append((name, f"`{place}`", ms(once), ms(checked), *(f"{value:.2f}" for value in ratios), *runs))
-        results.append({"model": name, "place": place, "checked": ratios[0], "unchecked": ratios[1], "runs": runs})
+        rows.append(
+            (name, f"`{place}`", ms(once), ms(checked), *(f"{value:.2f}" for value in ratios), *map(runs.get, ends))
+        )
+        results.append(
+            {"model": name, "place": place, "checked": ratios[0], "unchecked": ratios[1], "runs": dict(runs)}
+        )
 
     ids, images = torch.randint(1000, (2, 128)), [torch.rand(3, 128, 160), torch.rand(3, 120, 150)]
     ends_of_bert = "embeddings.word_embeddings", "pooler.dense"
@@ -266,9 +271,9 @@ check that is the default).
     return text, results
 
 
-def _counting(runs: list[int], index: int) -> Callable[..., None]:
+def _counting(runs: Counter[str], name: str) -> Callable[..., None]:
     def count(module: nn.Module, args: Any, output: Any) -> None:
-        runs[index] += 1
+        runs[name] += 1
 
     return count
 

@@ -163,7 +163,7 @@ class _Run(Written):
 
     def held(self, path: str, tensor: torch.Tensor) -> StandIn:
         """What the forward sees in place of a tensor that the module holds."""
-        if self._has_hooks_below and not self._is_registered(tensor):
+        if not isinstance(tensor, nn.Parameter) and self._has_hooks_below and not self._is_registered(tensor):
             return Unread(self, f"reads the tensor {path!r}, which hooks on the modules that it calls may set")
         return Held(self, path, tensor)
 
