@@ -34,9 +34,10 @@ class Given:
 
 def held_by_several(model: nn.Module) -> frozenset[int]:
     """The ids of the lists and dicts that several modules hold: through them, one may hand something to another."""
-    holders = [
-        {id(value) for value in vars(module).values() if type(value) in (list, dict)} for module in model.modules()
-    ]
+    holders = []
+    for module in model.modules():
+        attributes = list(vars(module).values())  # at once: another thread may run the model meanwhile
+        holders.append({id(value) for value in attributes if type(value) in (list, dict)})
     counts = collections.Counter(itertools.chain.from_iterable(holders))
     return frozenset(held for held, count in counts.items() if count > 1)
 

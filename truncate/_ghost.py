@@ -36,7 +36,8 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
             if buffer is not None and id(buffer) not in memo:
                 memo[id(buffer)] = hollow(buffer) if hollow else buffer.detach().clone()
     for module in originals:
-        memo[id(module)].__dict__.update({name: _copied(value, memo, hollow) for name, value in vars(module).items()})
+        attributes = list(vars(module).items())  # at once: another thread may run the model meanwhile
+        memo[id(module)].__dict__.update({name: _copied(value, memo, hollow) for name, value in attributes})
         if module._compiled_call_impl is not None:  # by `module.compile()`: what was compiled holds the original
             memo[id(module)]._compiled_call_impl = None
     return memo[id(model)]
