@@ -133,7 +133,7 @@ def by_torchextractor(model: nn.Module, place: Place, example: Example) -> nn.Mo
     return _Second(Extracts(model, [place.path]))
 
 
-class _Hooked(nn.Module):
+class Hooked(nn.Module):
     """A model with a hook that keeps what one layer returned."""
 
     def __init__(self, model: nn.Module, path: str) -> None:
@@ -160,7 +160,7 @@ PEERS = (
     Extractor("surgeon-pytorch Extract", by_surgeon_extract),
     Extractor("surgeon-pytorch Inspect", by_surgeon_inspect),
     Extractor("torchextractor", by_torchextractor),
-    Extractor("a forward hook", lambda model, place, example: _Hooked(model, place.path)),
+    Extractor("a forward hook", lambda model, place, example: Hooked(model, place.path)),
     Extractor("nn.Sequential of children", by_slicing, lambda model, place: place.path in dict(model.named_children())),
 )
 EXTRACTORS = (PLAIN, ON_EXAMPLE, *PEERS)

@@ -14,25 +14,10 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from benchmarks import report
+from benchmarks.extractors import Hooked
 from truncate import truncate
 
 PLACES = {"vgg16": "features.16", "resnet50": "layer2", "vit_b_16": "encoder.layers.encoder_layer_3"}
-
-
-class Hooked(nn.Module):
-    """The whole model, and a hook that keeps what one layer returns."""
-
-    def __init__(self, model: nn.Module, place: str) -> None:
-        super().__init__()
-        self.model = model
-        model.get_submodule(place).register_forward_hook(self.keep)
-
-    def keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.kept = output
-
-    def forward(self, x: torch.Tensor) -> Any:
-        self.model(x)
-        return self.kept
 
 
 WAYS: dict[str, Callable[[nn.Module, str], nn.Module]] = {
