@@ -71,9 +71,12 @@ def test_killed_at_20_random_moments() -> None:
     pictures.make(Path("photos"), 24, broken=(5,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")
-    began = time.monotonic()
-    pictures.ended(pictures.child(pictures.quietly(*command(out="timed.parquet"))))
-    length = time.monotonic() - began
+    lengths = []
+    for number in range(2):  # the shorter one counts: a machine that is busier now than later would kill too late
+        began = time.monotonic()
+        pictures.ended(pictures.child(pictures.quietly(*command(out=f"timed{number}.parquet"))))
+        lengths.append(time.monotonic() - began)
+    length = min(lengths)
     killed, unfinished = 0, 0
     moments = random.Random(0)
     for number in range(20):
@@ -87,9 +90,8 @@ def test_killed_at_20_random_moments() -> None:
             assert tables(out) == expected
         assert run(out=out) == 1
         assert tables(out) == expected
-    # A machine that is busy with other things may end a run before its moment has come.
-    assert killed >= 5
-    assert unfinished >= 3
+    assert killed >= 10
+    assert unfinished >= 5
     assert not list(Path().glob("*.parts"))
 
 
