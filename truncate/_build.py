@@ -18,7 +18,7 @@ from truncate._graph import Kind, descend, join, map_nested
 from truncate._held import carry_over
 from truncate._operations import is_mode
 from truncate._plan import Plan
-from truncate._shadow import has_own_call
+from truncate._shadow import has_own_call, is_chain
 from truncate._source import source_of
 from truncate._write import PROVIDED, numbered
 
@@ -158,7 +158,7 @@ def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
 def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     """Whether the cut leaves the first children of a plain Sequential."""
     module = plan.module
-    if type(module).forward is not nn.Sequential.forward or "forward" in vars(module) or has_own_call(module):
+    if not is_chain(module):
         return False
     for sub in plan.children.values():
         if len(sub.used) + sub.slots != 1 or len(sub.forms) != 1:

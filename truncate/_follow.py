@@ -23,11 +23,11 @@ from truncate._errors import CannotFollowError
 from truncate._filled import Given
 from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested, tensors_in
 from truncate._none import Functions
-from truncate._objects import hides, is_opaque
+from truncate._objects import PLAIN, hides, is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
-from truncate._shadow import PLAIN, Shadows, entry_of, has_own_call, is_shadow
+from truncate._shadow import Shadows, entry_of, is_chain, is_shadow
 from truncate._standin import Held, StandIn, Unfollowable, Unread, recording_is, running, standins_in
 from truncate._written import Written
 
@@ -50,8 +50,7 @@ def follow(module: nn.Module, call: Call, where: str, children: Children) -> lis
 
     A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
     """
-    plain = type(module).forward is nn.Sequential.forward and "forward" not in vars(module) and not has_own_call(module)
-    if plain and len(call.args) == 1 and next(containers_in(call.args), None) is None:
+    if is_chain(module) and len(call.args) == 1 and next(containers_in(call.args), None) is None:
         return [_chain(module, call)]
     bodies: list[Body] = []
     pending: list[dict[str, bool]] = [{}]
@@ -157,9 +156,10 @@ class _Run(Written):
             self.decisions.update(again.decisions)
             return body
         filled = self.told(given.changes, given.containers)
-        body = Body(self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=self._constants)
-        body.fills = self._shadows.filled
-        return body
+        fills, constants = self._shadows.filled, self._constants
+        return Body(
+            self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills
+        )
 
     def held(self, path: str, tensor: torch.Tensor) -> StandIn:
         """What the forward sees in place of a tensor that the module holds."""

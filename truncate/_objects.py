@@ -13,6 +13,7 @@ from torch import nn
 
 from truncate._traced import Traced
 
+PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 # What holds no values of a run, so that there is nothing to look for inside, and may be shared by all runs.
 NOT_OPENED = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum, torch.layout,
@@ -29,16 +30,13 @@ def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
     """Whether what is sought lies inside an object that is no container: in a closure, a deque, an iterator."""
     if sought(value):
         return True
-    if not depth or type(value) in _EMPTY or isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType)):
+    if not depth or type(value) in PLAIN or isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType)):
         return False
     if isinstance(value, types.FunctionType):  # and not its globals
         inside: Any = value.__closure__ or ()
     else:
         inside = gc.get_referents(value)
     return any(hides(item, sought, depth - 1) for item in inside)
-
-
-_EMPTY = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout))
 
 
 def revive(kind: type, state: dict[str, Any]) -> Any:

@@ -35,10 +35,10 @@ from truncate._graph import (
     observed_in,
     tensors_in,
 )
-from truncate._objects import NOT_OPENED, hides, is_opaque, revive
+from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
-from truncate._shadow import PLAIN, Shadows, entry_of, is_shadow
+from truncate._shadow import Shadows, entry_of, is_shadow
 from truncate._standin import StandIn, recording_is, running
 from truncate._traced import Traced, plain, traced
 from truncate._written import Written

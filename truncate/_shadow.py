@@ -23,10 +23,9 @@ from truncate._builtins import with_own_builtins
 from truncate._bytecode import attributes_stored
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
-from truncate._objects import is_opaque, revive
+from truncate._objects import PLAIN, is_opaque, revive
 from truncate._standin import Recording, StandIn
 
-PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
 _ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
@@ -325,6 +324,12 @@ class Shadow:
 def has_own_call(module: nn.Module) -> bool:
     """Whether the class of a module does something around its forward that no hook sees; those of torch do not."""
     return not type(module).__call__.__module__.startswith("torch.")
+
+
+def is_chain(module: nn.Module) -> bool:
+    """Whether a module does what `nn.Sequential` does: calls its children in turn."""
+    own = "forward" in vars(module) or has_own_call(module)
+    return type(module).forward is nn.Sequential.forward and not own
 
 
 def entry_of(shadow: Any) -> Callable[..., Any]:
