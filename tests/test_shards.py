@@ -67,31 +67,33 @@ def test_an_undisturbed_run() -> None:
 
 
 def test_killed_at_20_random_moments() -> None:
-    """Each of 20 runs is killed once, at a moment of its own between its beginning and its end, and started again."""
+    """Runs are killed at moments of their own between their beginning and their end, and started again, until 20 were."""
     pictures.make(Path("photos"), 24, broken=(5,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")
-    lengths = []
-    for number in range(2):  # the shorter one counts: a machine that is busier now than later would kill too late
-        began = time.monotonic()
-        pictures.ended(pictures.child(pictures.quietly(*command(out=f"timed{number}.parquet"))))
-        lengths.append(time.monotonic() - began)
-    length = min(lengths)
-    killed, unfinished = 0, 0
+    began = time.monotonic()
+    assert run(out="timed.parquet") == 1
+    length = time.monotonic() - began
     moments = random.Random(0)
-    for number in range(20):
+    killed, unfinished = 0, 0
+    for number in range(100):
         out = f"{number}.parquet"
         process = pictures.child(pictures.quietly(*command(out=out)))
-        time.sleep((number + moments.random()) / 20 * length)
+        time.sleep(moments.random() * length)
         os.kill(process, signal.SIGKILL)
-        killed += pictures.ended(process) == -signal.SIGKILL
+        if pictures.ended(process) == -signal.SIGKILL:
+            killed += 1
+        else:  # it had ended before its moment: the machine is faster now than when it was timed
+            length *= 0.9
         unfinished += Path(f"{out}.parts").exists()
         if Path(out).exists():
             assert tables(out) == expected
         assert run(out=out) == 1
         assert tables(out) == expected
-    assert killed >= 10
-    assert unfinished >= 5
+        if killed >= 20 and unfinished >= 5:
+            break
+    assert killed >= 20
+    assert unfinished >= 5  # some find the parts of the run before
     assert not list(Path().glob("*.parts"))
 
 
