@@ -10,6 +10,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,21 +60,24 @@ class Results:
     left_out: list[str] = field(default_factory=list)  # models that the time did not reach
 
 
-def conduct(tasks: list[Task], limit: float, seconds: float) -> Results:
-    """Examines the models one behind the other until `seconds` are over; a step may take `limit` of them."""
+def conduct(tasks: list[Task], limit: float, seconds: float, at_once: int) -> Results:
+    """Examines `at_once` models at a time until `seconds` are over; a step may take `limit` of them."""
     library = tasks[0].library
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.checks", *PACKAGES.get(library, ["torchvision"])])
     results, end = Results(), time.monotonic() + seconds
-    with Progress() as progress:
+
+    def examined(task: Task) -> list[Record] | None:
+        return None if time.monotonic() > end else list(_examine(context, task, limit, results.unusable))
+
+    with Progress() as progress, ThreadPoolExecutor(at_once) as threads:
         bar = progress.add_task(library, total=len(tasks))
-        for task in tasks:
-            progress.update(bar, description=f"{library} {task.name}")
-            if time.monotonic() > end:
+        for task, records in zip(tasks, threads.map(examined, tasks), strict=True):
+            progress.update(bar, description=f"{library} {task.name}", advance=1)
+            if records is None:
                 results.left_out.append(task.name)
             else:
-                results.records += _examine(context, task, limit, results.unusable)
-            progress.advance(bar)
+                results.records += records
     return results
 
 
@@ -176,6 +180,7 @@ def _refuses(outcome: Outcome | None) -> bool:
 @click.option("--tools", is_flag=True, help="Also script, export and compile, where the whole model can be (slow).")
 @click.option("--limit-seconds", type=float, default=120, show_default=True, help="What one step may take.")
 @click.option("--minutes", type=float, default=60, show_default=True, help="Begin with no model after this time.")
+@click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="Models, a core each.")
 @click.option("--write", is_flag=True, help="Put the table into docs/benchmarks.md.")
 @click.option("--json", "path", type=Path, help="Where to write each outcome as JSON.")
 def main(
@@ -186,6 +191,7 @@ def main(
     tools: bool,
     limit_seconds: float,
     minutes: float,
+    at_once: int,
     write: bool,
     path: Path | None,
 ) -> None:
@@ -196,7 +202,8 @@ def main(
     torch.set_num_threads(1)
     facts = report.surroundings(*PACKAGES.get(library, []), *PEERS)
     wanted = tuple(extractors.split(","))
-    results = conduct([Task(library, name, cuts, tools, wanted) for name in names], limit_seconds, 60 * minutes)
+    tasks = [Task(library, name, cuts, tools, wanted) for name in names]
+    results = conduct(tasks, limit_seconds, 60 * minutes, at_once)
     text = f"{report.sentence(facts)}\n\n{summary(results)}"
     click.echo(text)
     if write:
