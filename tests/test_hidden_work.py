@@ -298,6 +298,84 @@ class HandsOnANamespace(Three):
         return self.b(self.reading(types.SimpleNamespace(value=self.a(x))))
 
 
+class RegistersAHook(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        handle = self.a.register_forward_hook(lambda module, args, output: output * 2)
+        x = self.a(x)
+        handle.remove()
+        return self.b(x)
+
+
+class ModeIsTrue(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x * 2 if self.training is True else x)
+
+
+class MatchesTheMode(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        match self.training:
+            case True:
+                x = x * 2
+            case False:
+                x = x * 3
+        return self.b(x)
+
+
+def doubled_if_true(x: Tensor, flag: bool) -> Tensor:
+    return x * 2 if flag is True else x
+
+
+class HelperComparesTheMode(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(doubled_if_true(self.a(x), self.training))
+
+
+class HelperComparesAnAnswer(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(doubled_if_true(self.a(x), x.dim() == 2))
+
+
+class Doubling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, flag: bool | None = None) -> Tensor:
+        return self.inner(x) if flag is True else x
+
+
+class ChildComparesTheMode(Three):
+    def add(self) -> None:
+        self.child = Doubling()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.child(self.a(x), self.training))
+
+
+class ChildComparesAConstant(Three):
+    def add(self) -> None:
+        self.child = Doubling()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.child(self.a(x), flag=True))
+
+
+class ShowsContent(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        print(f"{x.sum():.2f}")
+        return self.b(x)
+
+
+class ComputesWithText(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        text = str(x)
+        return self.b(x * 2 if "0" in text else x)
+
+
 class StartsFromItsFirstBatch(Three):
     def add(self) -> None:
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
@@ -336,6 +414,15 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (DrawsFromAGenerator, "b", "draws random numbers of its own, from a torch.Generator", "the same"),
     (SetsRandomState, "b", "seeds the random numbers", "the same"),
     (HidesInADeque, "b", "hides a value in a deque", "the same"),
+    (RegistersAHook, "b", "registers a hook on a module", "the same"),
+    (ModeIsTrue, "b", RIGHT, RIGHT),
+    (MatchesTheMode, "b", RIGHT, RIGHT),
+    (HelperComparesTheMode, "b", RIGHT, RIGHT),
+    (HelperComparesAnAnswer, "b", "asks whether a value is True or False that it computes", RIGHT),
+    (ChildComparesTheMode, "child.inner", "asks whether a value is True or False", RIGHT),
+    (ChildComparesAConstant, "child.inner", RIGHT, RIGHT),
+    (ShowsContent, "b", RIGHT, RIGHT),
+    (ComputesWithText, "b", "computes with the text of a value", "computes with the text of a tensor"),
     (HandsOnANamespace, "b", "hides a value in a SimpleNamespace", RIGHT),
 ]
 
@@ -373,6 +460,20 @@ def test_equal_in_two_calls_or_refused(kind: type[Three], place: str, says: str,
         result = cut(x.clone())
         assert torch.equal(result, expected)
         assert result.requires_grad is expected.requires_grad
+
+
+@pytest.mark.parametrize("read", [lambda x: float(f"{x.sum():.2f}"), lambda x: complex(x.sum()).real])
+def test_content_that_is_read_as_text_or_as_a_complex_number(read: Callable[[Tensor], float]) -> None:
+    class Reads(Three):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x * read(x.detach()))
+
+    model, x = Reads(), torch.randn(2, 4)
+    cut = truncate(model, "b", (x,))
+    assert torch.equal(cut(x), capture(model, ["b"], x)["b"][-1])
+    with pytest.raises(AssertionError, match="unlike the example"):
+        cut(x + 1)
 
 
 def test_a_check_of_what_the_forward_changes_then() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from truncate._assume import Assumes, users_frame
-from truncate._bytecode import demanded
+from truncate._bytecode import demanded, only_shows_text
 from truncate._graph import Kind
 from truncate._hollow import is_hollow
 from truncate._standin import Unfollowable
@@ -50,6 +50,9 @@ class Answers(Assumes):
         self.fix_node(node, True, "a number in a tensor was", value, content=True)
         return value
 
+    def _complex(self, tensor: torch.Tensor) -> complex:
+        return complex(self._number(tensor))
+
     def _item(self, tensor: torch.Tensor) -> Any:
         lowered = self.lower(tensor)
         return traced(self._content(tensor), self, self.node(Kind.METHOD, "item", (lowered,)))
@@ -68,6 +71,15 @@ class Answers(Assumes):
     def _contains(self, tensor: torch.Tensor, item: Any) -> bool:
         return self._truth(self.function(torch.Tensor.any, (self.function(torch.Tensor.eq, (tensor, item), {}),), {}))
 
+    def _text(self, tensor: torch.Tensor, spec: str = "") -> str:
+        """A text that is only shown fixes nothing."""
+        if only_shows_text(users_frame()):
+            with torch._C.DisableTorchFunction():
+                return format(tensor, spec)
+        if tensor.dim() > 0:
+            raise self.fail("computes with the text of a tensor")
+        return format(self._item(tensor), spec)
+
     def _list(self, tensor: torch.Tensor) -> Any:
         if tensor.dim() == 0:
             return self._item(tensor)
@@ -76,5 +88,6 @@ class Answers(Assumes):
 
 QUESTIONS = {
     "__bool__": "_truth", "__int__": "_number", "__float__": "_number", "__index__": "_number", "item": "_item",
+    "__complex__": "_complex", "__format__": "_text", "__repr__": "_text",
     "__len__": "_length", "__iter__": "_iterate", "__contains__": "_contains", "tolist": "_list",
 }  # fmt: skip

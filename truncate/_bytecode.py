@@ -7,7 +7,7 @@ import dis
 import functools
 import linecache
 import os
-from types import CodeType, FrameType
+from types import CodeType, FrameType, NoneType
 from typing import Any
 
 import torch
@@ -110,20 +110,23 @@ def passes_text_on(frame: FrameType) -> bool:
     rest = instructions[here + 1 :]
     parts = next((i for i, instruction in enumerate(rest) if instruction.opname == "BUILD_STRING"), -1)
     following = next((i for i in rest[parts + 1 :] if i.opname not in ("FORMAT_VALUE", "FORMAT_SIMPLE", "NOP")), None)
-    return following is not None and not following.opname.startswith(_COMPUTING)
+    return following is not None and not following.opname.startswith((*_USING, "LOAD_CONST", "LOAD_FAST"))
 
 
-_COMPUTING = (
-    "COMPARE_OP",
-    "CONTAINS_OP",
-    "IS_OP",
-    "STORE_",
-    "RETURN_",
-    "BINARY_",
-    "LOAD_CONST",
-    "BUILD_MAP",
-    "LOAD_FAST",
-)
+def only_shows_text(frame: FrameType) -> bool:
+    """Whether the text that the frame is making goes straight into a call of which nothing is kept, or an error."""
+    instructions, here = _here(frame)
+    calls = 0
+    for name in (instruction.opname for instruction in instructions[here:]):
+        calls += name.startswith("CALL")
+        if name in ("POP_TOP", "RAISE_VARARGS"):
+            return calls == 1
+        if name.startswith(_USING) or "JUMP" in name:
+            break
+    return False
+
+
+_USING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "STORE_", "RETURN_", "BINARY_", "BUILD_MAP")
 
 
 def source_line(filename: str, line: int) -> str:
@@ -147,8 +150,8 @@ def names_tested_for_none(code: CodeType) -> frozenset[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NoneTests:
-    """Of what a function asks whether it is None."""
+class IdentityTests:
+    """Of what a function asks whether it is None, or whether it is True or False."""
 
     arguments: frozenset[str]  # items and attributes of them too, as they are given
     variables: bool  # some that it assigns to before
@@ -157,14 +160,15 @@ class NoneTests:
 
 
 @functools.lru_cache(maxsize=4096)
-def none_tests(code: CodeType) -> NoneTests:
+def identity_tests(code: CodeType, kind: type) -> IdentityTests:
+    """What a function asks of that kind: ``NoneType`` or ``bool``."""
     instructions, _ = _instructions(code)
     variables: dict[str, int] = {}  # with the position of the last test
     attributes, others = set(), False
     for position, instruction in enumerate(instructions):
-        if "IF_NONE" in instruction.opname or "IF_NOT_NONE" in instruction.opname:
+        if kind is NoneType and ("IF_NONE" in instruction.opname or "IF_NOT_NONE" in instruction.opname):
             base, attribute = _base(instructions, position - 1)
-        elif instruction.opname == "IS_OP" and _is_none(instructions[position - 1]):
+        elif _is_test(instructions, position, kind):
             base, attribute = _base(instructions, position - 2)
         else:
             continue
@@ -174,7 +178,7 @@ def none_tests(code: CodeType) -> NoneTests:
             variables[base] = position
         others = others or base == "" or instruction.is_jump_target or instructions[position - 1].is_jump_target
     given = {name for name, last in variables.items() if name in code.co_varnames and _is_as_given(code, name, last)}
-    return NoneTests(frozenset(given), given != set(variables), frozenset(attributes), others)
+    return IdentityTests(frozenset(given), given != set(variables), frozenset(attributes), others)
 
 
 def _is_as_given(code: CodeType, name: str, end: int) -> bool:
@@ -186,8 +190,17 @@ def _is_as_given(code: CodeType, name: str, end: int) -> bool:
     return end < first and not any(positions.get(i.argval, 0) <= end for i in back)
 
 
-def _is_none(instruction: dis.Instruction) -> bool:
-    return instruction.opname == "LOAD_CONST" and instruction.argval is None
+def _is_test(instructions: list[dis.Instruction], position: int, kind: type) -> bool:
+    """Whether that instruction compares by ``is`` with a constant of that kind."""
+    before = instructions[position - 1]
+    return instructions[position].opname == "IS_OP" and before.opname == "LOAD_CONST" and type(before.argval) is kind
+
+
+@functools.lru_cache(maxsize=4096)
+def compares_with_bool(code: CodeType) -> bool:
+    """Whether a function compares anything with True or False by ``is``, as ``match`` does too."""
+    instructions, _ = _instructions(code)
+    return any(_is_test(instructions, position, bool) for position in range(1, len(instructions)))
 
 
 def _names(instruction: dis.Instruction) -> tuple[str, ...]:

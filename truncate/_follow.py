@@ -9,7 +9,7 @@ import operator
 import sys
 import traceback
 from collections.abc import Iterator
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +27,7 @@ from truncate._objects import PLAIN, hides, is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
-from truncate._shadow import Shadows, entry_of, is_chain, is_shadow
+from truncate._shadow import Shadows, compares_bools, entry_of, is_chain, is_shadow
 from truncate._standin import Held, StandIn, Unfollowable, Unread, recording_is, running, standins_in
 from truncate._written import Written
 
@@ -112,6 +112,7 @@ class _Run(Written):
         self._answered: set[Node] = set()
         self._ran = Functions()
         self.module = module
+        self.compares_bools = compares_bools(type(module))
         self.decisions = dict(decisions)
         self._children = children
         self._asked: dict[str, Any] = {}
@@ -147,10 +148,10 @@ class _Run(Written):
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        misled = next(filter(self._may_mislead, self._ran.asked(self._nodes)), None)
+        misled, constants = next(self._misled(), (None, ""))
         if misled is not None:
             if self._answering:
-                raise self.fail(f"asks whether a value is None that {self._origin(misled)}")
+                raise self.fail(f"asks whether a value is {constants} that {self._origin(misled)}")
             again = _Run(self.module, self.decisions, self._children, answering=True)
             body = again.body(call)
             self.decisions.update(again.decisions)
@@ -210,15 +211,25 @@ class _Run(Written):
         self._answered.add(standin._node)
         return fill(outline, standin)
 
-    def _may_mislead(self, node: Node) -> bool:
+    def _misled(self) -> Iterator[tuple[Node, str]]:
+        """The values that may be what the forward compared them with by ``is``, and what that was."""
+        yield from ((node, "None") for node in self._ran.asked(NoneType, self._nodes) if self._may_be_none(node))
+        yield from ((node, "True or False") for node in self._ran.asked(bool, self._nodes) if self._may_be_bool(node))
+
+    def _may_be_none(self, node: Node) -> bool:
         """Whether the value of a node may be None, and a stand-in for it was handed out."""
         if _whole(node) in self._answered and self.outline(node) is None:
             return False
         known = self.outline(node)
         return known is None or known is Known.NOTHING
 
+    def _may_be_bool(self, node: Node) -> bool:
+        known = self.outline(node)
+        return known in (Known.GIVEN, Known.NOTHING) or (type(known) is bool and _whole(node) not in self._answered)
+
     def _origin(self, node: Node) -> str:
-        return "is a part of an argument" if _whole(node).kind is Kind.INPUT else "another module returns"
+        origins = {Kind.INPUT: "is a part of an argument", Kind.CHILD: "another module returns"}
+        return origins.get(_whole(node).kind, "it computes")
 
     def outline(self, node: Node) -> Any:
         """What is known of a value."""

@@ -1,7 +1,7 @@
-"""``value is None``: the one question that a stand-in does not hear, and to which it always gets the answer no.
+"""``value is None``, or True or False: what a stand-in does not hear, and to which it always gets the answer no.
 
 So the functions that ran on stand-ins are looked at afterwards. Where one of them asks that of anything but a plain
-attribute or an argument of the forward, every stand-in must have been for something that is not None.
+attribute or an argument of the forward, every stand-in must have been for something that is none of these.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import CodeType, FrameType, NoneType
 from typing import Any
 
-from truncate._bytecode import attributes_stored, is_library, none_tests
+from truncate._bytecode import attributes_stored, identity_tests, is_library
 from truncate._graph import Node
 from truncate._standin import StandIn, Unread, standins_in
 
@@ -21,8 +21,8 @@ class Functions:
     """Those that ran, in this thread, and what they asked."""
 
     def __init__(self) -> None:
-        self._parameters: dict[CodeType, tuple[str, ...]] = {}  # of each function, those of which it asks that
-        self._asked: list[StandIn] = []  # what was given for these
+        self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those of which it asks that
+        self._asked: dict[type, list[StandIn]] = {kind: [] for kind in _KINDS}  # what was given for these
         self._watch: Callable[[Any], None] | None = None
         self._seen = True
 
@@ -52,27 +52,29 @@ class Functions:
         code = frame.f_code
         names = self._parameters.get(code)
         if names is None:
-            names = self._parameters[code] = tuple(none_tests(code).arguments) if _is_theirs(code) else ()
-        for name in names:
-            self._asked += standins_in(frame.f_locals.get(name))
+            kinds = _KINDS if _is_theirs(code) else ()
+            names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
+        for kind, name in names:
+            self._asked[kind] += standins_in(frame.f_locals.get(name))
 
-    def asked(self, values: list[Node]) -> Iterator[Node]:
-        """Of which of these values one of them may have asked whether it is None."""
+    def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
+        """Of which of these values one of them may have asked whether it is None, or True or False."""
         theirs = [code for code in self._parameters if _is_theirs(code)]
         stored = frozenset().union(*map(attributes_stored, theirs))
-        if not self._seen or any(_asks_anything(code, stored) for code in theirs):
+        if not self._seen or any(_asks_anything(code, kind, stored) for code in theirs):
             yield from values
-        yield from (standin._node for standin in self._asked if type(standin) is not Unread)
+        yield from (standin._node for standin in self._asked[kind] if type(standin) is not Unread)
 
 
 def _is_theirs(code: CodeType) -> bool:
     return not (code.co_filename.startswith(_OWN) or is_library(code.co_filename))
 
 
-def _asks_anything(code: CodeType, stored: frozenset[str]) -> bool:
+def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
     """Whether a function asks that of anything else than its arguments and attributes that nobody sets."""
-    tests = none_tests(code)
+    tests = identity_tests(code, kind)
     return tests.others or tests.variables or not stored.isdisjoint(tests.attributes)
 
 
+_KINDS = (NoneType, bool)
 _OWN = __file__.rpartition("_none")[0]

@@ -38,7 +38,7 @@ from truncate._graph import (
 from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
-from truncate._shadow import Shadows, entry_of, is_shadow
+from truncate._shadow import Shadows, compares_bools, entry_of, is_shadow
 from truncate._standin import StandIn, recording_is, running
 from truncate._traced import Traced, plain, traced
 from truncate._written import Written
@@ -60,6 +60,7 @@ class Recording(Written, Answers, TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.module = module
+        self.compares_bools = compares_bools(type(module))
         self.path = path
         self.modes: dict[str, bool] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -383,8 +384,7 @@ class Recording(Written, Answers, TorchFunctionMode):
         return isinstance(True, classes)
 
 
-_PASSED = frozenset(("__hash__", "__repr__", "__format__", "__reduce_ex__", "_set_grad_enabled",
-                     "get_device"))  # fmt: skip
+_PASSED = frozenset(("__hash__", "__reduce_ex__", "_set_grad_enabled", "get_device"))
 _STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from truncate._builtins import with_own_builtins
-from truncate._bytecode import attributes_stored
+from truncate._bytecode import attributes_stored, compares_with_bool, is_library
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._objects import PLAIN, is_opaque, revive
@@ -215,9 +215,9 @@ class Unopened:
 
 
 @functools.lru_cache(maxsize=4096)
-def _attributes_set(cls: Any) -> frozenset[str]:
-    """The attributes that the forward of a class sets, or a method that it calls by name."""
-    names: set[str] = set()
+def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
+    """The forward of a class, and each method that it calls by name."""
+    functions = []
     reached = {"forward"}
     pending = ["forward"]
     while pending:
@@ -226,11 +226,32 @@ def _attributes_set(cls: Any) -> frozenset[str]:
             value = vars(base).get(method)
             function = inspect.unwrap(value) if callable(value) else None
             if isinstance(function, types.FunctionType):
-                names |= attributes_stored(function.__code__)
+                functions.append(function)
                 called = set(function.__code__.co_names) - reached
                 reached |= called
                 pending += called
-    return frozenset(names)
+    return tuple(functions)
+
+
+@functools.lru_cache(maxsize=4096)
+def _attributes_set(cls: Any) -> frozenset[str]:
+    """The attributes that the forward of a class sets, or a method that it calls by name."""
+    return frozenset().union(*(attributes_stored(function.__code__) for function in _functions_of(cls)))
+
+
+@functools.lru_cache(maxsize=4096)
+def compares_bools(cls: Any) -> bool:
+    """Whether the forward of a class compares something with True or False by ``is``, or what it calls by name does."""
+    functions = set(_functions_of(cls))
+    pending = list(functions)
+    while pending:
+        function = pending.pop()
+        named = [function.__globals__.get(name) for name in function.__code__.co_names]
+        called = {inspect.unwrap(value) for value in named if isinstance(value, types.FunctionType)}
+        found = {f for f in called - functions if not is_library(f.__code__.co_filename)}
+        functions |= found
+        pending += found
+    return any(compares_with_bool(function.__code__) for function in functions)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -276,8 +297,10 @@ class Shadow:
         if place is None:
             return False
         shadows, path = place
-        recording = shadows.recording
-        return StandIn(recording, lambda: recording.node(Kind.ATTRIBUTE, f"{path}.training" if path else "training"))
+        recording, flag = shadows.recording, join(path, "training")
+        if recording.compares_bools:
+            return recording.decide(flag)
+        return StandIn(recording, lambda: recording.node(Kind.ATTRIBUTE, flag))
 
     @training.setter
     def training(self, value: bool) -> None:
@@ -319,6 +342,12 @@ class Shadow:
 
     def __deepcopy__(self, memo: Any) -> Any:
         raise self.__dict__[_PLACE][0].recording.fail("copies a module")
+
+    def _refuse_hook(self, *_: Any, **__: Any) -> Any:
+        raise self.__dict__[_PLACE][0].recording.fail("registers a hook on a module")
+
+    register_forward_hook = register_forward_pre_hook = _refuse_hook
+    register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
 
 
 def has_own_call(module: nn.Module) -> bool:

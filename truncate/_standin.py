@@ -28,6 +28,7 @@ class Unfollowable(Exception):
 class Recording(Protocol):
     """Where stand-ins write what is done to them."""
 
+    compares_bools: bool  # the forward may do so by `is`, which only a real one answers
     is_on_real_values: bool  # and so may what the forward does to lists and dicts of its module, which is a copy
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...

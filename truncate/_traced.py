@@ -19,6 +19,8 @@ from truncate._operations import BINARY, COMPARISONS, UNARY
 class Tracer(Protocol):
     """Where traced numbers write what is done to them."""
 
+    compares_bools: bool  # the forward may do so by `is`, which only a real one answers
+
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
 
     def lower(self, value: Any) -> Any: ...
@@ -152,7 +154,7 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
         return value
     made = kind(value)
     made._tracer, made._lazy = tracer, lazy
-    return made
+    return made.fixed() if kind is TracedBool and tracer.compares_bools else made
 
 
 def plain(value: Any) -> Any:
