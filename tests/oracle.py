@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+
+# Where the models of the gallery and of the collections run: `TEST_DEVICE=cuda pytest` tries them on a GPU.
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
@@ -38,6 +42,15 @@ def cloned(value: Any) -> Any:
             object.__setattr__(twin, field.name, cloned(getattr(value, field.name)))
         return twin
     return value
+
+
+def on_device(value: Any) -> Any:
+    """Nested tensors and modules, moved to where the tests run."""
+    if isinstance(value, (torch.Tensor, nn.Module)):
+        return value.to(DEVICE)
+    if isinstance(value, dict):
+        return {key: on_device(item) for key, item in value.items()}
+    return type(value)(map(on_device, value)) if type(value) in (list, tuple) else value
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -67,7 +67,7 @@ def test_an_undisturbed_run() -> None:
 
 
 def test_killed_at_20_random_moments() -> None:
-    """Runs are killed at moments of their own between their beginning and their end, and started again, until 20 were."""
+    """Runs are killed at moments of their own between beginning and end, and started again, until 20 were killed."""
     pictures.make(Path("photos"), 24, broken=(5,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import capture, cloned, equal, parameters_needed, randomize, tensors_in, unexpected_parameters
+from oracle import capture, cloned, equal, on_device, parameters_needed, randomize, tensors_in, unexpected_parameters
 from torch import nn
 
 from truncate import CannotFollowError, CrossingError, FixedArgumentError, TruncateError, split, truncate
@@ -37,11 +37,11 @@ class Entry:
     def model(self) -> nn.Module:
         torch.manual_seed(0)
         model = self.make().eval()
-        return randomize(model) if self.random else model
+        return on_device(randomize(model) if self.random else model)
 
     def example(self, size: int = 0) -> Arguments:
         torch.manual_seed(10 + size)
-        return self.inputs(size)
+        return on_device(self.inputs(size))
 
 
 def run(model: nn.Module, given: Arguments) -> Any:
