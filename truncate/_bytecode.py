@@ -40,6 +40,8 @@ def demanded(frame: FrameType) -> tuple[bool, str | None] | None:
     With it, the source of that check; None where the other value raises only if more is true, as in ``if a and b``.
     """
     instructions, here = _here(frame)
+    if here < len(instructions) and instructions[here].argrepr.startswith("bool("):  # a comparison that asks at once
+        here += 1
     while here < len(instructions) and instructions[here].opname in ("TO_BOOL", "COPY"):
         here += 1
     jump = instructions[here] if here < len(instructions) else None

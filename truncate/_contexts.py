@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 _DEVICES = ("cpu", "cuda")
+_OFF = (False, None)
 
 
 class Contexts:
@@ -59,12 +60,16 @@ class Contexts:
     @property
     def now(self) -> str:
         """The blocks that an operation runs in at this moment, as they are written, with a bar between them."""
+        autocast = _autocast_state()
+        if not self._grad and autocast == self._autocast:
+            return ""
         blocks = []
         if self._grad:
             blocks.append("enable_grad()" if self._grad[-1] else "no_grad()")
-        for device, enabled, dtype in _autocast_state():
-            if (device, enabled, dtype) not in self._autocast:
-                blocks.append(f'autocast("{device}", dtype={dtype}, enabled={enabled})')
+        for device, (enabled, dtype), before in zip(_DEVICES, autocast, self._autocast):
+            if (enabled, dtype) != before:
+                how = f"dtype={dtype}" if enabled else "enabled=False"
+                blocks.append(f'autocast("{device}", {how})')
         return " | ".join(blocks)
 
     @property
@@ -73,5 +78,6 @@ class Contexts:
         return torch.is_grad_enabled() is not (self._grad[-1] if self._grad else True)
 
 
-def _autocast_state() -> list[tuple[str, bool, torch.dtype]]:
-    return [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
+def _autocast_state() -> list[tuple[bool, torch.dtype | None]]:
+    """For each device whether autocast is on, and to which type."""
+    return [(True, torch.get_autocast_dtype(d)) if torch.is_autocast_enabled(d) else _OFF for d in _DEVICES]

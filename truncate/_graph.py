@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
@@ -117,14 +118,20 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
 
 def items_of(value: Any) -> tuple[Any, ...]:
     """What a nested container holds directly; nothing for anything else."""
-    kind = type(value)
+    take = _taking_items_of(type(value))
+    return () if take is None else take(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """How to take out what a container of this class holds; None: it is no container."""
     if issubclass(kind, (tuple, list)):
-        return tuple(value)
+        return tuple
     if kind is slice:
-        return (value.start, value.stop, value.step)
-    if is_dataclass_value(value):
-        return tuple(getattr(value, field.name) for field in dataclasses.fields(value))
-    return tuple(value.values()) if issubclass(kind, dict) else ()
+        return lambda value: (value.start, value.stop, value.step)
+    if hasattr(kind, "__dataclass_fields__") and kind is not Node:
+        return lambda value: tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    return (lambda value: tuple(value.values())) if issubclass(kind, dict) else None
 
 
 def containers_in(value: Any) -> Iterator[Any]:

@@ -110,9 +110,7 @@ def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
     if made is None:
         members: dict[str, Any] = {
             "_held_kind": kind,
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            "__doc__": kind.__doc__,
+            **{name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN},
             "__annotations__": _annotations(kind),
             "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
         }
@@ -121,6 +119,9 @@ def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
         made = types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
         _classes[kind] = weakref.ref(made)
     return made
+
+
+_WHERE_IT_IS_WRITTEN = ("__module__", "__qualname__", "__doc__", "__firstlineno__")  # the last since Python 3.13
 
 
 def _annotations(kind: type) -> dict[str, Any]:

@@ -31,9 +31,16 @@ class Locator:
         self.holds = spine.holds
         self.forwards = forwards
         self.unknown: dict[str, UnknownTargetError] = {}  # by their text
+        self._sites: dict[tuple[int, int], tuple[Body, list[tuple[Node, bool]]]] = {}  # by body, kept alive, and target
 
     def sites(self, module: nn.Module, body: Body, t: int) -> list[tuple[Node, bool]]:
         """The nodes where a target appears; True: somewhere inside the child that the node calls."""
+        key = id(body), t
+        if key not in self._sites:
+            self._sites[key] = body, self._find(module, body, t)
+        return self._sites[key][1]
+
+    def _find(self, module: nn.Module, body: Body, t: int) -> list[tuple[Node, bool]]:
         target = self.targets[t]
         sites = []
         for node in body.nodes:
