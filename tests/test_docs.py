@@ -60,7 +60,9 @@ def run_shell(command: str, folder: Path) -> str:
     arguments = shlex.split(command)
     if arguments[0] == "python":
         arguments[0] = sys.executable
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    # Python 3.12 warns of the fork with which DataLoader starts its workers; by default nobody is shown that.
+    warnings = "default,ignore::DeprecationWarning:multiprocessing.popen_fork"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": warnings}
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
