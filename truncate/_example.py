@@ -17,6 +17,7 @@ from truncate._follow import explain
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
 from truncate._hollow import Hollow
+from truncate._objects import PLAIN
 from truncate._randomness import random_state_kept
 from truncate._record import Recording
 from truncate._spine import Spine
@@ -143,7 +144,14 @@ class Pass:
 
 def _doing(body: Body) -> list[Any]:
     """What a recording does, to be compared with another of the same forward."""
-    return [(node.kind, node.target, [source.index for source in node.inputs()]) for node in body.nodes]
+
+    def known(value: Any) -> Any:
+        return value.index if type(value) is Node else value if type(value) in PLAIN else type(value)
+
+    def given(node: Node) -> Any:
+        return node.args[:1] if node.target is torch._assert else (node.args, node.kwargs)  # not the text of a check
+
+    return [(node.kind, node.target, map_nested(given(node), known)) for node in body.nodes]
 
 
 def _is_taken(body: Body, module: nn.Module) -> bool:
