@@ -6,6 +6,7 @@ a hook on `b` captures, or raises.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -24,7 +25,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from truncate import CannotFollowError, ContentWarning, FixedArgumentError, TruncateError, WrongResultError, truncate
+from truncate import (
+    CannotFollowError,
+    ContentWarning,
+    FixedArgumentError,
+    TruncateError,
+    WrongResultError,
+    split,
+    truncate,
+)
 from truncate._record import Recording
 
 Forward = Callable[..., Any]
@@ -486,6 +495,60 @@ def test_structures_come_out(kind: str, upto: Any) -> None:
     for path, value in zip(paths, values):
         expected = model(WIDE)[0] if path == "child" else model(WIDE) if path == "" else seen[path][-1]
         assert equal(value, seen[path][-1]) and type(value) is type(expected)
+
+
+class Ordered(collections.OrderedDict[str, Any]):
+    """A dict of a class of its own."""
+
+
+GIVEN: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor], Callable[[Any], Any]]] = {
+    "dict": (lambda x: {"x": x, "by": 2}, lambda given: given["x"], lambda given: {**given, "by": 3}),
+    "own dict": (lambda x: Ordered(x=x, by=[2]), lambda given: given["x"], lambda given: Ordered(x=given["x"], by=[])),
+    "named tuple": (lambda x: Pair(x, None), lambda given: given.left, lambda given: Pair(given.left, given.left)),
+    "dataclass": (
+        lambda x: Output(x, (x, x + 1)),
+        lambda given: given.extra[1] + given.hidden,
+        lambda given: Output(given.hidden, (given.hidden,)),
+    ),
+    "nested": (
+        lambda x: [Output(x), {"pair": Pair(x, None)}],
+        lambda given: given[0].hidden + given[1]["pair"].left,
+        lambda given: given[:1],
+    ),
+}
+
+
+@pytest.mark.parametrize("branching", [False, True])
+@pytest.mark.parametrize("kind", GIVEN)
+def test_structures_go_in(kind: str, branching: bool) -> None:
+    """Into the model itself; one of another form is refused."""
+    make, read, other = GIVEN[kind]
+
+    def forward(self: Any, given: Any) -> Tensor:
+        x = read(given)
+        return x if branching and grew(x) else self.b(self.a(x))
+
+    model = model_of(forward)
+    example = make(EXAMPLE)
+    cut = truncate(model, "b", args=(example,))
+    assert equal(cut(make(WIDE)), hooked(model, make(WIDE)))
+    front, back = split(model, "a", args=(example,))
+    assert equal(back(front(make(WIDE))), model(make(WIDE)))
+    with pytest.raises(FixedArgumentError, match="given"):
+        cut(other(make(WIDE)))
+
+
+def writes_to_its_argument(self: Any, given: Output) -> Tensor:
+    given.loss = self.a(given.hidden)
+    return given.hidden if grew(given.hidden) else self.b(given.loss)
+
+
+def test_a_structure_that_the_forward_writes_to() -> None:
+    model = model_of(writes_to_its_argument)
+    example = Output(EXAMPLE)
+    cut = truncate(model, "b", args=(example,))
+    assert example.loss is None
+    assert equal(cut(Output(WIDE)), hooked(model, Output(WIDE)))
 
 
 def optional_arguments(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import types
 import typing
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from truncate._call import Call
 from truncate._errors import FixedArgumentError, NotReachedError
-from truncate._graph import Node
+from truncate._graph import Node, is_dataclass_value
 from truncate._write import Names, Writer
 
 
@@ -86,13 +87,17 @@ def _open(names: Names, expression: str, given: Any, opening: list[str], inputs:
     if type(given) is Node:
         inputs[given.target] = expression
         return
-    if type(given) in (tuple, list, dict):
-        if not given or type(given) is not dict:
+    if is_dataclass_value(given):
+        for field in dataclasses.fields(given):
+            _open(names, f"{expression}.{field.name}", getattr(given, field.name), opening, inputs)
+        return
+    if isinstance(given, (tuple, list, dict)):
+        if not given or not isinstance(given, dict):
             differs = f"len({expression}) != {len(given)}"
         else:
             differs = f"set({expression}) != {set(given)!r}"
         _refuse(names, differs, expression, _shape_text(given), opening)
-        for key, item in given.items() if type(given) is dict else enumerate(given):
+        for key, item in given.items() if isinstance(given, dict) else enumerate(given):
             _open(names, f"{expression}[{key!r}]", item, opening, inputs)
         return
     plain = type(given) in (bool, int, float, str)
