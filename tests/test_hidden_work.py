@@ -487,6 +487,46 @@ def test_a_check_of_what_the_forward_changes_then() -> None:
         cut(x)
 
 
+class GoesOnAfterAnError(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        try:
+            x = x @ torch.ones(5, 5)
+        except RuntimeError:
+            x = self.b(x)
+        return self.c(x)
+
+
+class DifferentiatesInItsForward(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().clone()
+        x.requires_grad = True
+        (slope,) = torch.autograd.grad(self.a(x).sum(), x, create_graph=True)
+        return self.c(slope)
+
+
+@pytest.mark.parametrize("kind", [GoesOnAfterAnError, DifferentiatesInItsForward])
+def test_a_result_that_does_not_run_is_not_returned(kind: type[Three]) -> None:
+    model, x = kind(), torch.randn(2, 4)
+    with pytest.raises(WrongResultError, match="the result does not run on the example: RuntimeError: "):
+        truncate(model, "c", (x,))
+    assert isinstance(truncate(model, "c", (x,), check=False), nn.Module)
+
+
+class ReadsWhatAHookSets(Three):
+    def add(self) -> None:
+        self.b.register_forward_pre_hook(lambda module, args: setattr(module, "seen", args[0].mean()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x))) * self.b.seen
+
+
+def test_an_attribute_that_only_a_hook_sets() -> None:
+    model, x = ReadsWhatAHookSets(), torch.randn(2, 4)
+    with pytest.raises(CannotFollowError, match="reads 'b.seen', which is there only while the model runs"):
+        split(model, "a", (x,))
+
+
 def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the output of the model itself that this one returns, and that has no name."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(2, 4)

@@ -68,7 +68,7 @@ def truncate(
         NotReachedError: The forward does not run the place, or not that often.
         CannotFollowError: A forward between the model and the target depends on values known only when it runs.
         CrossingError: More than the output of `after` is needed behind it.
-        WrongResultError: The result differed from the model on the example.
+        WrongResultError: The result differed from the model on the example, or did not run on it.
         TruncateError: `model` or `upto` is of a wrong type. (The other errors are children of this one.)
     """
     example = _checked(model, args, kwargs, crossing)

@@ -82,7 +82,7 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
             elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not (node.kind is Kind.ATTRIBUTE and node.args):
                 holder, _, name = node.target.rpartition(".")
                 constant = way.body.constants.get(node.target)
-                pieces[node.target] = getattr(descend(module, holder), name) if constant is None else constant
+                pieces[node.target] = _held(plan, holder, name) if constant is None else constant
     if module._forward_pre_hooks and plan.is_entered_at_its_beginning:  # they may use anything that it holds itself
         pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
     _refuse_nested(plan, pieces)
@@ -91,6 +91,16 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
         if holder and holder not in pieces:
             pieces[holder] = _container(descend(module, holder), {})
     return pieces
+
+
+def _held(plan: Plan, holder: str, name: str) -> Any:
+    try:
+        return getattr(descend(plan.module, holder), name)
+    except AttributeError:
+        raise CannotFollowError(
+            f"the forward of {plan.path!r} ({type(plan.module).__name__}) reads {join(holder, name)!r}, which is there "
+            f"only while the model runs: a hook sets it, perhaps. Stop at {plan.path!r} or beside it"
+        ) from None
 
 
 def _refuse_nested(plan: Plan, pieces: dict[str, Any]) -> None:

@@ -46,10 +46,16 @@ def _differing(
     """The first target of which the last piece gives another value than expected; in evaluation unless `training`."""
     ghosts = [ghost_of(piece, example.hollow.tensor) for piece in pieces]
     first, *rest = ghosts if training else [ghost.eval() for ghost in ghosts]
-    with random_state_kept(), example.hollow.running:
-        given = first(*fresh(example.args), **fresh(example.kwargs))
-        for piece in rest:
-            given = piece(given)
+    try:
+        with random_state_kept(), example.hollow.running:
+            given = first(*fresh(example.args), **fresh(example.kwargs))
+            for piece in rest:
+                given = piece(given)
+    except Exception as error:
+        raise WrongResultError(
+            f"the result does not run on the example: {type(error).__name__}: {error}. What the model does there cannot "
+            f"be recorded, such as going on after an error; check=False returns the result all the same"
+        ) from error
     for t, value in _leaves(arrangement, given):
         target = spine.targets[t]
         if target.is_module and not same(value, expected[t][target.call]):

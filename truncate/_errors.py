@@ -40,7 +40,7 @@ class WeightsError(TruncateError, RuntimeError):
 
 
 class WrongResultError(TruncateError, AssertionError):
-    """The result differed from the model on the example. This is a mistake of this library."""
+    """The result differed from the model on the example, or did not run on it. This library should have seen why."""
 
 
 class ExtractError(TruncateError, RuntimeError):
