@@ -53,7 +53,7 @@ def _differing(
                 given = piece(given)
     except Exception as error:
         raise WrongResultError(
-            f"the result does not run on the example: {type(error).__name__}: {error}. What the model does there cannot "
+            f"the result does not run on the example: {type(error).__name__}: {error}. What the model does cannot "
             f"be recorded, such as going on after an error; check=False returns the result all the same"
         ) from error
     for t, value in _leaves(arrangement, given):
