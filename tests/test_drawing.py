@@ -160,6 +160,23 @@ def test_an_operation_is_kept_where_it_is_needed() -> None:
     assert marks(draw(model, "avgpool").picture)["flatten"] is Mark.CUT
 
 
+@pytest.mark.parametrize("args", [None, (torch.zeros(1, 3, 64, 64),)])
+def test_after_a_place(args: Any) -> None:
+    """What was computed in front of it is cut away; where skip connections cross too, likewise."""
+    model = torchvision.models.resnet18().eval()
+    picture = draw(model, {"c4": "layer3"}, args, after="layer1").picture
+    found = marks(picture)
+    assert picture.cut == "after layer1, up to layer3"
+    assert [found[name] for name in ("conv1", "layer1", "layer2", "layer3", "layer4")] == [
+        Mark.CUT, Mark.CUT, Mark.KEPT, Mark.RETURNED, Mark.CUT,
+    ]  # fmt: skip
+    held = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("layer2", "layer3")))
+    assert picture.left_parameters == held and picture.left_work is None
+    rest = marks(draw(model, args=args, after="layer3.0.conv1").picture)
+    assert rest["layer3.0.conv1"] is Mark.CUT and rest["layer3.0.conv2"] is Mark.KEPT
+    assert rest["layer3"] is Mark.PARTLY and rest["fc"] is Mark.KEPT
+
+
 def test_before_a_place() -> None:
     picture = draw(Net().eval(), before="blocks.3.down").picture
     found = {branch.path: branch for branch in picture.root.walk()}

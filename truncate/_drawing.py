@@ -50,18 +50,20 @@ def draw(
     kwargs: dict[str, Any] | None = None,
     *,
     before: Any = None,
+    after: Any = None,
     to: str | os.PathLike[str] | None = None,
 ) -> Drawing:
     """A picture of a model, and of what ``truncate(model, upto)`` leaves of it. The model is not changed.
 
     Args:
         model: Any module. One that `truncate` made is drawn as it is: what it returns is marked.
-        upto: Where to stop, as for `truncate`: one place, or several in a list, tuple or dict. Without it and
-            `before`, the model is drawn whole.
+        upto: Where to stop, as for `truncate`: one place, or several in a list, tuple or dict. Without it, `before`
+            and `after`, the model is drawn whole.
         args: An example input, as for ``torch.export.export``. With one, the picture shows the shape of what each
             place returns, and its multiply-adds. It may be on the meta device, where nothing is computed.
         kwargs: Its keyword arguments.
         before: In place of `upto`: stops at what a place is given.
+        after: Where to begin: behind this place.
         to: A file to write: ``.svg``, a picture that stands still, or ``.html``, a page that folds and is searched.
             Both need nothing else. The file is there whole or not at all.
 
@@ -77,22 +79,23 @@ def draw(
     if path is not None and path.suffix not in _WRITERS:
         raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
     picture = layers(model, args, kwargs).picture()
-    if upto is not None or before is not None:
+    if upto is not None or before is not None or after is not None:
         example = None if args is None and kwargs is None else example_of(model, args, kwargs)
-        division, arrangement = divide(model, upto, before, None, example)
-        asked = zip(items_with_steps(arrangement), division.spine.targets)
-        targets = {_tag(steps, target): target for (steps, _), target in asked}
+        division, arrangement = divide(model, upto, before, after, example)
+        asked = [(steps, division.spine.targets[number]) for steps, number in items_with_steps(arrangement)]
+        targets = {_tag(steps, target): target for steps, target in asked}
         cut = model
         if is_whole(division):
             mark_whole(picture.root, list(targets))
         else:
-            (plan,) = division.plans(everything=False)
+            plan = division.plans(everything=True)[-1]
             mark_cut(picture.root, plan, targets)
             cut = module_of(plan, arrangement)
         places = ", ".join(target.text or "the end" for target in targets.values())
-        picture.cut = f"{'before' if upto is None else 'up to'} {places}"
+        begin = f"after {division.places[0].text}, " if after is not None else ""
+        picture.cut = f"{begin}{'up to' if before is None else 'before'} {places}"
         picture.left_parameters = count_parameters(cut)
-        if picture.root.work is not None:
+        if picture.root.work is not None and after is None:  # what is behind a place is not run on the example
             picture.left_work = (multiply_adds(cut, [""], args or (), kwargs or {}) or {}).get("")
     elif isinstance(model, Truncated):
         mark_result(picture.root, model)
