@@ -518,6 +518,15 @@ def test_names_behind_a_prefix(part: nn.Module, tmp_path: Path) -> None:
     assert torch.equal(part.stem.weight, source.stem.weight)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_a_tensor_beside_the_state_dict(part: nn.Module, key: str, tmp_path: Path) -> None:
+    """As the training script of PyTorch's ImageNet example leaves it there."""
+    source = Net()
+    path = pth({"epoch": 3, "best_acc1": torch.tensor(71.3), key: source.state_dict()}, tmp_path)
+    assert load_weights(part, path).notes == (f"found behind {key!r}",)
+    assert torch.equal(part.stem.weight, source.stem.weight)
+
+
 def test_a_wrapped_module_keeps_its_prefix(tmp_path: Path) -> None:
     source = Net()
     path = pth({f"module.{name}": tensor for name, tensor in source.state_dict().items()}, tmp_path)

@@ -327,16 +327,16 @@ def _flat(tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
 
 def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
     """The tensors by name, and the key that they were found behind if they were not at the top."""
-    if tensors := _tensors(content):
-        return tensors, None
     inside = (
         {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
         if isinstance(content, Mapping)
         else {}
     )
     for key in ("state_dict", "model", "model_state_dict"):
-        if key in inside:
+        if key in inside:  # whatever else is at the top, as the best accuracy may be, a tensor
             return inside[key], key
+    if tensors := _tensors(content):
+        return tensors, None
     if len(inside) == 1:
         key, tensors = inside.popitem()
         return tensors, key
