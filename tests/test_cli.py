@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -208,20 +210,59 @@ def test_a_checkpoint_may_not_run_code(capsys: pytest.CaptureFixture[str]) -> No
 
     torch.save({"state_dict": Bomb()}, "bomb.pth")
     assert main(["cut", "tiny:net", "--upto", "pool", SHAPE, "--weights", "bomb.pth"]) == 2
-    assert "bomb.pth is no checkpoint that holds tensors alone" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "bomb.pth holds more than tensors: getattr. " in err
+    assert err.endswith("; or take --trust\n")
     assert not Path("exploded").exists()
 
 
-def test_checkpoints_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    for content, complaint in {
-        "wrong": "w.pth holds no state dict, but a str",
-        "missing": "w.pth does not fit Net: Error(s) in loading state_dict for Net: Missing key(s) in state_dict",
-    }.items():
-        torch.save(content if content == "wrong" else {}, "w.pth")
-        assert main(["cut", "tiny:net", "--upto", "pool", "--weights", "w.pth"]) == 2
-        err = capsys.readouterr().err
-        assert complaint in err
-        assert err.count("\n") == 1
+CUT = ("cut", "tiny:net", "--upto", "pool", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda state: "wrong", "w.pth holds no state dict, but str"),
+        (lambda state: {}, "w.pth holds no state dict, but a dict of nothing"),
+        (lambda state: {"a": torch.ones(1)}, "w.pth does not fit the module (Net), and nothing was loaded missing in"),
+        (lambda state: {"conv.bias": state["conv.bias"]}, "w.pth does not fit Net: missing in the checkpoint: 3 (conv"),
+        (
+            lambda state: {**state, "conv2.weight": torch.ones(2)},
+            "w.pth does not fit Net: not in the model: 1 (conv2.weight)",
+        ),
+        (
+            lambda state: {**state, "conv.bias": torch.ones(3)},
+            "w.pth does not fit Net: different: 1 (conv.bias ((3,) in the checkpoint, (4,) in the module))",
+        ),
+    ],
+)
+def test_checkpoints_that_do_not_fit(
+    change: Callable[[Any], Any], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(change(tiny.Net().state_dict()), "w.pth")
+    assert main([*CUT, "--weights", "w.pth"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {complaint}")
+    assert err.count("\n") == 1
+
+
+def test_nobody_is_told_to_trust_a_file_that_is_not_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(tiny.Net().state_dict(), "w.pth")
+    Path("w.pth").write_bytes(Path("w.pth").read_bytes()[:2000])
+    assert main([*CUT, "--weights", "w.pth"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: cannot read w.pth, which is damaged or not whole")
+    assert "trust" not in err
+
+
+@pytest.mark.parametrize("trust", [[], ["--trust"]], ids=["", "trust"])
+def test_a_checkpoint_as_training_leaves_it(trust: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(1)
+    net = tiny.Net()
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"best_acc1": torch.tensor(71.3), "state_dict": state}, "w.pth")
+    run(capsys, *CUT, "--weights", "w.pth", *trust, "--save", "part.safetensors")
+    assert equal(safetensors.torch.load_file("part.safetensors")["conv.weight"], net.conv.weight)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -238,7 +279,7 @@ REFUSED = {
     "cut squeezenet1_1 --upto x --weights V9": "it has: IMAGENET1K_V1",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,2,2": "squeezenet1_1 does not run on random numbers (1×3×2×2): ",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,0,2": "'1,3,0,2' is no shape such as 1,3,224,224",
-    "cut tiny:net --upto x --weights none.pth": "no checkpoint none.pth",
+    "cut tiny:net --upto x --weights none.pth": "no file none.pth",
     "cut tiny:net --upto x --weights DEFAULT": "--weights takes a checkpoint, but got 'DEFAULT'",
     "cut tiny:net --upto pool --image none.jpg": "no picture none.jpg",
     "cut tiny:net --upto pool --save x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",

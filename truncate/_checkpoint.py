@@ -30,6 +30,10 @@ from truncate._errors import WeightsError
 PIECE = 4 << 20  # bytes: large enough for a disk, and little beside any model for which this matters
 
 
+class NotTensorsError(WeightsError):
+    """A checkpoint that was refused since it holds more than tensors, and to read it could run code."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """A tensor in a file."""
@@ -72,15 +76,16 @@ def open_checkpoint(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
 def _read_file(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _read_safetensors(path, stack)
-    if path.suffix in _PICKLED:
+    if path.suffix in PICKLED:
         return _read_pickle(path, stack)
     raise WeightsError(
-        f"cannot tell from {path.name!r} how to read it. What is read: .safetensors, {', '.join(_PICKLED)}, the "
+        f"cannot tell from {path.name!r} how to read it. What is read: .safetensors, {', '.join(PICKLED)}, the "
         f".index.json of a checkpoint in several files, and a folder with one of {', '.join(_IN_FOLDERS)}"
     )
 
 
-_PICKLED = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes has no suffix of its own
+PICKLED = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes has no suffix of its own
+SUFFIXES = (".safetensors", *PICKLED, ".index.json")
 _IN_FOLDERS = (  # as the transformers library names them, and in the order in which it looks
     "model.safetensors",
     "model.safetensors.index.json",
@@ -100,7 +105,7 @@ def _beside(folder: Path) -> str:
     """What a user may have meant instead."""
     if not folder.is_dir():
         return f": there is no folder {folder}"
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json", *_PICKLED))
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json", *PICKLED))
     return f". In {folder} there is {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else ""
 
 
@@ -243,8 +248,9 @@ def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         records = _records(path)
         content, whole = _unpickled(path, bool(records))
     except Exception as error:  # of many kinds, by what is wrong inside
-        raise WeightsError(_refusal(path, error)) from error
-    tensors, key = _state_dict(content, path)
+        kind = NotTensorsError if _global_in(error) else WeightsError
+        raise kind(_refusal(path, error)) from error
+    tensors, key = state_dict_in(content, path)
     notes = [f"found behind {key!r}"] if key is not None else []
     notes += ["read whole, since its tensors cannot be read one by one (as before PyTorch 1.6)"] if whole else []
     file = _opened(path, stack)
@@ -325,7 +331,7 @@ def _flat(tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
     yield tensor.detach().reshape(-1)
 
 
-def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
+def state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
     """The tensors by name, and the key that they were found behind if they were not at the top."""
     inside = (
         {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
@@ -363,19 +369,23 @@ def _tensors(value: Any) -> dict[str, Tensor]:
 
 def _refusal(path: Path, error: Exception) -> str:
     """Why torch did not read a file, without its advice to let the file run code."""
-    text = str(error)
-    _, found, rest = text.partition(" GLOBAL ")
-    if isinstance(error, pickle.UnpicklingError) and found:
+    if name := _global_in(error):
         return (
-            f"{path} holds more than tensors: {rest.split()[0]}. To read that could run code, so it was refused, and "
+            f"{path} holds more than tensors: {name}. To read that could run code, so it was refused, and "
             f"nothing of it was run. Save the state_dict() alone, or if you trust who wrote it, see "
             f"torch.serialization.safe_globals"
         )
-    if "TorchScript" in text:
+    if "TorchScript" in str(error):
         return f"{path} is a scripted module and no checkpoint: torch.jit.load reads it, and has its state_dict()"
     if isinstance(error, pickle.UnpicklingError):
         return f"cannot read {path}, which is {_DAMAGED}, or no checkpoint of torch.save"
     return f"cannot read {path}, which is {_DAMAGED}, or no checkpoint: {_brief(error)}"
+
+
+def _global_in(error: Exception) -> str:
+    """What a file holds that is no tensor, if torch refused it for that."""
+    _, found, rest = str(error).partition(" GLOBAL ")
+    return rest.split()[0] if isinstance(error, pickle.UnpicklingError) and found else ""
 
 
 def _brief(error: BaseException, limit: int = 200) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from truncate._api import truncate
+from truncate._checkpoint import PICKLED, SUFFIXES, NotTensorsError, state_dict_in
 from truncate._errors import CannotFollowError
 from truncate._usage import NotUsable, close, explained, need
-
-_CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+from truncate._weights import listed, load_weights, problems_of, wrapping
 
 
 @dataclasses.dataclass
@@ -49,9 +49,10 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
 
     Raises:
         NotUsable: There is no such model, or it does not go with these weights.
+        WeightsError: The checkpoint cannot be read.
     """
     torch.manual_seed(0)  # random weights are the same in each run
-    checkpoint = Path(weights) if weights and weights.endswith(_CHECKPOINTS) else None
+    checkpoint = Path(weights) if weights and weights.endswith(SUFFIXES) else None
     named = None if checkpoint else weights
     if name.startswith("timm:"):
         built = _from_timm(name.removeprefix("timm:"), named)
@@ -161,26 +162,28 @@ def _building(name: str, weights: str | None) -> Iterator[None]:
 
 
 def _load(model: nn.Module, path: Path, trust: bool) -> None:
-    """Loads a checkpoint. It holds a state dict, alone or under one of the usual names."""
-    if not path.is_file():
-        raise NotUsable(f"no checkpoint {path}")
-    if path.suffix == ".safetensors":
-        safetensors = need("safetensors.torch", "reading .safetensors", "torch-truncate[export]")
+    """Loads a checkpoint that fits: one that holds more is another model's, even if all that the model needs is there.
+
+    What is trusted is loaded as PyTorch does it, with all that modules may do there.
+    """
+    name = type(model).__name__
+    if trust and path.suffix in PICKLED:
         with explained(f"cannot read {path}"):
-            state = safetensors.load_file(path)
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=not trust)
-        except Exception:  # of many kinds, none of which says it better
-            alone = "" if trust else " that holds tensors alone (nothing else is read without --trust)"
-            raise NotUsable(f"{path} is no checkpoint{alone}") from None
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping):
-        raise NotUsable(f"{path} holds no state dict, but a {type(state).__name__}")
-    with explained(f"{path} does not fit {type(model).__name__}"):
-        model.load_state_dict(state)
+            content = torch.load(path, map_location="cpu", weights_only=False)
+        tensors, key = state_dict_in(content, path)
+        state = content if key is None else content[key]
+        prefix = wrapping(tensors, model.state_dict())
+        with explained(f"{path} does not fit {name}"):
+            model.load_state_dict({entry.removeprefix(prefix): value for entry, value in state.items()})
+        return
+    try:
+        report = load_weights(model, path, strict=False)
+    except NotTensorsError as error:
+        raise NotUsable(f"{error}; or take --trust") from error
+    problems = problems_of(report)
+    problems += [f"not in the model: {listed(report.unexpected)}"] if report.unexpected else []
+    if problems:
+        raise NotUsable(f"{path} does not fit {name}: {'; '.join(problems)}")
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class LoadReport:
 
     def __repr__(self) -> str:
         lines = [f"loaded: {len(self.loaded)} tensors, {self.nbytes / 1e6:,.1f} MB"]
-        lines += _problems(self)
-        lines += [f"unexpected, and not read: {_listed(self.unexpected)}"] if self.unexpected else []
+        lines += problems_of(self)
+        lines += [f"unexpected, and not read: {listed(self.unexpected)}"] if self.unexpected else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -71,7 +71,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
     with contextlib.ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint(Path(path), stack)
         plan, report = _plan(module, checkpoint)
-        problems = _problems(report)
+        problems = problems_of(report)
         if problems and (strict or not report.loaded):
             head = f"{path} does not fit the module ({type(module).__name__}), and nothing was loaded"
             raise WeightsError("\n".join([head, *problems, *_hints(report, checkpoint)]))
@@ -86,7 +86,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
 def _plan(module: nn.Module, checkpoint: Checkpoint) -> tuple[list[tuple[Tensor, Stored | None]], LoadReport]:
     """Which tensors get which values (None: zeros), and the report of what will then have been done."""
     held, foreign = _held(module)
-    prefix = _wrapping(checkpoint.names, held)
+    prefix = wrapping(checkpoint.names, held)
     names = [name.removeprefix(prefix) for name in checkpoint.names]
     available = frozenset(names)
     plan: list[tuple[Tensor, Stored | None]] = []
@@ -109,7 +109,7 @@ def _plan(module: nn.Module, checkpoint: Checkpoint) -> tuple[list[tuple[Tensor,
             missing += tied
     notes = list(checkpoint.notes)
     notes += [f"{prefix!r} begins all names of the checkpoint, and was taken off"] if prefix else []
-    notes += [f"{_listed(foreign)} is not a tensor of the module: load_state_dict can load it"] if foreign else []
+    notes += [f"{listed(foreign)} is not a tensor of the module: load_state_dict can load it"] if foreign else []
     notes += [f"{len(counters)} batch norms have no num_batches_tracked in the checkpoint"] if counters else []
     unexpected = tuple(name for name in names if name not in held)
     planned = {id(tensor) for tensor, _ in plan}
@@ -125,7 +125,7 @@ def _held(module: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     held = {name: value for name, value in state.items() if id(value) in own}
     lazy = [name for name, tensor in held.items() if is_lazy(tensor)]
     if lazy:
-        raise WeightsError(f"without a shape as yet: {_listed(lazy)}. Run the module once on an example before")
+        raise WeightsError(f"without a shape as yet: {listed(lazy)}. Run the module once on an example before")
     return held, [name for name in state if name not in held]
 
 
@@ -144,7 +144,7 @@ def _by_tensor(held: Mapping[str, Tensor]) -> Iterable[list[str]]:
     return groups.values()
 
 
-def _wrapping(names: Collection[str], held: Collection[str]) -> str:
+def wrapping(names: Collection[str], held: Collection[str]) -> str:
     """What the wrappers that are usual while training put before all names of a checkpoint."""
     prefix, longer = "", None
     while names and longer != prefix:
@@ -228,13 +228,13 @@ def _twin(tensor: Tensor, fresh: Tensor) -> Tensor:
 # -- what is said ----------------------------------------------------------------------------------------------------
 
 
-def _problems(report: LoadReport) -> list[str]:
-    lines = [f"missing in the checkpoint: {_listed(report.missing)}"] if report.missing else []
-    lines += [f"different: {_listed([f'{name} ({how})' for name, how in report.mismatched.items()])}"] * bool(
+def problems_of(report: LoadReport) -> list[str]:
+    lines = [f"missing in the checkpoint: {listed(report.missing)}"] if report.missing else []
+    lines += [f"different: {listed([f'{name} ({how})' for name, how in report.mismatched.items()])}"] * bool(
         report.mismatched
     )
     if unsaved := _unsaved(report):
-        lines.append(f"on the meta device, and in no checkpoint, since they are not saved: {_listed(unsaved)}")
+        lines.append(f"on the meta device, and in no checkpoint, since they are not saved: {listed(unsaved)}")
     return lines
 
 
@@ -260,7 +260,7 @@ def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
         yield "strict=False loads what fits, leaves the rest as it is, and reports it"
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
     """How many, and the first of them."""
     shown = ", ".join(list(names)[:4])
     return f"{len(names)} ({shown}{', …' if len(names) > 4 else ''})"
