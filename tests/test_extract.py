@@ -440,6 +440,32 @@ def test_a_folder_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         extract(Net(), batches(), to=path)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_failed_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    from truncate import _parquet
+
+    monkeypatch.setattr(_parquet, "_SHARD_BYTES", 300)  # some are complete when it fails
+    path = tmp_path / "features"
+    if there:
+        path.mkdir()
+    with pytest.raises(ExtractError, match="the rows of 'features' were 6, and are now 5"):
+        extract(Returns(lambda x: x), [*INPUTS.split(4), INPUTS[:, 1:]], to=path)
+    assert list(tmp_path.rglob("*")) == [path] * there
+    assert np.array_equal(read(extract(Returns(lambda x: x), INPUTS.split(4), to=path))["features"], INPUTS)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("name", ["x.npy", "x.safetensors"])
+def test_complex_numbers(tmp_path: Path, name: str) -> None:
+    """Those of half precision too, which numpy does not know."""
+    for dtype in (torch.complex32, torch.complex64):
+        numbers = torch.complex(INPUTS.half(), -INPUTS.half())
+        module = Returns(lambda x, dtype=dtype: torch.complex(x.half(), -x.half()).to(dtype))
+        wanted = numbers.to(torch.complex64).numpy()
+        assert np.array_equal(extract(module, [INPUTS]).features, wanted)
+        assert np.array_equal(read(extract(module, [INPUTS], to=tmp_path / name))["features"], wanted)
+
+
 def test_a_file_is_replaced_when_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
     path.write_text("old")
@@ -540,12 +566,14 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
             {},
             r"batch 0 is a str: a batch is a tensor, a tuple \(tensor, labels, ...\), or",
         ),
-        ((NET, [[["a"], INPUTS]]), {}, "batch 0 is a list of list: a batch is"),
+        ((NET, [[["a"], INPUTS]]), {}, "batch 0 is a list of list and Tensor: a batch is"),
         ((NET, [INPUTS, None]), {}, "batch 1 is a NoneType: a batch is"),
         ((NET, [{"images": INPUTS}]), {}, "batch 0 holds no tensor that the module takes: 'images'"),
         ((NET, [torch.tensor(1.0)]), {}, "batch 0 holds no tensor that the module takes: it has no rows"),
         ((NET, [INPUTS]), {"keys": ["a"]}, "there are fewer keys than rows: they end in batch 0"),
         ((NET, [INPUTS]), {"keys": ["a"] * 99}, "there are more keys than rows; keys are one for each row"),
+        ((NET, [INPUTS]), {"keys": 5}, "keys=5: they are one string or number for each row, or the name of an entry"),
+        ((NET, [INPUTS]), {"keys": [1, "a"] * 12}, "'key' holds a list of int and str: only .* of one kind in all"),
         ((NET, [INPUTS]), {"keys": "id"}, "keys='id' names an entry of each batch, but batch 0 has none"),
         ((NET, [(INPUTS, LABELS[:3])]), {}, "'label' has 3 rows, where the batch has 23"),
         ((NET, [(INPUTS, object())]), {}, "'label' holds a object: only tensors, numbers and strings can be kept"),
@@ -572,6 +600,11 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
             (Returns(lambda x: x.to(torch.complex64)), [INPUTS]),
             {"to": "x.parquet"},
             "'features' is torch.complex64, which Parquet does not know: write .npy",
+        ),
+        (
+            (Returns(lambda x: x.to(torch.complex128)), [INPUTS]),
+            {"to": "x.safetensors"},
+            "'features' is torch.complex128, which .safetensors does not know: write .npy",
         ),
     ],
 )

@@ -31,6 +31,10 @@ class Reader:
     """Tells in each batch what is for the module from what is not."""
 
     def __init__(self, module: nn.Module, keys: Iterable[Any] | str | None) -> None:
+        if keys is not None and not isinstance(keys, Iterable):
+            raise ExtractError(
+                f"keys={keys!r}: they are one string or number for each row, or the name of an entry of the batches"
+            )
         self._entry = keys if isinstance(keys, str) else None
         self._keys = iter(keys) if keys is not None and not isinstance(keys, str) else None
         self._accepts = _accepts(module)
@@ -93,7 +97,8 @@ def _accepts(module: nn.Module) -> frozenset[str] | None:
 
 
 def _described(value: Any) -> str:
-    inside = f" of {type(value[0]).__name__}" if isinstance(value, list | tuple) and value else ""
+    kinds = dict.fromkeys(type(part).__name__ for part in value) if isinstance(value, list | tuple) else {}
+    inside = f" of {' and '.join(list(kinds)[:2])}" if kinds else ""
     return f"{type(value).__name__}{inside}"
 
 
@@ -138,7 +143,8 @@ def _column(value: Any, name: str) -> Column:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise ExtractError(
-            f"{name!r} holds a {_described(value)}: only tensors, numbers and strings can be kept"
+            f"{name!r} holds a {_described(value)}: only tensors, numbers and strings can be kept, of one kind in all "
+            "rows"
         ) from None
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from truncate._batches import Batch, check_rows, columns_of
 from truncate._compute import Forward, computed, evaluating
-from truncate._errors import ExtractError
+from truncate._errors import ExtractError, require_module
 from truncate._randomness import random_state_kept
 
 
@@ -25,6 +25,9 @@ class Extractor:
         column: The name of the column that holds the inputs, an array with a row for each of the batch.
         device: Where to compute. Without, on a GPU if this process sees one.
         dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast.
+
+    Raises:
+        ExtractError: `module` is no module.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Extractor:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        require_module("Extractor", module, ExtractError)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._module, self._column = module.to(self._device), column
         self._forward = Forward(self._module, self._device, dtype)
@@ -45,13 +49,20 @@ class Extractor:
         Features are named and stored as `extract` does.
 
         Raises:
-            ExtractError: The batch has no such column, or the module returns something without a row for each input.
+            ExtractError: The batch has no such column, or no numbers in it; or the module returns something without a
+                row for each input.
         """
         from truncate._parquet import table_of  # which needs pyarrow
 
         if self._column not in batch:
             raise ExtractError(f"the batch has no column {self._column!r}: it has {', '.join(map(repr, batch))}")
-        inputs = torch.tensor(batch[self._column])  # a copy: the array may be read-only
+        try:
+            inputs = torch.tensor(batch[self._column])  # a copy: the array may be read-only
+        except (TypeError, ValueError) as error:
+            raise ExtractError(
+                f"the column {self._column!r} is no array of numbers with a row for each input: {error}. Were the "
+                "inputs of different shapes?"
+            ) from error
         with random_state_kept(), evaluating(self._module):
             [(_, output)] = computed(self._forward, [Batch((inputs,), {}, len(inputs), None, None)], self._device)
         columns = list(columns_of(output, "features"))

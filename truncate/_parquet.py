@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -245,14 +246,22 @@ def folder(path: Path) -> Iterator[Shards]:
     """A new folder of shards, with a manifest that says what they hold: once it is there, they are complete."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ExtractError(f"{path} is there already: features go to a new folder")
-    with writing(path):
-        (path / "shards").mkdir(parents=True)
-    with whole(path / "manifest.json") as manifest:
-        shards = Shards(path / "shards")
-        try:
-            yield shards
-        except BaseException:
-            shards.abandon(*sys.exc_info())
-            raise
-        files = [{"file": f"shards/{name}", "rows": rows} for name, rows in shards.rows.items()]
-        manifest.write(json.dumps({"format": 1, "shards": files}, indent=1).encode())
+    was_there = path.exists()
+    try:
+        with writing(path):
+            (path / "shards").mkdir(parents=True)
+        with whole(path / "manifest.json") as manifest:
+            shards = Shards(path / "shards")
+            try:
+                yield shards
+            except BaseException:
+                shards.abandon(*sys.exc_info())
+                raise
+            files = [{"file": f"shards/{name}", "rows": rows} for name, rows in shards.rows.items()]
+            manifest.write(json.dumps({"format": 1, "shards": files}, indent=1).encode())
+    except BaseException:  # so that it can be tried again
+        shutil.rmtree(path / "shards", ignore_errors=True)
+        if not was_there:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise

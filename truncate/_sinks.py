@@ -31,11 +31,11 @@ class Sink(Protocol):
 
 
 def numpy_type(tensor: Tensor) -> np.dtype[Any]:
-    """What numpy holds it as: bfloat16 and smaller floats, which numpy does not know, become float32."""
+    """What numpy holds it as: bfloat16 and smaller floats, which numpy does not know, become float32 or complex64."""
     try:
         return torch.empty(0, dtype=tensor.dtype).numpy().dtype
     except TypeError:
-        return np.dtype(np.float32)
+        return np.dtype(np.complex64 if tensor.is_complex() else np.float32)
 
 
 class Rows:
@@ -81,7 +81,7 @@ def check_row(name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) 
 class Memory:
     """Columns as arrays."""
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._rows: dict[str, Rows] = {}
         self._texts: dict[str, list[str]] = {}
@@ -170,6 +170,8 @@ class Safetensors(_Raw):
     suffix = ".safetensors"
 
     def _open(self, name: str) -> Any:
+        if numpy_type(self._like[name]) == np.complex128:
+            raise ExtractError(f"{name!r} is torch.complex128, which .safetensors does not know: write .npy")
         return tempfile.TemporaryFile(dir=self._folder)
 
     def finish(self) -> None:
