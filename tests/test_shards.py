@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pictures
 import pyarrow.parquet
@@ -21,6 +23,7 @@ import pytest
 from truncate import ExtractError, _shards, _whole
 from truncate._cli import main
 from truncate._shards import Output
+from truncate._work import Worker
 
 HERE = Path(__file__).parent
 ARGUMENTS = ["extract", "tiny:net", "photos", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--workers", "0"]
@@ -272,8 +275,51 @@ def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]
     (Path("folder") / "mine").touch()
     assert refused(capsys, *command(out="folder")).startswith("folder holds 'mine', which this command has not made")
     assert [entry.name for entry in Path("folder").iterdir()] == ["mine"]
+    (Path("folder") / "mine").unlink()
+    for content in (b"{mine", b'["mine"]', b"\xff", b'{"format": 1}', None):
+        manifest = Path("folder") / "manifest.json"
+        if content is None:
+            manifest.unlink()
+            manifest.mkdir()
+        else:
+            manifest.write_bytes(content)
+        text = refused(capsys, *command(out="folder"))
+        assert text == "folder holds 'manifest.json', which this command has not made: write elsewhere"
+        assert content is None or manifest.read_bytes() == content
     assert Path("features.failures.parquet").read_text() == "mine"
+    Path("features.failures.parquet").unlink()
+    Path("features.failures.parquet").mkdir()
+    assert refused(capsys, *command()).startswith("features.failures.parquet is there, and was not made by")
+    assert Path("features.failures.parquet").is_dir()
     assert not list(Path().glob("*.parts"))
+
+
+def test_a_table_that_cannot_be_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: those who run tests as root may read anything."""
+    pictures.make(Path("photos"), 2)
+    Path("features.parquet").write_text("mine")
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("pyarrow.parquet.read_metadata", mock.Mock(side_effect=denied))
+    assert refused(capsys, *command()) == "cannot read features.parquet: Permission denied"
+
+
+def test_shards_with_rows_of_other_shapes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two runs of a model that returns what it likes; within one run the shapes are compared at once."""
+    import torch
+
+    pictures.make(Path("photos"), 6)
+    lengths = iter([3, 3, 4])
+
+    def columns(worker: Worker, value: Any, batch: Any, like: Any) -> Any:
+        return {"features": torch.zeros(batch.rows, next(lengths))}
+
+    monkeypatch.setattr(Worker, "_columns", columns)
+    assert refused(capsys, *command()) == (
+        "the rows were path (string), features of 3 numbers, and from 000002.parquet on path (string), features of 4 "
+        "numbers: a table needs rows of one shape. Does the model return other shapes for some inputs? Then pool what "
+        "comes out"
+    )
+    assert not Path("features.parquet").exists()
 
 
 def test_a_folder() -> None:

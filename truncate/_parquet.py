@@ -165,10 +165,14 @@ def writer(file: BinaryIO, schema: Any) -> Any:
 
 def note_in(path: Path) -> Any:
     """The note of a file, or None if it has none or is no Parquet file."""
+    if path.is_dir():
+        return None
     try:
         metadata = pyarrow.parquet.read_metadata(path).metadata or {}
     except pyarrow.ArrowInvalid:
         return None
+    except OSError as error:
+        raise ExtractError(f"cannot read {path}: {error.strerror or error}") from error
     return json.loads(metadata[_NOTE]) if _NOTE in metadata else None
 
 
@@ -186,24 +190,48 @@ def join(parts: Iterable[Path], file: BinaryIO, note: Any) -> int:
     """Copies the rows of all parts to one file, a row group at a time, and returns how many there are.
 
     The note gets their number as ``rows``.
+
+    Raises:
+        ExtractError: The rows of one part are not like those of another.
     """
     joined, schema, rows = None, None, 0
-    for part in parts:
-        with pyarrow.parquet.ParquetFile(part) as opened:
-            if not opened.metadata.num_rows:  # where there were no rows, what they are like was not known
-                continue
-            if joined is None:
-                schema = opened.schema_arrow.remove_metadata()
-                joined = writer(file, schema)
-            for group in range(opened.num_row_groups):
-                table = opened.read_row_group(group)
-                joined.write_table(table.cast(schema))
-                rows += len(table)
-    if joined is None:
-        joined = writer(file, pyarrow.schema([pyarrow.field("path", pyarrow.string(), nullable=False)]))
-    joined.add_key_value_metadata({_NOTE: json.dumps({**note, "rows": rows})})
-    joined.close()
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            with pyarrow.parquet.ParquetFile(part) as opened:
+                if not opened.metadata.num_rows:  # where there were no rows, what they are like was not known
+                    continue
+                if joined is None:
+                    schema = opened.schema_arrow.remove_metadata()
+                    joined = stack.enter_context(writer(file, schema))
+                for group in range(opened.num_row_groups):
+                    table = _cast(opened.read_row_group(group), schema, part)
+                    joined.write_table(table)
+                    rows += len(table)
+        if joined is None:
+            joined = stack.enter_context(
+                writer(file, pyarrow.schema([pyarrow.field("path", pyarrow.string(), nullable=False)]))
+            )
+        joined.add_key_value_metadata({_NOTE: json.dumps({**note, "rows": rows})})
     return rows
+
+
+def _cast(table: Any, schema: Any, part: Path) -> Any:
+    try:
+        return table.cast(schema)
+    except (pyarrow.ArrowException, ValueError) as error:
+        one, other = (_described(columns) for columns in (schema, table.schema))
+        raise ExtractError(
+            f"the rows were {one}, and from {part.name} on {other}: a table needs rows of one shape. Does the model "
+            "return other shapes for some inputs? Then pool what comes out"
+        ) from error
+
+
+def _described(schema: Any) -> str:
+    kinds = [(column.name, column.type) for column in schema]
+    return ", ".join(
+        f"{name} of {kind.list_size} numbers" if pyarrow.types.is_fixed_size_list(kind) else f"{name} ({kind})"
+        for name, kind in kinds
+    )
 
 
 # -- folders of shards -----------------------------------------------------------------------------------------------

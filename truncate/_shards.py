@@ -114,6 +114,13 @@ class Output:
     def _manifest(self) -> Path:
         return self.folder / "manifest.json"
 
+    def _note(self) -> Any:
+        """What the manifest says, which is nothing if it is none of ours."""
+        try:
+            return json.loads(self._manifest.read_bytes())
+        except (ValueError, IsADirectoryError):
+            return {}
+
     def _refuse_foreign(self) -> None:
         """Refuses to touch what this library has not made."""
         for path in (self.out, self.failed) if self._is_file else ():
@@ -121,7 +128,7 @@ class Output:
                 raise ExtractError(f"{path} is there, and was not made by this command: write elsewhere, or remove it")
         if not self.folder.is_dir():
             return
-        note = json.loads(self._manifest.read_text()) if self._manifest.exists() else self._made
+        note = self._note() if self._manifest.exists() else self._made
         others = {entry.name for entry in self.folder.iterdir()} - _OURS
         if others or not isinstance(note, dict) or not self._made.keys() <= note.keys():
             what = min(others or {"manifest.json"})
@@ -140,7 +147,7 @@ class Output:
         if self._is_file:
             note = _parquet.note_in(self.out) if self.out.exists() else None
         else:
-            note = json.loads(self._manifest.read_text()) if self._manifest.exists() else None
+            note = self._note() if self._manifest.exists() else None
         if note is None or "rows" not in note:
             return None
         self._compare(note)
@@ -149,7 +156,7 @@ class Output:
 
     def agree(self) -> None:
         """Refuses to take part in what is under way with other settings."""
-        self._compare(json.loads(self._manifest.read_text()))
+        self._compare(self._note())
 
     def _begin(self) -> None:
         """Goes on with what is there, or writes down what is to be done."""

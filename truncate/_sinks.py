@@ -35,7 +35,7 @@ def numpy_type(tensor: Tensor) -> np.dtype[Any]:
     try:
         return torch.empty(0, dtype=tensor.dtype).numpy().dtype
     except TypeError:
-        return np.dtype(np.complex64 if tensor.is_complex() else np.float32)
+        return torch.empty(0, dtype=torch.complex64 if tensor.is_complex() else torch.float32).numpy().dtype
 
 
 class Rows:
@@ -170,7 +170,7 @@ class Safetensors(_Raw):
     suffix = ".safetensors"
 
     def _open(self, name: str) -> Any:
-        if numpy_type(self._like[name]) == np.complex128:
+        if self._like[name].dtype == torch.complex128:
             raise ExtractError(f"{name!r} is torch.complex128, which .safetensors does not know: write .npy")
         return tempfile.TemporaryFile(dir=self._folder)
 
