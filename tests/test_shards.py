@@ -257,6 +257,27 @@ def test_other_weights_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'made with other settings (weights_sha256: "' in refused(capsys, *command("--weights", "one.pt"))
 
 
+def test_all_that_a_module_holds_is_compared() -> None:
+    import torch
+    from torch import nn
+
+    from truncate._cli_extract import _hash
+
+    class Holding(nn.Module):
+        def __init__(self, saved: float = 1.0, unsaved: float = 2.0, extra: Any = 3) -> None:
+            super().__init__()
+            self.saved = nn.Parameter(torch.full((2,), saved))
+            self.register_buffer("unsaved", torch.full((2,), unsaved), persistent=False)
+            self.extra = extra
+
+        def get_extra_state(self) -> Any:
+            return {"value": self.extra}
+
+    first = _hash(Holding())
+    assert _hash(Holding()) == first
+    assert len({first, _hash(Holding(saved=9.0)), _hash(Holding(unsaved=9.0)), _hash(Holding(extra=9))}) == 4
+
+
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pictures.make(Path("photos"), 2)
     assert main(command()) == 0

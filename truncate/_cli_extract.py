@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,9 @@ def extract_command(
         found = Found()
         if ranks.rank == 0:
             found = find(folder)
-            if strict:
-                for path, reason in found.failures.items():
-                    raise Stopped(f"{path_text(path)}: {reason}")
+            if strict and found.failures:
+                path, reason = next(iter(found.failures.items()))
+                raise Stopped(f"{path_text(path)}: {reason}")
         built = _models.build(model, weights, trust=trust)
         part, at = _prepared(built, upto, pool, device)
         made = {
@@ -152,11 +153,14 @@ def _workers(asked: int | None, device: torch.device, ranks: int) -> int:
 
 
 def _hash(module: nn.Module) -> str:
-    """Stands for all values that a module holds."""
+    """Stands for all values that a module holds: its state, and the buffers that are not saved with it."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name, value in {**module.state_dict(), **dict(module.named_buffers(remove_duplicate=False))}.items():
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:  # extra state, which may be anything that can be saved
+            digest.update(f"{name} ".encode() + pickle.dumps(value))
     return digest.hexdigest()
 
 
