@@ -295,7 +295,7 @@ REFUSED = {
     "layers": "Missing argument 'MODEL'",
     "layers nonsense": "torchvision has no model 'nonsense'",
     "layers tiny:net --depth 0": "0 is not in the range x>=1",
-    "layers tiny:Crashing --shapes": "tiny:Crashing does not run on 1×3×224×224: first line second line",
+    "layers tiny:Crashing --shapes": "tiny:Crashing on 1×3×224×224: the model does not run on the example: Value",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torchvision
 from oracle import equal, hooked
 from torch import Tensor, nn
 
-from truncate import TruncateError, layers, truncate
+from truncate import TruncateError, draw, layers, truncate
 
 
 class Block(nn.Module):
@@ -162,6 +163,17 @@ def test_shapes_of_nested_outputs() -> None:
     text = layers(Nested(), args=(torch.zeros(2, 3, 4),)).table()
     assert "(2×3×5, (1×2×5, 1×2×5))" in text
     assert "scalar" in text
+
+
+@pytest.mark.parametrize("function", [layers, draw])
+def test_an_example_on_which_the_model_does_not_run(function: Callable[..., Any]) -> None:
+    """The same error as that of `truncate`."""
+    net, example = nn.Sequential(nn.Linear(3, 4)), (torch.zeros(1, 7),)
+    with pytest.raises(TruncateError) as expected:
+        truncate(net, "0", args=example)
+    with pytest.raises(TruncateError, match="^the model does not run on the example: RuntimeError: ") as caught:
+        function(net, args=example)
+    assert str(caught.value) == str(expected.value)
 
 
 def test_a_wrong_type_is_named() -> None:

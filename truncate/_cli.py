@@ -172,7 +172,7 @@ def layers_command(
     """Draw every place where one can stop."""
     built = _models.build(model, weights, shape, trust)
     if shapes or shape:
-        with explained(f"{model} does not run on {_shapes(built.args)}"):
+        with explained(f"{model} on {_shapes(built.args)}"):
             places = layers(built.model, built.args)
     else:
         places = layers(built.model)

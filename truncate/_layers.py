@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from truncate import _html, _terminal
 from truncate._api import truncate
-from truncate._errors import require_module
+from truncate._errors import TruncateError, require_module
 from truncate._example import Example, example_of
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import join, map_nested
@@ -122,7 +122,7 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
         `truncate` needs an example input.
 
     Raises:
-        TruncateError: `model` is of a wrong type.
+        TruncateError: `model` is of a wrong type, or does not run on the example.
     """
     require_module("layers", model)
     places = Search(model).places()
@@ -165,8 +165,13 @@ def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> lis
             watch(place.path)
     for holder in operations:
         keep(holder)
-    with torch.no_grad(), random_state_kept(), example.hollow.running:
-        twin(*fresh(example.args), **fresh(example.kwargs))
+    try:
+        with torch.no_grad(), random_state_kept(), example.hollow.running:
+            twin(*fresh(example.args), **fresh(example.kwargs))
+    except TruncateError:
+        raise
+    except Exception as error:  # of any kind: it is anybody's model
+        raise TruncateError(f"the model does not run on the example: {type(error).__name__}: {error}") from error
     shapes.update(_shapes_of_operations(model, {path: (operations[path], *given[path]) for path in given}))
     return [
         dataclasses.replace(
