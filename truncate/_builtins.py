@@ -10,34 +10,44 @@ from __future__ import annotations
 import builtins
 import functools
 import math
+import threading
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from truncate._reach import globals_of, is_theirs, reached
 from truncate._standin import StandIn, running, standins_in
 from truncate._traced import Traced, TracedBool
 
-_ASKING = frozenset(("isinstance", "hasattr", "type", "len", "int", "float", "range"))
+_ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
+_INTERESTING = _ASKING | _SIZED | _GLOBAL | _PARSING
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
-_copies: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()
+_copying = threading.RLock()  # another thread must not see a copy that is under way
+_under_way: dict[types.FunctionType, list[types.CellType]] = {}  # with the cells that wait for it
 
 
 def with_own_builtins(function: Any) -> Any:
     """The copy of a function, made once; anything else, and a function that asks nothing, is returned as it is."""
     if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
-    if function not in _copies:
-        _copies[function] = function  # meanwhile: it may call itself
-        cells = tuple(_copy_cell(cell) for cell in function.__closure__ or ())
+    with _copying:
+        return _copied(function)
+
+
+@functools.lru_cache(maxsize=4096)
+def _copied(function: types.FunctionType) -> types.FunctionType:
+    _under_way[function] = []
+    copy = function
+    try:
+        cells = tuple(map(_copy_cell, function.__closure__ or ()))
         if cells != (function.__closure__ or ()) or _asks(function):
             copy = types.FunctionType(
                 function.__code__,
@@ -49,17 +59,10 @@ def with_own_builtins(function: Any) -> Any:
             copy.__kwdefaults__ = function.__kwdefaults__
             copy.__annotations__ = function.__annotations__
             copy.__dict__.update(function.__dict__)
-            _copies[function] = copy
-    return _copies[function]
-
-
-def _asks(function: types.FunctionType) -> bool:
-    """Whether a function, or one that it calls by name, uses one of these builtins."""
-    names = function.__code__.co_names
-    if not (_ASKING | _SIZED | _GLOBAL | _PARSING).isdisjoint(names):
-        return True
-    used = [function.__globals__.get(name) for name in names]
-    return any(_seen(value) is not value for value in used if not any(value is m for m in _TORCH_MODULES))
+    finally:
+        for cell in _under_way.pop(function):
+            cell.cell_contents = copy
+    return copy
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:
@@ -67,8 +70,25 @@ def _copy_cell(cell: types.CellType) -> types.CellType:
         inner = cell.cell_contents
     except ValueError:  # not filled yet
         return cell
+    if isinstance(inner, types.FunctionType) and inner in _under_way:  # functions that call each other
+        _under_way[inner].append(types.CellType())
+        return _under_way[inner][-1]
     copied = with_own_builtins(inner)
     return cell if copied is inner else types.CellType(copied)
+
+
+def _asks(function: types.FunctionType) -> bool:
+    """Whether a function uses one of these builtins, or reaches one that may."""
+    return any(
+        not _INTERESTING.isdisjoint(one.__code__.co_names)
+        or (one is not function and one.__closure__)
+        or any(not isinstance(value, types.FunctionType) and _seen_anew(value) for value in globals_of(one))
+        for one in reached([function])
+    )
+
+
+def _seen_anew(value: Any) -> bool:
+    return not any(value is module for module in _TORCH_MODULES) and _seen(value) is not value
 
 
 class _Globals(dict):  # type: ignore[type-arg]
@@ -84,11 +104,23 @@ class _Globals(dict):  # type: ignore[type-arg]
 
 def _seen(value: Any) -> Any:
     """What followed code sees in place of a global."""
-    if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
-        return (_MODULES if isinstance(value, types.ModuleType) else _FUNCTIONS).get(id(value), value)
+    if isinstance(value, types.BuiltinFunctionType):
+        return _FUNCTIONS.get(id(value), value)
+    if isinstance(value, types.ModuleType):
+        return _MODULES.get(id(value)) or (_ModuleView(value) if is_theirs(value) else value)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         return _CustomFunction(value)
     return with_own_builtins(value)
+
+
+class _ModuleView:
+    """A module of the user as followed code sees it: with copies in place of its functions."""
+
+    def __init__(self, real: types.ModuleType) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return _seen(getattr(self._real, name))
 
 
 class _TorchView:
@@ -183,6 +215,12 @@ def _hasattr(value: Any, name: str) -> bool:
     raise value._recording.fail(f"asks whether a value has {name!r}")
 
 
+def _getattr(value: Any, name: str, *default: Any) -> Any:
+    if default and issubclass(type(value), StandIn) and not _hasattr(value, name):
+        return default[0]
+    return getattr(value, name, *default)
+
+
 def _len(value: Any) -> int:
     return value.shape[0] if isinstance(value, torch.Tensor) else len(value)
 
@@ -236,6 +274,7 @@ _OWN = {
     **vars(builtins),
     "isinstance": _isinstance,
     "hasattr": _hasattr,
+    "getattr": _getattr,
     "len": _len,
     "type": _replaced(type, _type),
     "int": _replaced(int, _number(int)),

@@ -101,15 +101,15 @@ def _input_names(module: nn.Module, node: Node) -> list[str]:
     """A name for each node among the arguments: that of the parameter, numbered where it is a container."""
     count = len(node.inputs())
     try:
-        bound = inspect.signature(module.forward).bind(*node.args, **node.kwargs).arguments
+        given = [*inspect.signature(module.forward).bind_partial(*node.args).arguments.items(), *node.kwargs.items()]
     except (TypeError, ValueError):
-        bound = {"input": (*node.args, *node.kwargs.values())}
+        given = [("input", (*node.args, *node.kwargs.values()))]
     names: list[str] = []
-    for parameter, value in bound.items():
+    for name, value in given:
         if type(value) is Node:
-            names.append(parameter)
+            names.append(name)
         elif items_of(value):
-            names += [f"{parameter}_{i}" for i, _ in enumerate(nodes_in(value))]
-    if len(names) != count or len(set(names)) != count:
+            names += [f"{name}_{i}" for i, _ in enumerate(nodes_in(value))]
+    if len(names) != count or len(set(names)) != count or not all(map(str.isidentifier, names)):
         names = [f"input_{i}" for i in range(count)]
     return names

@@ -148,10 +148,10 @@ class _Run(Written):
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        misled, constants = next(self._misled(), (None, ""))
+        misled, compared = next(self._misled(), (None, ""))
         if misled is not None:
             if self._answering:
-                raise self.fail(f"asks whether a value is {constants} that {self._origin(misled)}")
+                raise self.fail(f"asks whether a value is {compared} that {self._origin(misled)}")
             again = _Run(self.module, self.decisions, self._children, answering=True)
             body = again.body(call)
             self.decisions.update(again.decisions)
@@ -178,11 +178,8 @@ class _Run(Written):
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called."""
-        self._ran.pause()
-        try:
+        with self._ran.paused():
             return self._returned(path, args, kwargs, sys._getframe(2))
-        finally:
-            self._ran.resume()
 
     def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
         """What a child returns. Where the forward asks whether that is None, it must be given an answer."""
@@ -214,7 +211,8 @@ class _Run(Written):
     def _misled(self) -> Iterator[tuple[Node, str]]:
         """The values that may be what the forward compared them with by ``is``, and what that was."""
         yield from ((node, "None") for node in self._ran.asked(NoneType, self._nodes) if self._may_be_none(node))
-        yield from ((node, "True or False") for node in self._ran.asked(bool, self._nodes) if self._may_be_bool(node))
+        asked = self._ran.asked(bool, self._nodes) if self.compares_bools else ()
+        yield from ((node, "True or False") for node in asked if self._may_be_bool(node))
 
     def _may_be_none(self, node: Node) -> bool:
         """Whether the value of a node may be None, and a stand-in for it was handed out."""
@@ -233,7 +231,8 @@ class _Run(Written):
 
     def outline(self, node: Node) -> Any:
         """What is known of a value."""
-        found = self._children.outline(node)
+        with self._ran.paused():  # to know what a child returns it may have to be followed
+            found = self._children.outline(node)
         source = _whole(node)
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()

@@ -31,20 +31,25 @@ class Functions:
         # Tracing costs less, but a debugger may be at it; and where someone measures too, expect the worst.
         self._watch = sys.settrace if sys.gettrace() is None else sys.setprofile if sys.getprofile() is None else None
         self._seen = self._watch is not None
-        self.resume()
+        self._switch(self._see)
         try:
             yield
         finally:
-            self.pause()
+            self._switch(None)
+            self._watch = None
 
-    def pause(self) -> None:
-        """What runs now is no function of theirs, and need not be slowed down."""
-        if self._watch is not None:
-            self._watch(None)
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs meanwhile is no function of theirs, and need not be slowed down."""
+        self._switch(None)
+        try:
+            yield
+        finally:
+            self._switch(self._see)
 
-    def resume(self) -> None:
+    def _switch(self, see: Callable[..., None] | None) -> None:
         if self._watch is not None:
-            self._watch(self._see)
+            self._watch(see)
 
     def _see(self, frame: FrameType, event: str, argument: Any) -> None:
         if event != "call":

@@ -12,7 +12,6 @@ import copy
 import functools
 import inspect
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,10 +19,11 @@ import torch
 from torch import nn
 
 from truncate._builtins import with_own_builtins
-from truncate._bytecode import attributes_stored, compares_with_bool, is_library
+from truncate._bytecode import attributes_stored, compares_with_bool
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._objects import PLAIN, is_opaque, revive
+from truncate._reach import reached
 from truncate._standin import Recording, StandIn
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
@@ -96,6 +96,8 @@ class Shadows:
         if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
             owner = self._translate(value.__self__, path)
             return types.MethodType(with_own_builtins(value.__func__), owner)
+        if isinstance(value, types.FunctionType):
+            return with_own_builtins(value)
         if isinstance(value, functools.partial):
             function = self._translate(value.func, path)
             return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
@@ -242,16 +244,7 @@ def _attributes_set(cls: Any) -> frozenset[str]:
 @functools.lru_cache(maxsize=4096)
 def compares_bools(cls: Any) -> bool:
     """Whether the forward of a class compares something with True or False by ``is``, or what it calls by name does."""
-    functions = set(_functions_of(cls))
-    pending = list(functions)
-    while pending:
-        function = pending.pop()
-        named = [function.__globals__.get(name) for name in function.__code__.co_names]
-        called = {inspect.unwrap(value) for value in named if isinstance(value, types.FunctionType)}
-        found = {f for f in called - functions if not is_library(f.__code__.co_filename)}
-        functions |= found
-        pending += found
-    return any(compares_with_bool(function.__code__) for function in functions)
+    return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -371,22 +364,15 @@ def is_shadow(value: Any) -> bool:
     return issubclass(type(value), (Shadow, Unopened, _Compiled))
 
 
-_classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
-
-
+@functools.lru_cache(maxsize=256)  # no more: a class that is cached here lives on
 def _shadow_class(cls: type) -> type:
-    made = _classes.get(cls)
-    if made is None:
-        members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-        for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
-            for name, value in vars(base).items():
-                if isinstance(value, staticmethod):
-                    value = staticmethod(with_own_builtins(value.__func__))
-                elif isinstance(value, types.FunctionType) and not name.startswith("__"):
-                    value = with_own_builtins(value)
-                else:
-                    continue
-                members[name] = value
-        made = type(cls)(cls.__name__, (Shadow, cls), members)
-        _classes[cls] = made
-    return made
+    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
+        for name, value in vars(base).items():
+            if isinstance(value, (staticmethod, classmethod)):
+                members[name] = type(value)(with_own_builtins(value.__func__))
+            elif isinstance(value, property):
+                members[name] = property(*map(with_own_builtins, (value.fget, value.fset, value.fdel)), value.__doc__)
+            elif isinstance(value, types.FunctionType) and not name.startswith("__"):
+                members[name] = with_own_builtins(value)
+    return type(cls)(cls.__name__, (Shadow, cls), members)

@@ -53,6 +53,8 @@ class Recording(Protocol):
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool: ...
 
+    def is_surely_tensor(self, value: Any) -> bool: ...
+
     def fail(self, why: str) -> Unfollowable: ...
 
 
@@ -97,11 +99,16 @@ class StandIn:
         caller = sys._getframe(1)
         if "isinstance" in caller.f_code.co_names and not _answers_isinstance(caller.f_code, caller.f_globals):
             raise self._recording.fail("asks for the type of a value with isinstance")
+        if "__class__" in caller.f_code.co_names and not caller.f_code.co_filename.startswith((_OWN, _TORCH)):
+            if self._recording.is_instance(self, torch.Tensor):
+                return torch.Tensor
         return type(self)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if not hasattr(torch.Tensor, name) and self._recording.is_surely_tensor(self):
+            raise AttributeError(f"'Tensor' object has no attribute {name!r}")
         return Member(self, name)
 
     @classmethod
@@ -192,8 +199,11 @@ class Held(StandIn):
         super().__init__(recording, lambda: recording.node(Kind.ATTRIBUTE, path))
 
     def __getattr__(self, name: str) -> Any:
-        known = name in ("shape", "ndim", "size", "dim", "numel", "is_floating_point", "is_complex")
-        return getattr(self._tensor, name) if known else super().__getattr__(name)
+        if name in ("shape", "ndim", "size", "dim", "numel", "is_floating_point", "is_complex"):
+            return getattr(self._tensor, name)
+        if not hasattr(self._tensor, name):
+            raise AttributeError(f"{type(self._tensor).__name__!r} object has no attribute {name!r}")
+        return Member(self, name)
 
     def __len__(self) -> int:
         return len(self._tensor)

@@ -36,6 +36,7 @@ class Tracer(Protocol):
 class Traced:
     """What the traced numbers have in common: the value of the example, and the node that computes it."""
 
+    real_value: Any  # of the example
     _tracer: Tracer
     _lazy: Node | Callable[[], Node]
 
@@ -44,10 +45,6 @@ class Traced:
         if not isinstance(self._lazy, Node):
             self._lazy = self._lazy()
         return self._lazy
-
-    @property
-    def real_value(self) -> Any:
-        raise NotImplementedError
 
     def fixed(self) -> Any:
         """The plain number, for a use that cannot follow other values."""
@@ -122,26 +119,16 @@ class Traced:
 
 
 class TracedInt(Traced, int):  # type: ignore[misc]
-    @property
-    def real_value(self) -> int:
-        return int.__int__(self)
-
     def __index__(self) -> int:
         return self.fixed()
 
 
 class TracedFloat(Traced, float):  # type: ignore[misc]
-    @property
-    def real_value(self) -> float:
-        return float.__float__(self)
+    """To what reads a number without asking, as Python's C code does, it is NaN: so that what this gives is seen."""
 
 
 class TracedBool(Traced, int):  # type: ignore[misc]
     """The answer to a comparison; it is fixed when control flow asks for it."""
-
-    @property
-    def real_value(self) -> bool:
-        return int.__int__(self) == 1
 
 
 _KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
@@ -152,8 +139,8 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
     kind = _KINDS.get(type(value))
     if kind is None:
         return value
-    made = kind(value)
-    made._tracer, made._lazy = tracer, lazy
+    made = kind(math.nan if kind is TracedFloat else value)
+    made.real_value, made._tracer, made._lazy = value, tracer, lazy
     return made.fixed() if kind is TracedBool and tracer.compares_bools else made
 
 
@@ -177,7 +164,14 @@ def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., A
     return method
 
 
+def _method(name: str) -> Callable[..., Any]:
+    """A method of a number that no operator stands for, such as ``bit_length``."""
+    return lambda self, *args, **kwargs: getattr(self.fixed(), name)(*args, **kwargs)
+
+
 for _kind in (TracedInt, TracedFloat, TracedBool):
+    for _name in ("as_integer_ratio", "bit_count", "bit_length", "hex", "is_integer", "to_bytes"):
+        setattr(_kind, _name, _method(_name))
     for _name, _function in {**UNARY, **BINARY}.items():
         if hasattr(int, f"__{_name}__") and not (_kind is TracedFloat and not hasattr(float, f"__{_name}__")):
             setattr(_kind, f"__{_name}__", _operation(_function, reflected=False))
