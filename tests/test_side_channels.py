@@ -170,6 +170,23 @@ def test_what_one_module_writes_for_another_is_not_left_out(example: dict[str, A
         truncate(made(SharedDict, ran), ["a.fc", "b"], **example)
 
 
+def test_what_the_model_itself_writes_for_a_module_is_not_left_out() -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared: dict[str, Tensor] = {}
+            self.a, self.b, self.c = nn.Linear(4, 4), Reader(self.shared), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.shared["x"] = self.a(x)
+            return self.c(self.b(x))
+
+    with pytest.raises(
+        CannotFollowError, match=r"the forward of the model itself .Root. fills 'shared', .* Stop before that$"
+    ):
+        truncate(Root(), ["a", "b"])
+
+
 def test_what_another_module_wrote_is_not_read() -> None:
     with pytest.raises(CannotFollowError, match=r"'b' \(Reader\): it reads a tensor from a list, dict or global"):
         truncate(made(SharedDict, ran=True), ["b.fc", "b"])

@@ -204,7 +204,7 @@ def test_what_crosses_is_listed(resnet: nn.Module) -> None:
         "the model cannot be divided behind 'layer2.0.conv1' so that its output alone crosses. This crosses there:\n"
         "    'layer2.0.conv1', needed by 'layer2.0.bn1'\n"
         "    'layer1', needed by 'layer2.0.downsample'\n"
-        "Nothing else crosses behind 'layer1' before it and 'layer2.0.add' behind it. "
+        "Nothing else crosses behind 'layer1' (before it) and 'layer2.0.add' (behind it). "
         "Or crossing='pass' hands all of it on, as a tuple"
     )
     for place in ("layer1", "layer2.0.add"):
@@ -352,7 +352,7 @@ def test_bad_divisions(resnet: nn.Module) -> None:
         split(resnet, at=[])
     with pytest.raises(TruncateError, match="does not run behind the place after which"):
         split(resnet, at=["layer3", "layer2"])
-    with pytest.raises(TruncateError, match="truncate takes a torch.nn.Module"):
+    with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -188,7 +189,8 @@ def test_unknown(model: nn.Module, written: str, says: str) -> None:
 )
 def test_a_tensor_is_no_place(model: nn.Module, written: str, holder: str, instead: str) -> None:
     says = rf"'{re.escape(written)}' is a tensor that {holder} holds, not a place that its forward passes\."
-    with pytest.raises(UnknownTargetError, match=says + (f" Stop at {re.escape(instead)} instead" if instead else "")):
+    says += rf" Stop at {re.escape(instead)} instead\.$" if instead else r" layers\(model\) lists every place\.$"
+    with pytest.raises(UnknownTargetError, match=says):
         truncate(model, written)
 
 
@@ -254,6 +256,21 @@ def test_the_other_mode(model: nn.Module, x: Tensor, training: bool) -> None:
     with pytest.raises(NotReachedError, match=says):
         cut.eval()(x)
     assert cut.train()(x).shape == (2, 2)
+
+
+class Pyramid(NamedTuple):
+    low: Any
+    high: Any
+
+
+def test_a_named_tuple_of_targets(model: nn.Module) -> None:
+    wanted = Pyramid("stem", ["layer1", ""])
+    x = torch.randn(2, 3, 8, 8)
+    got = pickle.loads(pickle.dumps(truncate(model, wanted)))(x)
+    assert type(got) is Pyramid
+    seen = capture(model, ["stem", "layer1", ""], x)
+    assert equal(got, Pyramid(seen["stem"][-1], [seen["layer1"][-1], seen[""][-1]]))
+    assert type(truncate(model, before=Pyramid("layer1", "layer1"))(x)) is Pyramid
 
 
 @pytest.mark.parametrize("written", [3, b"stem", torch.zeros(1), ["stem", 3], {"a": None}])

@@ -41,7 +41,8 @@ def truncate(
         upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
             (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` behind a path picks
             the n-th of several calls, of which the last is taken otherwise; an operation is named as `layers` lists
-            it (``"layer1.0.add"``); ``""`` is the model itself. A list, tuple or dict of these gives several outputs.
+            it (``"layer1.0.add"``); ``""`` is the model itself. A list, tuple, named tuple or dict of these gives
+            several outputs.
         args: Positional arguments of an example call of the model, as in ``torch.export.export(mod, args, kwargs)``.
             With an example, forwards that depend on values (branches on shapes, loops over data) are recorded on it.
         kwargs: Keyword arguments of that call.
@@ -54,7 +55,8 @@ def truncate(
         pool: Pools each output: ``"avg"`` or ``"max"`` over the positions of maps with channels first, ``"mean"`` over
             tokens or maps with channels last, ``"cls"`` takes the first token; or any module that it is passed through.
         flatten: Whether all dimensions of each output behind the batch become one, after pooling.
-        copy: Whether the result has parameters and buffers of its own. Otherwise they are the model's.
+        copy: Whether the result has modules, parameters and buffers of its own. Otherwise they are the model's: a step
+            of an optimizer changes both, and so does ``cut.eval()``, for the modules that the result keeps whole.
         check: Whether the result is compared with the model on the example, if there is one.
 
     Returns:
@@ -71,7 +73,7 @@ def truncate(
         WrongResultError: The result differed from the model on the example, or did not run on it.
         TruncateError: `model` or `upto` is of a wrong type. (The other errors are children of this one.)
     """
-    example = _checked(model, args, kwargs, crossing)
+    example = _checked("truncate", model, args, kwargs, crossing)
     behind = pooling(pool, flatten)
     division, arrangement = divide(model, upto, before, after, example)
     if is_whole(division) and isinstance(arrangement, int) and not behind:
@@ -109,7 +111,8 @@ def split(
         crossing: What to do where more than the output of the place is needed behind it, as skip connections are:
             ``"refuse"``, with an error that lists what crosses and names the nearest places where nothing else does,
             or ``"pass"``: one piece returns all of it as a tuple, and the next one takes that.
-        copy: Whether the pieces have parameters and buffers of their own. Otherwise they are the model's.
+        copy: Whether the pieces have modules, parameters and buffers of their own. Otherwise they are the model's, as
+            for `truncate`.
         check: Whether the pieces, run in turn, are compared with the model on the example, if there is one.
 
     Returns:
@@ -121,7 +124,7 @@ def split(
         CrossingError: More than the output of a place is needed behind it.
         TruncateError: All else that `truncate` raises; or the places are not in running order.
     """
-    example = _checked(model, args, kwargs, crossing)
+    example = _checked("split", model, args, kwargs, crossing)
     written = list(at) if isinstance(at, (list, tuple)) else [at]
     if not written:
         raise TruncateError("nothing to divide at: `at` holds no place")
@@ -176,9 +179,9 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
         )
 
 
-def _checked(model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | None:
+def _checked(caller: str, model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | None:
     """The example, if one is given, once everything else is of the right type."""
-    require_module("truncate", model)
+    require_module(caller, model)
     if crossing not in ("refuse", "pass"):
         raise TruncateError(f"crossing is 'refuse' or 'pass', not {crossing!r}")
     return None if args is None and kwargs is None else example_of(model, args, kwargs)
@@ -187,7 +190,8 @@ def _checked(model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | Non
 def _arrange(model: nn.Module, stop: Any, targets: list[Target], before: bool) -> Any:
     """The containers of `stop` with the numbers of the targets in their place."""
     if isinstance(stop, (list, tuple)):
-        return type(stop)(_arrange(model, item, targets, before) for item in stop)
+        items = [_arrange(model, item, targets, before) for item in stop]
+        return type(stop)(*items) if hasattr(stop, "_fields") else type(stop)(items)
     if isinstance(stop, dict):
         return {key: _arrange(model, item, targets, before) for key, item in stop.items()}
     target = resolve(model, stop)

@@ -71,7 +71,7 @@ class Division:
         way = next(way for way in plan.ways if not way.missing)
         lines = "\n".join(f"    {line}" for line in values_crossing(plan, way))
         clean = [self._nearest(places) for places in _around(plan)]
-        sides = [f"{path!r} {side}" for path, side in zip(clean, ("before it", "behind it")) if path]
+        sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "behind it")) if path]
         found = f"Nothing else crosses behind {' and '.join(sides)}. " if sides else ""
         return (
             f"the model cannot be divided behind {place.text!r} so that its output alone crosses. This crosses there:\n"
@@ -103,9 +103,10 @@ def _refuse_lost_writes(plans: list[Plan]) -> None:
                 lost[id(functools.reduce(getattr, path.split("."), plan.module))] = plan, path
     for kept in (module for piece in plans for module in piece.kept() if lost):
         for plan, path in (lost[id(value)] for value in vars(kept).values() if id(value) in lost):
+            holder, instead = (repr(plan.path), "beside it") if plan.path else ("the model itself", "before that")
             raise CannotFollowError(
-                f"the forward of {plan.path!r} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
-                f"{type(kept).__name__} in the result holds too, and a cut inside of it would not. Stop beside it"
+                f"the forward of {holder} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
+                f"{type(kept).__name__} in the result holds too, and a cut inside of it would not. Stop {instead}"
             )
 
 

@@ -126,9 +126,9 @@ def unknown(
     holder = f"{parent!r} ({type(module).__name__})" if parent else f"the model ({type(module).__name__})"
     text = f"no place {written!r}: {holder} holds no {step!r}."
     if step in module._parameters or step in module._buffers:
+        instead = f"Stop at {parent!r} instead." if parent else "layers(model) lists every place."
         return UnknownTargetError(
-            f"{written!r} is a tensor that {holder} holds, not a place that its forward passes. "
-            f"Stop at {parent!r} instead."
+            f"{written!r} is a tensor that {holder} holds, not a place that its forward passes. {instead}"
         )
     children = [*module._modules, *operations]
     close = difflib.get_close_matches(step, children, n=3, cutoff=0.6)
