@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from truncate import _models, _save, _verify, truncate
-from truncate._cli import main
+from truncate._cli import main, script
 
 HERE = Path(__file__).parent
 SHAPE = "--shape=1,3,8,8"
@@ -224,7 +224,7 @@ CUT = ("cut", "tiny:net", "--upto", "pool", SHAPE)
     [
         (lambda state: "wrong", "w.pth holds no state dict, but str"),
         (lambda state: {}, "w.pth holds no state dict, but a dict of nothing"),
-        (lambda state: {"a": torch.ones(1)}, "w.pth does not fit the module (Net), and nothing was loaded missing in"),
+        (lambda state: {"a": torch.ones(1)}, "w.pth does not fit the module (Net), and nothing was loaded; missing in"),
         (lambda state: {"conv.bias": state["conv.bias"]}, "w.pth does not fit Net: missing in the checkpoint: 3 (conv"),
         (
             lambda state: {**state, "conv2.weight": torch.ones(2)},
@@ -274,13 +274,15 @@ REFUSED = {
     "cut alexnet": "Missing option '--upto'",
     "cut alexnett --upto x": "torchvision has no model 'alexnett'; did you mean alexnet?",
     "cut timm:resnet1O --upto x": "timm has no model 'resnet1O'; did you mean ",
-    "cut timm:resnet10t --upto x --weights V1": "write DEFAULT or a checkpoint, not 'V1'",
+    "cut timm:resnet10t --upto x --weights V1": "write DEFAULT, not 'V1'. A local checkpoint ends in .safetensors, .pth, ",
     "cut squeezenet1_1 --upto featurs": "Did you mean 'features'?",
     "cut squeezenet1_1 --upto x --weights V9": "it has: IMAGENET1K_V1",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,2,2": "squeezenet1_1 does not run on random numbers (1×3×2×2): ",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,0,2": "'1,3,0,2' is no shape such as 1,3,224,224",
     "cut tiny:net --upto x --weights none.pth": "no file none.pth",
-    "cut tiny:net --upto x --weights DEFAULT": "--weights takes a checkpoint, but got 'DEFAULT'",
+    "cut tiny:net --upto x --weights x.pt2": "knows no weights 'x.pt2'. A local checkpoint ends in .safetensors, .pth",
+    "cut tiny: --upto x": "'tiny:' is no model: behind the colon is a callable, and before it the module to import",
+    "cut :net --upto x": "':net' is no model: ",
     "cut tiny:net --upto pool --image none.jpg": "no picture none.jpg",
     "cut tiny:net --upto pool --save x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
     "cut tiny:net --upto pool --save x": "cannot tell from 'x' what to write",
@@ -386,6 +388,20 @@ def test_drawn_where_a_terminal_knows_no_lines() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "conv" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_model_in_the_current_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The installed command finds it, as `python -m truncate` does."""
+    Path("beside.py").write_text(
+        "import torch\n\n\ndef net():\n    return torch.nn.Sequential(torch.nn.Linear(2, 3))\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["torch-truncate", "layers", "beside:net"])
+    try:
+        assert script() == 0
+    finally:
+        sys.modules.pop("beside", None)
+    assert "Linear" in capsys.readouterr().out
 
 
 def test_times_are_taken_in_turns() -> None:

@@ -214,7 +214,7 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
         (arguments("--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the range x>=1."),
         (arguments(model="tiny:Crashing", upto="head"), "it raises ValueError: first line second line"),
         (arguments("--weights", "none.pt"), "no file none.pt"),
-        (arguments("--weights", "DEFAULT"), "tiny:net is no model of a library, so --weights takes a checkpoint"),
+        (arguments("--weights", "DEFAULT"), "tiny:net is no model of a library and knows no weights 'DEFAULT'"),
     ],
 )
 def test_refused(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

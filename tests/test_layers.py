@@ -130,6 +130,19 @@ def test_table_and_sequence() -> None:
     assert repr(places) == "<5 places of Block>"
 
 
+def test_down_to_a_depth() -> None:
+    places = layers(Around().eval())
+    everything = [place.path for place in places]
+    for depth in (1, 2, 3):
+        shown = [line.split()[0] for line in places.table(depth).splitlines()[1:]]
+        assert shown == [path for path in everything if path.count(".") < depth]
+    assert places.table(3) == places.table()
+    for depth in (0, -3, "2"):
+        for show in (places.tree, places.table):
+            with pytest.raises(TruncateError, match=f"depth is a number of levels, from 1 on, .* and not {depth!r}"):
+                show(depth)  # type: ignore[arg-type]
+
+
 def test_an_example_tells_what_really_ran() -> None:
     model = Around().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

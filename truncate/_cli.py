@@ -157,7 +157,7 @@ def _shapes(values: tuple[Any, ...]) -> str:
 @_options.weights
 @_options.trust
 @_shape
-@click.option("--depth", type=click.IntRange(min=1), help="How deep the tree is drawn.")
+@click.option("--depth", type=click.IntRange(min=1), help="How many levels are shown [default: all].")
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
 @click.option("--shapes", is_flag=True, help="Show what each place returns, from one run of the model.")
 def layers_command(
@@ -179,7 +179,7 @@ def layers_command(
     if sys.stdout.isatty():
         Console(highlight=False).print(places.render(tree=not table, depth=depth))
     else:
-        print(places.table() if table else places.tree(depth))
+        print(places.table(depth) if table else places.tree(depth))
 
 
 cli.add_command(extract_command)
@@ -191,6 +191,8 @@ class Differs(Exception):
 
 def script() -> int:
     """The installed command. `python -m truncate` is the same, but no shell completes that."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it, so that a MODEL may be in a file here
     return main(program="torch-truncate")
 
 

@@ -52,12 +52,16 @@ class Layers(Sequence[Place]):
         return self.tree()
 
     def tree(self, depth: int | None = None) -> str:
-        """The places as a tree, down to a depth."""
+        """The places as a tree; `depth`: how many levels below the model, all without.
+
+        Raises:
+            TruncateError: `depth` is no number from 1 on.
+        """
         return _terminal.plain(self.render(depth=depth))
 
-    def table(self) -> str:
-        """The places as a table, with their whole paths."""
-        return _terminal.plain(self.render(tree=False))
+    def table(self, depth: int | None = None) -> str:
+        """The places as a table, with their whole paths; `depth` as for `tree`."""
+        return _terminal.plain(self.render(tree=False, depth=depth))
 
     def __rich__(self) -> Table:
         return self.render()
@@ -67,9 +71,11 @@ class Layers(Sequence[Place]):
 
     def render(self, tree: bool = True, depth: int | None = None) -> Table:
         """The tree or the table for a console of rich, which colours it on a terminal."""
-        return _terminal.bare_tree(self.picture(), depth) if tree else self._table()
+        if depth is not None and (not isinstance(depth, int) or depth < 1):
+            raise TruncateError(f"depth is a number of levels, from 1 on, or None for all of them, and not {depth!r}")
+        return _terminal.bare_tree(self.picture(), depth) if tree else self._table(depth)
 
-    def _table(self) -> Table:
+    def _table(self, depth: int | None) -> Table:
         from rich.table import Table
 
         shapes = any(place.shape is not None for place in self)
@@ -80,6 +86,8 @@ class Layers(Sequence[Place]):
         table.add_column("output" if shapes else "", no_wrap=True, style="green")
         table.add_column("", no_wrap=True, style="yellow")
         for place in self:
+            if depth is not None and place.path.count(".") >= depth:
+                continue
             branch = _branch(place)
             cells = (branch.type, number(branch.parameters), branch.shape, branch.notes)
             table.add_row(place.path, *cells, style="dim" if branch.quiet else None)

@@ -16,7 +16,7 @@ from torch import nn
 
 from truncate._api import truncate
 from truncate._checkpoint import PICKLED, SUFFIXES, NotTensorsError, state_dict_in
-from truncate._errors import CannotFollowError
+from truncate._errors import CannotFollowError, WeightsError
 from truncate._usage import NotUsable, close, explained, need
 from truncate._weights import listed, load_weights, problems_of, wrapping
 
@@ -49,7 +49,6 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
 
     Raises:
         NotUsable: There is no such model, or it does not go with these weights.
-        WeightsError: The checkpoint cannot be read.
     """
     torch.manual_seed(0)  # random weights are the same in each run
     checkpoint = Path(weights) if weights and weights.endswith(SUFFIXES) else None
@@ -81,7 +80,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
         raise NotUsable(f"torchvision has no model {name!r}{close(name, models.list_models())}") from None
     if weights and weights not in known.__members__:
         names = ", ".join(known.__members__) or "none"
-        raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. A local checkpoint ends in .pt or .pth")
+        raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. {_LOCAL}")
     chosen = known[weights] if weights else None
     options: dict[str, Any] = {"weights": chosen}
     if chosen is None and "weights_backbone" in inspect.signature(builder).parameters:
@@ -111,7 +110,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
 def _from_timm(name: str, weights: str | None) -> Built:
     timm = need("timm", "a model of timm", "timm")
     if weights not in (None, "DEFAULT"):
-        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT or a checkpoint, not {weights!r}")
+        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT, not {weights!r}. {_LOCAL}")
     if name.partition(".")[0] not in timm.list_models():
         raise NotUsable(f"timm has no model {name!r}{close(name, timm.list_models())}")
     with _building(f"timm:{name}", weights):
@@ -123,8 +122,10 @@ def _from_timm(name: str, weights: str | None) -> Built:
 
 def _from_callable(name: str, weights: str | None) -> Built:
     if weights:
-        raise NotUsable(f"{name} is no model of a library, so --weights takes a checkpoint, but got {weights!r}")
+        raise NotUsable(f"{name} is no model of a library and knows no weights {weights!r}. {_LOCAL}")
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise NotUsable(f"{name!r} is no model: behind the colon is a callable, and before it the module to import")
     with explained(f"cannot import {module!r}"):
         value: Any = importlib.import_module(module)
     for step in attribute.split("."):
@@ -142,6 +143,7 @@ def _from_callable(name: str, weights: str | None) -> Built:
     return Built(value, "its own weights", (_random(1, 3, 224, 224),), _imagenet())
 
 
+_LOCAL = f"A local checkpoint ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 _RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
 
 
@@ -178,8 +180,9 @@ def _load(model: nn.Module, path: Path, trust: bool) -> None:
         return
     try:
         report = load_weights(model, path, strict=False)
-    except NotTensorsError as error:
-        raise NotUsable(f"{error}; or take --trust") from error
+    except WeightsError as error:
+        instead = ["or take --trust"] if isinstance(error, NotTensorsError) else []
+        raise NotUsable("; ".join([*str(error).splitlines(), *instead])) from error
     problems = problems_of(report)
     problems += [f"not in the model: {listed(report.unexpected)}"] if report.unexpected else []
     if problems:
