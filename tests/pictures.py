@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tiny  # noqa: F401  # here and not in each child, as is what the command imports when it needs it
 import torchvision.models
-import torchvision.transforms._presets  # noqa: F401
 from PIL import Image
 
 from truncate import _models, _shards, _work  # noqa: F401

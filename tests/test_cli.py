@@ -274,7 +274,7 @@ REFUSED = {
     "cut alexnet": "Missing option '--upto'",
     "cut alexnett --upto x": "torchvision has no model 'alexnett'; did you mean alexnet?",
     "cut timm:resnet1O --upto x": "timm has no model 'resnet1O'; did you mean ",
-    "cut timm:resnet10t --upto x --weights V1": "write DEFAULT, not 'V1'. A local checkpoint ends in .safetensors, .pth, ",
+    "cut timm:resnet10t --upto x --weights V1": "write DEFAULT, not 'V1'. A local checkpoint ends in .safetensors",
     "cut squeezenet1_1 --upto featurs": "Did you mean 'features'?",
     "cut squeezenet1_1 --upto x --weights V9": "it has: IMAGENET1K_V1",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,2,2": "squeezenet1_1 does not run on random numbers (1×3×2×2): ",
@@ -392,9 +392,7 @@ def test_drawn_where_a_terminal_knows_no_lines() -> None:
 
 def test_a_model_in_the_current_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The installed command finds it, as `python -m truncate` does."""
-    Path("beside.py").write_text(
-        "import torch\n\n\ndef net():\n    return torch.nn.Sequential(torch.nn.Linear(2, 3))\n"
-    )
+    Path("beside.py").write_text("import torch\n\nnet = torch.nn.Sequential(torch.nn.Linear(2, 3))\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "argv", ["torch-truncate", "layers", "beside:net"])
     try:

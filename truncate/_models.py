@@ -204,9 +204,9 @@ def read_picture(path: Path) -> Any:
 
 def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
     """What most models trained on ImageNet do with a picture."""
-    from torchvision.transforms._presets import ImageClassification
+    from torchvision.models import ResNet18_Weights
 
-    return ImageClassification(crop_size=size, resize_size=round(size * 256 / 224))
+    return ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=size, resize_size=round(size * 256 / 224))
 
 
 def _random(*shape: int) -> torch.Tensor:

@@ -49,7 +49,8 @@ def source(module: nn.Module, args: tuple[Any, ...] | None = None, kwargs: dict[
         Source that imports torch, and what else the forwards use. Executing it defines ``model``, with fresh weights,
         all in training mode; ``model.load_state_dict(module.state_dict())`` makes it equal to `module`. Modules that a
         constructor call can make again are written as one; for all others a class is written, from the operations that
-        their forward runs.
+        their forward runs. To see which can be made again, their constructors are called, on the meta device; what
+        one does beside making its module, as printing or counting, it does then.
 
     Raises:
         CannotFollowError: The forward of a module depends on values, and no example is given.

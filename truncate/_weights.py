@@ -56,7 +56,8 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
             these under the name that transformers gives it. Where all names begin with ``module.`` or ``_orig_mod.``,
             as DataParallel and `torch.compile` leave them, that is taken off.
         strict: Whether it is an error if a tensor of the module is missing, or of another shape or kind, or stays on
-            the meta device. Otherwise the report says so. (The ``num_batches_tracked`` of batch norms may be missing
+            the meta device. Otherwise the report says so, unless nothing at all fits, which is always an error: the
+            names are another model's. (The ``num_batches_tracked`` of batch norms may be missing
             in any case, as for `load_state_dict`.)
 
     Raises:
