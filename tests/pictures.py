@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny  # noqa: F401  # here and not in each child, as is what the command imports when it needs it
-import torchvision.models
+import torchvision.models  # noqa: F401
 from PIL import Image
 
 from truncate import _models, _shards, _work  # noqa: F401
