@@ -95,7 +95,9 @@ class _Globals(dict):  # type: ignore[type-arg]
     """The globals of a function as they are at each moment, with copies in place of helper functions."""
 
     def __init__(self, real: dict[str, Any]) -> None:
-        super().__init__(__builtins__=_OWN)
+        # Python itself looks the first ones up, without asking for what is missing: for `from . import`.
+        own = {name: real[name] for name in ("__name__", "__package__", "__spec__") if name in real}
+        super().__init__(own, __builtins__=_OWN)
         self._real = real
 
     def __missing__(self, name: str) -> Any:
@@ -130,6 +132,8 @@ class _TorchView:
         real = getattr(torch, name)
         if name in _SIZED:
             return functools.partial(_call_parsing, real)
+        if name.startswith("_check") and isinstance(real, types.FunctionType) and running.now is not None:
+            return functools.partial(_check, real)
         if name in _GLOBAL and running.now is not None:
             return lambda *args: running.now.global_state(real, *args)
         return _NN if name == "nn" else real
@@ -158,6 +162,20 @@ def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     if running.now is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
         return running.now.function(function, args, kwargs)
     return function(*args, **kwargs)
+
+
+def _check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``torch._check`` and its kin, which take no other than a real bool: an assertion in the graph."""
+    claim = next((arg for arg in args if _is_value(arg)), None)
+    if claim is None:
+        return function(*args, **kwargs)
+    every = running.now.function(torch.all, (claim,), {}) if "tensor_all" in function.__name__ else claim
+    return running.now.function(torch._assert, (every, f"torch.{function.__name__}"), {})
+
+
+def _is_value(value: Any) -> bool:
+    """Whether something is computed by the forward."""
+    return issubclass(type(value), (StandIn, Traced)) or isinstance(value, torch.Tensor)
 
 
 _TORCH, _NN, _FUNCTIONAL = _TorchView(), _NNView(), _FunctionalView()
@@ -195,7 +213,8 @@ class _CustomFunction:
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         if running.now is None:
             return self._real.apply(*args, **kwargs)
-        return running.now.function(self._real.apply, args, kwargs)
+        with torch._C.DisableTorchFunction():  # what it computes inside is no operation of the forward
+            return running.now.function(self._real.apply, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import dis
 import functools
+import inspect
 import linecache
 import os
 from types import CodeType, FrameType, NoneType
@@ -80,11 +81,24 @@ def _ends(instruction: dis.Instruction, code: CodeType) -> bool:
     return instruction.opname == "RAISE_VARARGS" and not caught
 
 
-def keeps_answer(frame: FrameType) -> bool:
-    """Whether the frame asks for the truth of what it is computing, and then keeps the value: ``x = value and ...``."""
+def may_decide_later(frame: FrameType) -> bool:
+    """Whether the frame only asks for the truth of what it is computing, or keeps it: ``if n > 1``, ``many = n > 1``."""
     instructions, here = _here(frame)
-    following = [instruction.opname for instruction in instructions[here + 1 : here + 4]]
-    return following[:1] == ["COPY"] or "_OR_POP" in "".join(following[:1])
+    if here >= len(instructions) or instructions[here].argrepr.startswith("bool("):
+        return here < len(instructions)
+    following = [i.opname for i in instructions[here + 1 : here + 3] if i.opname != "TO_BOOL"]
+    return following[:1] != [] and following[0].startswith(("POP_JUMP", "STORE_"))
+
+
+def goes_one_way(frame: FrameType) -> bool:
+    """Whether it is in ``value and self.name``, as a condition, where that is False: then no value matters."""
+    instructions, here = _here(frame)
+    asked = [i for i in instructions[here : here + 8] if i.opname not in ("TO_BOOL", "NOP")]
+    if len(asked) < 4 or "_IF_FALSE" not in asked[0].opname or "_IF_FALSE" not in asked[3].opname:
+        return False
+    holder = frame.f_locals.get(asked[1].argval) if asked[1].opname.startswith("LOAD_FAST") else None
+    value = inspect.getattr_static(holder, asked[2].argval, None) if asked[2].opname == "LOAD_ATTR" else None
+    return value is False and asked[0].argval == asked[3].argval
 
 
 @functools.lru_cache(maxsize=4096)
@@ -106,29 +120,28 @@ def attributes_stored(code: CodeType) -> frozenset[str]:
     return frozenset(i.argval for i in _instructions(code)[0] if i.opname == "STORE_ATTR")
 
 
-def passes_text_on(frame: FrameType) -> bool:
-    """Whether the text that the frame is making goes straight into a call, such as that of an error."""
-    instructions, here = _here(frame)
-    rest = instructions[here + 1 :]
-    parts = next((i for i, instruction in enumerate(rest) if instruction.opname == "BUILD_STRING"), -1)
-    following = next((i for i in rest[parts + 1 :] if i.opname not in ("FORMAT_VALUE", "FORMAT_SIMPLE", "NOP")), None)
-    return following is not None and not following.opname.startswith((*_USING, "LOAD_CONST", "LOAD_FAST"))
-
-
 def only_shows_text(frame: FrameType) -> bool:
     """Whether the text that the frame is making goes straight into a call of which nothing is kept, or an error."""
     instructions, here = _here(frame)
-    calls = 0
-    for name in (instruction.opname for instruction in instructions[here:]):
-        calls += name.startswith("CALL")
-        if name in ("POP_TOP", "RAISE_VARARGS"):
-            return calls == 1
-        if name.startswith(_USING) or "JUMP" in name:
-            break
-    return False
+    rest = [instruction.opname for instruction in instructions[here:]]
+    ends = (position for position, name in enumerate(rest) if name.startswith(_ENDS) or "JUMP" in name)
+    end = next(ends, len(rest) - 1)
+    if "BUILD_STRING" in rest[:end]:
+        rest, end = rest[rest.index("BUILD_STRING") :], end - rest.index("BUILD_STRING")
+    used = [name for name in rest[1 : end + 1] if name not in ("NOP", "FORMAT_VALUE", "FORMAT_SIMPLE")]
+    is_call = rest[0].startswith("CALL")
+    calls = is_call + sum(name.startswith("CALL") for name in used)
+    return rest[end] in ("POP_TOP", "RAISE_VARARGS") and calls == 1 and not used[0].startswith(_USING)
 
 
-_USING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "STORE_", "RETURN_", "BINARY_", "BUILD_MAP")
+_ENDS = ("POP_TOP", "RAISE_VARARGS", "STORE_", "RETURN_", "YIELD_")
+_USING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "BINARY_", "BUILD_MAP", "LOAD_ATTR", "LOAD_METHOD")
+
+
+@functools.lru_cache(maxsize=4096)
+def matches_structure(code: CodeType) -> bool:
+    """Whether a function has ``match`` look at the class or the items of something."""
+    return any(instruction.opname.startswith("MATCH_") for instruction in _instructions(code)[0])
 
 
 def source_line(filename: str, line: int) -> str:

@@ -21,7 +21,17 @@ from truncate._bytecode import assigned_names, is_library, names_tested_for_none
 from truncate._call import Call
 from truncate._errors import CannotFollowError
 from truncate._filled import Given
-from truncate._graph import Body, Kind, Node, containers_in, descend, items_of, map_nested, tensors_in
+from truncate._graph import (
+    Body,
+    Kind,
+    Node,
+    containers_in,
+    descend,
+    is_container,
+    items_of,
+    map_nested,
+    tensors_in,
+)
 from truncate._none import Functions
 from truncate._objects import PLAIN, hides, is_opaque
 from truncate._operations import DUNDER, returns_tensor
@@ -148,6 +158,8 @@ class _Run(Written):
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
+        if self._ran.match_structures:
+            raise self.fail("asks for the class or the items of a value with `match`")
         misled, compared = next(self._misled(), (None, ""))
         if misled is not None:
             if self._answering:
@@ -259,7 +271,7 @@ class _Run(Written):
             return value._node
         if is_shadow(value):
             raise self.fail("passes a module as an argument")
-        if items_of(value):
+        if is_container(value):
             return map_nested(value, self.lower)
         if isinstance(value, torch.Tensor):
             return self._constant(value)

@@ -96,6 +96,9 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
     kind = type(value)  # not isinstance, which would ask a stand-in for its class
     if kind is tuple:
         return tuple([map_nested(item, function) for item in value])
+    if kind is torch.Size:  # which holds numbers alone
+        items = [function(item) for item in value]
+        return torch.Size(items) if all(isinstance(item, int) for item in items) else tuple(items)
     if kind is list:
         return [map_nested(item, function) for item in value]
     if kind is dict:
@@ -114,6 +117,10 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
             return new(kind, items)
         return kind(items)
     return function(value)
+
+
+def is_container(value: Any) -> bool:
+    return _taking_items_of(type(value)) is not None
 
 
 def items_of(value: Any) -> tuple[Any, ...]:

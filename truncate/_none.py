@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, NoneType
 from typing import Any
 
-from truncate._bytecode import attributes_stored, identity_tests, is_library
+from truncate._bytecode import attributes_stored, identity_tests, is_library, matches_structure
 from truncate._graph import Node
 from truncate._standin import StandIn, Unread, standins_in
 
@@ -61,6 +61,11 @@ class Functions:
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
             self._asked[kind] += standins_in(frame.f_locals.get(name))
+
+    @property
+    def match_structures(self) -> bool:
+        """Whether one of them asks by ``match`` for the class or the items of a value."""
+        return any(matches_structure(code) for code in self._parameters if _is_theirs(code))
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
         """Of which of these values one of them may have asked whether it is None, or True or False."""

@@ -29,6 +29,7 @@ from truncate._graph import (
     Node,
     containers_in,
     descend,
+    is_container,
     is_dataclass_value,
     items_of,
     map_nested,
@@ -165,7 +166,7 @@ class Recording(Written, Answers, TorchFunctionMode):
             raise self.fail("draws random numbers of its own, from a torch.Generator")
         if kind is torch.Size:
             return tuple(map(self.lower, value))
-        if items_of(value):
+        if is_container(value):
             return map_nested(value, self.lower)
         return self._opaque(value)
 
@@ -300,7 +301,7 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
-        name = getattr(func, "__name__", "")
+        name = _OTHERWISE_NAMED.get(func) or getattr(func, "__name__", "")
         if func is torch._C._set_grad_enabled:
             self._contexts.grad_was_set(*args)
         if getattr(torch.Tensor, name, None) is func and name in QUESTIONS:
@@ -385,6 +386,7 @@ class Recording(Written, Answers, TorchFunctionMode):
 
 
 _PASSED = frozenset(("__hash__", "__reduce_ex__", "_set_grad_enabled", "get_device"))
+_OTHERWISE_NAMED = {torch.Tensor.__pow__: "__pow__", torch.Tensor.__ipow__: "__ipow__"}
 _STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))
 
 

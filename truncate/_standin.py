@@ -158,7 +158,7 @@ class StandIn:
 
     def _text(self) -> str:
         """Goes into the message of an error, most likely. A text that is compared or kept is another matter."""
-        if not _bytecode.passes_text_on(sys._getframe(2)):
+        if not _bytecode.only_shows_text(sys._getframe(2)):
             raise self._recording.fail("computes with the text of a value")
         return "?"
 
@@ -250,7 +250,8 @@ def standins_in(value: Any) -> Iterator[StandIn]:
 
 def _answers_isinstance(code: CodeType, names: dict[str, Any]) -> bool:
     """Whether that code may ask for the class of a stand-in: ours, code that is followed, and torch's dispatch."""
-    if "_answers_isinstance" in names.get("__builtins__", ()) or code.co_filename.startswith(_OWN):
+    own = names.get("__builtins__")  # in `__main__` a module
+    if (isinstance(own, dict) and "_answers_isinstance" in own) or code.co_filename.startswith(_OWN):
         return True
     return code.co_filename.startswith(_TORCH) and code is not torch.is_tensor.__code__
 

@@ -72,6 +72,8 @@ class Traced:
         return traced(value, tracer, lambda: tracer.node(Kind.FUNCTION, function, tuple(map(tracer.lower, args))))
 
     def __bool__(self) -> bool:
+        if self.real_value is True and _bytecode.goes_one_way(sys._getframe(1)):
+            return True
         value, claim = _bytecode.demanded(sys._getframe(1)) or (True, None)
         if claim is None or bool(self.real_value) is not value or self._tracer.is_paused:
             return bool(self.fixed())
@@ -157,8 +159,8 @@ def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., A
             return NotImplemented
         args = (*others, self) if reflected else (self, *others)
         made = self._derived(function(*map(plain, args)), function, args)
-        if type(made) is TracedBool and _bytecode.keeps_answer(sys._getframe(1)):
-            return made.fixed()  # `n > 1 and ...` asks it now, and may hand it to what takes no other than a real bool
+        if type(made) is TracedBool and not _bytecode.may_decide_later(sys._getframe(1)):
+            return made.fixed()  # it may be handed to what takes no other than a real bool
         return made
 
     return method
