@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -48,6 +50,29 @@ def test_the_version_is_stated_once() -> None:
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
     sources = [*(ROOT / "truncate").glob("*.py"), ROOT / "setup.py"]
     assert not [source.name for source in sources if f'"{version}"' in source.read_text()]
+
+
+def test_no_room_imports_a_higher_one() -> None:
+    """By the table in CONTRIBUTING.md, which names each room once."""
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| room |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(_\w+)\.py`", line) for line in table.splitlines()]
+    sources = {path.stem: path.read_text() for path in (ROOT / "truncate").glob("*.py")}
+    assert sorted(room for row in rows for room in row) == sorted(sources)
+    height = {room: -number for number, row in enumerate(rows) for room in row}
+    imports = [(room, other) for room, text in sources.items() for other in imported(text)]
+    assert len(imports) > 200
+    assert not [(room, other) for room, other in imports if height[other] > height[room]]
+
+
+def imported(text: str) -> list[str]:
+    """The rooms that the source of one imports, anywhere in it."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module == "truncate":
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("truncate."):
+            found.append(node.module.partition(".")[2])
+    return found
 
 
 def test_the_top_level_is_tidy() -> None:
