@@ -275,9 +275,9 @@ def folder(path: Path) -> Iterator[Shards]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ExtractError(f"{path} is there already: features go to a new folder")
     was_there = path.exists()
+    with writing(path):
+        (path / "shards").mkdir(parents=True)
     try:
-        with writing(path):
-            (path / "shards").mkdir(parents=True)
         with whole(path / "manifest.json") as manifest:
             shards = Shards(path / "shards")
             try:
@@ -287,7 +287,7 @@ def folder(path: Path) -> Iterator[Shards]:
                 raise
             files = [{"file": f"shards/{name}", "rows": rows} for name, rows in shards.rows.items()]
             manifest.write(json.dumps({"format": 1, "shards": files}, indent=1).encode())
-    except BaseException:  # so that it can be tried again
+    except BaseException:  # nothing is left, so that it can be tried again
         shutil.rmtree(path / "shards", ignore_errors=True)
         if not was_there:
             with contextlib.suppress(OSError):
