@@ -39,6 +39,7 @@ class Assumes(abc.ABC):
     """The part of a recording that writes assumptions down, and the checks of them into the graph."""
 
     path: str  # of the module whose forward is recorded
+    compares_bools: bool
 
     @property
     @abc.abstractmethod

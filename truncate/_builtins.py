@@ -30,12 +30,18 @@ _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", 
 _INTERESTING = _ASKING | _SIZED | _GLOBAL | _PARSING
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
+CachedFunction: Any = type(functools.lru_cache(_LEFT_ALONE.union))
 _copying = threading.RLock()  # another thread must not see a copy that is under way
 _under_way: dict[types.FunctionType, list[types.CellType]] = {}  # with the cells that wait for it
 
 
 def with_own_builtins(function: Any) -> Any:
-    """The copy of a function, made once; anything else, and a function that asks nothing, is returned as it is."""
+    """The copy of a function, made once; anything else, and a function that asks nothing, is returned as it is.
+
+    One that `functools.lru_cache` caches runs anew: what it returned in another pass, no graph knows.
+    """
+    if isinstance(function, CachedFunction):
+        function = function.__wrapped__
     if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
     with _copying:
@@ -96,7 +102,7 @@ class _Globals(dict):  # type: ignore[type-arg]
 
     def __init__(self, real: dict[str, Any]) -> None:
         # Python itself looks the first ones up, without asking for what is missing: for `from . import`.
-        own = {name: real[name] for name in ("__name__", "__package__", "__spec__") if name in real}
+        own: dict[str, Any] = {name: real[name] for name in ("__name__", "__package__", "__spec__") if name in real}
         super().__init__(own, __builtins__=_OWN)
         self._real = real
 
@@ -166,11 +172,11 @@ def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 def _check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``torch._check`` and its kin, which take no other than a real bool: an assertion in the graph."""
-    claim = next((arg for arg in args if _is_value(arg)), None)
-    if claim is None:
+    claim, recording = next((arg for arg in args if _is_value(arg)), None), running.now
+    if claim is None or recording is None:
         return function(*args, **kwargs)
-    every = running.now.function(torch.all, (claim,), {}) if "tensor_all" in function.__name__ else claim
-    return running.now.function(torch._assert, (every, f"torch.{function.__name__}"), {})
+    every = recording.function(torch.all, (claim,), {}) if "tensor_all" in function.__name__ else claim
+    return recording.function(torch._assert, (every, f"torch.{function.__name__}"), {})
 
 
 def _is_value(value: Any) -> bool:

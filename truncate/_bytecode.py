@@ -82,7 +82,7 @@ def _ends(instruction: dis.Instruction, code: CodeType) -> bool:
 
 
 def may_decide_later(frame: FrameType) -> bool:
-    """Whether the frame only asks for the truth of what it is computing, or keeps it: ``if n > 1``, ``many = n > 1``."""
+    """Whether the frame only asks for the truth of what it computes, or keeps it: ``if n > 1``, ``many = n > 1``."""
     instructions, here = _here(frame)
     if here >= len(instructions) or instructions[here].argrepr.startswith("bool("):
         return here < len(instructions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -72,6 +73,14 @@ def from_example(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def _given(name: str, hints: dict[str, Any]) -> Node:
     declared = Known.TENSOR if hints.get(name) is torch.Tensor else Known.GIVEN
     return Node(Kind.INPUT, name, known=lambda: declared)
+
+
+def default_containers(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Copies of the lists and dicts that are defaults of arguments which a call leaves out: all calls share those."""
+    signature = inspect.signature(module.forward)
+    left_out = signature.parameters.keys() - signature.bind_partial(*args, **kwargs).arguments.keys()
+    named = [p for name, p in signature.parameters.items() if name in left_out and p.kind is not p.POSITIONAL_ONLY]
+    return {p.name: copy.copy(p.default) for p in named if isinstance(p.default, (list, dict))}
 
 
 def declared_types(module: nn.Module) -> dict[str, Any]:

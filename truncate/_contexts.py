@@ -74,7 +74,7 @@ class Contexts:
 
     @property
     def in_custom_function(self) -> bool:
-        """Whether an ``autograd.Function`` runs: it switches gradients off by itself and has its own backward."""
+        """Whether an ``autograd.Function`` runs, or ``inference_mode``: they switch gradients off by themselves."""
         return torch.is_grad_enabled() is not (self._grad[-1] if self._grad else True)
 
 

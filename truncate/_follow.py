@@ -122,7 +122,8 @@ class _Run(Written):
         self._answered: set[Node] = set()
         self._ran = Functions()
         self.module = module
-        self.compares_bools = compares_bools(type(module))
+        kind: Any = type(module)
+        self.compares_bools = compares_bools(kind)
         self.decisions = dict(decisions)
         self._children = children
         self._asked: dict[str, Any] = {}
@@ -151,7 +152,7 @@ class _Run(Written):
             given = Given((*args, *kwargs.values()))
             self._shadows = Shadows(self.module, self)
             entry = entry_of(self._shadows.at("", self.module))
-            with self._ran.watched():
+            with self._ran.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
         if drawn():
@@ -376,7 +377,7 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     """What could not be followed, in the words of someone who wants to go on."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if not f.filename.startswith(_OWN)] or list(frames)
-    theirs = [f for f in outside if not is_library(f.filename)] or outside
+    theirs = [f for f in outside if not is_library(f.filename)]
     if theirs and not theirs[-1].filename.startswith(_OWN):
         file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
     else:  # seen only when the forward had ended

@@ -120,12 +120,14 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def is_container(value: Any) -> bool:
-    return _taking_items_of(type(value)) is not None
+    kind: Any = type(value)
+    return _taking_items_of(kind) is not None
 
 
 def items_of(value: Any) -> tuple[Any, ...]:
     """What a nested container holds directly; nothing for anything else."""
-    take = _taking_items_of(type(value))
+    kind: Any = type(value)
+    take = _taking_items_of(kind)
     return () if take is None else take(value)
 
 

@@ -86,5 +86,5 @@ def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
     return tests.others or tests.variables or not stored.isdisjoint(tests.attributes)
 
 
-_KINDS = (NoneType, bool)
+_KINDS: tuple[Any, ...] = (NoneType, bool)
 _OWN = __file__.rpartition("_none")[0]

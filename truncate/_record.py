@@ -61,7 +61,8 @@ class Recording(Written, Answers, TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.module = module
-        self.compares_bools = compares_bools(type(module))
+        kind: Any = type(module)
+        self.compares_bools = compares_bools(kind)
         self.path = path
         self.modes: dict[str, bool] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -79,7 +80,8 @@ class Recording(Written, Answers, TorchFunctionMode):
             kwargs = self._enter_like(call.kwargs, kwargs)
             taken = Given((*args, *kwargs.values()))
             shadows = Shadows(self.module, self)
-            result = entry_of(shadows.at("", self.module))(*args, **kwargs)
+            with self.own_defaults(self.module, args, kwargs) as kwargs:
+                result = entry_of(shadows.at("", self.module))(*args, **kwargs)
             lowered = self.lower(result)
         for name, value in vars(self.module).items():
             if attributes.get(name, self) is not value:
@@ -301,7 +303,7 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
-        name = _OTHERWISE_NAMED.get(func) or getattr(func, "__name__", "")
+        name = _OTHERWISE_NAMED.get(func, getattr(func, "__name__", ""))
         if func is torch._C._set_grad_enabled:
             self._contexts.grad_was_set(*args)
         if getattr(torch.Tensor, name, None) is func and name in QUESTIONS:

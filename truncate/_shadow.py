@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from truncate._builtins import with_own_builtins
+from truncate._builtins import CachedFunction, with_own_builtins
 from truncate._bytecode import attributes_stored, compares_with_bool
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
@@ -63,7 +63,8 @@ class Shadows:
         """Gives a shadow its class and attributes. Most are only called, and never opened."""
         state = shadow.__dict__
         path, module = state[_PLACE][1], state.pop(_ORIGINAL)
-        shadow.__class__ = _shadow_class(type(module))
+        original: Any = type(module)
+        shadow.__class__ = _shadow_class(original)
         self._made[path] = shadow  # before its attributes are looked at: they may lead back to it
         prefix = f"{path}." if path else ""
         state.update(module.__dict__)
@@ -198,7 +199,8 @@ class Unopened:
         if name == "__dict__":
             return state
         if name == "__class__":  # `isinstance` does not expect that the answer changes the object
-            return _shadow_class(type(state[_ORIGINAL]))
+            kind: Any = type(state[_ORIGINAL])
+            return _shadow_class(kind)
         state[_PLACE][0].open(self)
         return getattr(self, name)
 
@@ -372,7 +374,8 @@ def _shadow_class(cls: type) -> type:
             if isinstance(value, (staticmethod, classmethod)):
                 members[name] = type(value)(with_own_builtins(value.__func__))
             elif isinstance(value, property):
-                members[name] = property(*map(with_own_builtins, (value.fget, value.fset, value.fdel)), value.__doc__)
-            elif isinstance(value, types.FunctionType) and not name.startswith("__"):
+                fget, fset, fdel = map(with_own_builtins, (value.fget, value.fset, value.fdel))
+                members[name] = property(fget, fset, fdel, value.__doc__)
+            elif isinstance(value, (types.FunctionType, CachedFunction)) and not name.startswith("__"):
                 members[name] = with_own_builtins(value)
     return type(cls)(cls.__name__, (Shadow, cls), members)

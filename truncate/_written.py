@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torch import nn
+
+from truncate._call import default_containers
 from truncate._contexts import Contexts
-from truncate._filled import Change, added_by, apply
+from truncate._filled import Change, Given, added_by, apply
 from truncate._graph import Kind, Node
 from truncate._standin import Unfollowable
 
@@ -23,10 +28,23 @@ class Written:
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
         if self._contexts.in_custom_function:
-            raise self.fail("runs an autograd.Function that cannot be seen as one")
+            raise self.fail(
+                "computes in torch.inference_mode, which a cut cannot take over; torch.no_grad it can"
+                if torch.is_inference_mode_enabled()
+                else "runs an autograd.Function that cannot be seen as one"
+            )
         made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
         self._nodes.append(made)
         return made
+
+    @contextlib.contextmanager
+    def own_defaults(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The keyword arguments, with copies of the lists and dicts that the others have as defaults."""
+        defaults = default_containers(module, args, kwargs)
+        given = Given(list(defaults.values()))
+        yield {**kwargs, **defaults}
+        if any(change is not None for change in given.changes):
+            raise self.fail(f"fills the default of an argument, {' or '.join(map(repr, defaults))}, from call to call")
 
     @property
     def node_count(self) -> int:
