@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from truncate._reach import globals_of, is_theirs, reached
-from truncate._standin import StandIn, running, standins_in
+from truncate._standin import Held, StandIn, running, standins_in
 from truncate._traced import Traced, TracedBool
 
 _ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
@@ -27,7 +27,8 @@ _ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
-_INTERESTING = _ASKING | _SIZED | _GLOBAL | _PARSING
+_CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
+_INTERESTING = _ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
 CachedFunction: Any = type(functools.lru_cache(_LEFT_ALONE.union))
@@ -138,7 +139,7 @@ class _TorchView:
         real = getattr(torch, name)
         if name in _SIZED:
             return functools.partial(_call_parsing, real)
-        if name.startswith("_check") and isinstance(real, types.FunctionType) and running.now is not None:
+        if name in _CHECKS:
             return functools.partial(_check, real)
         if name in _GLOBAL and running.now is not None:
             return lambda *args: running.now.global_state(real, *args)
@@ -175,8 +176,9 @@ def _check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     claim, recording = next((arg for arg in args if _is_value(arg)), None), running.now
     if claim is None or recording is None:
         return function(*args, **kwargs)
-    every = recording.function(torch.all, (claim,), {}) if "tensor_all" in function.__name__ else claim
-    return recording.function(torch._assert, (every, f"torch.{function.__name__}"), {})
+    with torch._C.DisableTorchFunction():  # what it asks inside is no question of the forward
+        every = recording.function(torch.all, (claim,), {}) if "tensor_all" in function.__name__ else claim
+        return recording.function(torch._assert, (every, f"torch.{function.__name__}"), {})
 
 
 def _is_value(value: Any) -> bool:
@@ -233,7 +235,7 @@ def _isinstance(value: Any, classes: Any) -> bool:
 
 
 def _hasattr(value: Any, name: str) -> bool:
-    if not issubclass(type(value), StandIn):
+    if not issubclass(type(value), StandIn) or type(value) is Held:
         return hasattr(value, name)
     if value._recording.is_instance(value, torch.Tensor):
         return hasattr(torch.Tensor, name)

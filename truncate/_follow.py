@@ -350,6 +350,8 @@ class _Run(Written):
         return self.decisions[flag]
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool:
+        if type(standin) is Held:
+            return standin.is_instance(classes)
         outline = self.outline(standin._node)
         if outline is Known.TENSOR:
             return any(issubclass(torch.Tensor, cls) for cls in _flat(classes))

@@ -203,10 +203,14 @@ class Held(StandIn):
             return getattr(self._tensor, name)
         if not hasattr(self._tensor, name):
             raise AttributeError(f"{type(self._tensor).__name__!r} object has no attribute {name!r}")
-        return Member(self, name)
+        own = vars(self._tensor).get(name)  # which copies of a parameter do not have
+        return own if type(own) in (bool, int, float, str) else Member(self, name)
 
     def __len__(self) -> int:
         return len(self._tensor)
+
+    def is_instance(self, classes: Any) -> bool:
+        return isinstance(self._tensor, classes)
 
 
 class Unread(StandIn):

@@ -1,0 +1,366 @@
+"""What Python and torch ask of a value without the forward being asked: each tiny model is equal, or it is refused.
+
+As in ``test_hidden_work.py``, each is cut at one place on stand-ins and on an example, and run on other sizes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import sys
+import threading
+from typing import Any
+
+import helpers
+import pytest
+import torch
+from oracle import capture
+from test_hidden_work import RIGHT, Three
+from torch import Tensor, nn
+
+from truncate import CannotFollowError, WrongResultError, truncate
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+BY_VALUE = "branches on a value"
+
+
+def many(x: Tensor) -> bool:
+    """A question that only an example answers."""
+    return x.shape[0] > 90
+
+
+class AsksForAnAttribute(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        scale = getattr(x, "scale", None)
+        return self.b(x * 3 if scale is None else x * 2)
+
+
+class TriesAnAttribute(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        try:
+            return self.b(x * x.scale)
+        except AttributeError:
+            return self.b(x * 3)
+
+
+class AsksForTheClass(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x * 2 if x.__class__ is torch.Tensor else x)
+
+
+class AttributeOfAParameter(Three):
+    def add(self) -> None:
+        self.a.weight.gain = 2.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x) * getattr(self.a.weight, "gain", 1.0) * getattr(self.b.weight, "gain", 1.0)
+        return self.b(x)
+
+
+class HelperOfAModule(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(helpers.doubled_if_tensor(self.a(x)))
+
+
+class RootInAHelper(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if many(x) else self.b(helpers.over_root_of_width(self.a(x), x.shape[0]))
+
+
+class HelpersThatCallEachOther(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if many(x) else self.b(helpers.odd(self.a(x), 3))
+
+
+class LambdaInAnAttribute(Three):
+    def add(self) -> None:
+        self.root = lambda n: math.sqrt(n / 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if many(x) else self.b(self.a(x) * self.root(x.shape[0]))
+
+
+class PropertyThatAsks(Three):
+    count: Any = None
+
+    @property
+    def factor(self) -> Tensor:
+        return self.a.weight.sum() if isinstance(self.a.weight, nn.Parameter) else self.a.bias.sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) * self.factor)
+
+
+class CachedFunction(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) + helpers.positions(x.shape[0])[:, None])
+
+
+class Fills(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, memo: dict[str, Tensor]) -> Tensor:
+        if "x" not in memo:
+            memo["x"] = self.inner(x)
+        return memo["x"]
+
+
+class HandsOnAnEmptyDict(Three):
+    def add(self) -> None:
+        self.fills = Fills()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) else self.b(self.fills(x, {}))
+
+
+class Memo:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.memo: dict[str, Tensor] = {}
+
+
+class Remembers(nn.Module):
+    def forward(self, given: Memo) -> Tensor:
+        if "x" not in given.memo:
+            given.memo["x"] = given.x * 2
+        return given.memo["x"]
+
+
+class HandsOnAnObjectWithAnEmptyDict(Three):
+    def add(self) -> None:
+        self.remembers = Remembers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) else self.b(self.remembers(Memo(x)))
+
+
+class FillsItsDefault(Three):
+    def forward(self, x: Tensor, seen: dict[str, Tensor] = {}) -> Tensor:  # noqa: B006
+        seen["x"] = self.a(x)
+        return self.b(seen["x"])
+
+
+class ChecksWithTorch(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._check(x.shape[1] == 4)
+        torch._check_tensor_all(x < 1e9, lambda: "too large")
+        many_rows = x.shape[0] > 1
+        torch._check(many_rows)
+        return self.b(self.a(x)) if not many(x) else x
+
+
+class HandsAnAnswerOn(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = y + y.sum(1, keepdim=x.shape[1] > 1) + y.sort(descending=x.shape[1] > 2).values
+        with torch.set_grad_enabled(x.shape[1] > 3):
+            y = y * 2
+        return self.b(y) if not many(x) else x
+
+
+class TakesAShapeInADict(nn.Module):
+    def forward(self, x: Tensor, how: dict[str, Any]) -> Tensor:
+        return x.reshape(how["shape"]) * how["shape"][0]
+
+
+class HandsOnAShape(Three):
+    def add(self) -> None:
+        self.child = TakesAShapeInADict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) else self.b(self.child(x, {"shape": x.shape}))
+
+
+class Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, how: Any) -> Tensor:
+        return torch.zeros_like(x) + x * how["by"]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return -grad, None
+
+
+class AppliesAFunction(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) else self.b(Turned.apply(x, {"by": 2}))
+
+
+class ComputesInInferenceMode(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            scale = self.a(x) * 2
+        return self.b(x * scale.mean().item())
+
+
+class MatchesItsShape(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        match x.shape:
+            case (_, _):
+                x = x * 2
+            case _:
+                x = x * 3
+        return self.b(x)
+
+
+class AsksTheTextOfADevice(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x * 2 if str(x.device).startswith("cpu") else x)
+
+
+FILLS = "fills the default of an argument, 'seen', from call to call"
+CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example and with one
+    (AsksForAnAttribute, RIGHT, RIGHT),
+    (TriesAnAttribute, RIGHT, RIGHT),
+    (AsksForTheClass, RIGHT, RIGHT),
+    (AttributeOfAParameter, RIGHT, RIGHT),
+    (HelperOfAModule, RIGHT, RIGHT),
+    (RootInAHelper, BY_VALUE, RIGHT),
+    (HelpersThatCallEachOther, BY_VALUE, RIGHT),
+    (LambdaInAnAttribute, BY_VALUE, RIGHT),
+    (PropertyThatAsks, RIGHT, RIGHT),
+    (CachedFunction, RIGHT, RIGHT),
+    (HandsOnAnEmptyDict, BY_VALUE, RIGHT),
+    (HandsOnAnObjectWithAnEmptyDict, BY_VALUE, RIGHT),
+    (FillsItsDefault, FILLS, FILLS),
+    (ChecksWithTorch, BY_VALUE, RIGHT),
+    (HandsAnAnswerOn, "cannot follow the forward", RIGHT),
+    (HandsOnAShape, BY_VALUE, RIGHT),
+    (AppliesAFunction, BY_VALUE, RIGHT),
+    (ComputesInInferenceMode, "computes in torch.inference_mode", "computes in torch.inference_mode"),
+    (MatchesItsShape, "asks for the class or the items of a value with `match`", RIGHT),
+    (AsksTheTextOfADevice, "computes with the text of a value", RIGHT),
+]
+
+
+def cases() -> list[Any]:
+    found = []
+    for kind, alone, recorded in CASES:
+        found.append(pytest.param(kind, alone, False, id=kind.__name__))
+        found.append(pytest.param(kind, recorded, True, id=f"{kind.__name__}-example"))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "says", "on_example"), cases())
+def test_equal_on_other_sizes_or_refused(kind: type[Three], says: str, on_example: bool) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    torch.manual_seed(0)
+    whole = kind()
+    example: dict[str, Any] = {"args": (X,)} if on_example else {}
+    if says:
+        with pytest.raises(CannotFollowError) as caught:
+            truncate(model, "b", **example)
+        assert says in str(caught.value)
+        assert "site-packages" not in str(caught.value) and "contextlib" not in str(caught.value)
+    else:
+        cut = truncate(model, "b", **example)
+        copied = pickle.loads(pickle.dumps(cut)) if kind is not LambdaInAnAttribute else copy.deepcopy(cut)
+        for batch in (2, 3, 5):
+            x = torch.randn(batch, 4)
+            expected = capture(whole, ["b"], x.clone())["b"][-1]
+            assert torch.equal(cut(x.clone()), expected) and torch.equal(copied(x.clone()), expected)
+    assert torch.equal(model(X), whole(X))  # nothing was left behind in it
+
+
+def test_nothing_stays_in_a_default() -> None:
+    FillsItsDefault.forward.__defaults__[0].clear()
+    for example in ({}, {"args": (X,)}):
+        with pytest.raises(CannotFollowError):
+            truncate(FillsItsDefault(), "b", **example)
+        assert FillsItsDefault.forward.__defaults__ == ({},)
+
+
+class ReadsByC(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) else self.b(helpers.TABLE["over"](x, x.shape[0]))
+
+
+def test_what_c_reads_of_a_float_is_found_out() -> None:
+    """Nobody sees a function that comes out of a dict. The check does."""
+    with pytest.raises(WrongResultError, match="the result differs"):
+        truncate(ReadsByC(), "b", (X,))
+
+
+class CheckpointsInTraining(Three):
+    checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if torch.is_grad_enabled() and self.checkpointing:
+            x = x * 2
+        return x if many(x) else self.b(x)
+
+
+def test_a_question_whose_answer_does_not_matter() -> None:
+    model = CheckpointsInTraining()
+    cut = truncate(model, "b", (X,))
+    assert cut.assumptions and not any("is_grad_enabled" in found.code for found in cut.assumptions)
+    with torch.no_grad():
+        assert torch.equal(cut(X), capture(model, ["b"], X)["b"][-1])
+
+
+class Squares(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x) ** 2
+        return x if many(x) else self.b(x)
+
+
+def test_a_power_can_be_pickled() -> None:
+    cut = truncate(Squares(), "b", (X,))
+    assert torch.equal(pickle.loads(pickle.dumps(cut))(X), cut(X))
+
+
+def test_imports_from_where_the_forward_is_written() -> None:
+    source = "def forward(self, x):\n    from . import Counter\n    return self.b(self.a(x) * len(Counter('aab')))"
+    names = {"__name__": "collections.written", "__package__": "collections"}
+    exec(source, names)
+    kind = type("Imports", (Three,), {"forward": names["forward"]})
+    model = kind()
+    for example in ({}, {"args": (X,)}):
+        assert torch.equal(truncate(model, "b", **example)(X), capture(model, ["b"], X)["b"][-1])
+
+
+def test_threads_that_meet_a_helper_at_once() -> None:
+    """None of them sees a copy of a function that another one is about to make."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    wrong: list[object] = []
+
+    def cut(model: nn.Module, barrier: threading.Barrier) -> None:
+        barrier.wait()
+        result = truncate(model, "b", (X,))
+        x = torch.randn(3, 4)
+        if not torch.equal(result(x), capture(model, ["b"], x)["b"][-1]):
+            wrong.append(result)
+
+    try:
+        for turn in range(20):
+            scope = dict(vars(helpers))
+            code = "def other(x): return x * math.sqrt(x.shape[0] / 1)\ndef helper(x): return other(x)\n"
+            exec(code, scope)
+            forward = eval("lambda self, x: x if x.shape[0] > 90 else self.b(helper(self.a(x)))", scope)
+            kind = type(f"Model{turn}", (Three,), {"forward": forward})
+            models = [kind() for _ in range(4)]
+            barrier = threading.Barrier(len(models))
+            threads = [threading.Thread(target=cut, args=(model, barrier)) for model in models]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
