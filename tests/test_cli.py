@@ -284,6 +284,7 @@ REFUSED = {
     "cut tiny: --upto x": "'tiny:' is no model: behind the colon is a callable, and before it the module to import",
     "cut :net --upto x": "':net' is no model: ",
     "cut tiny:net --upto pool --image none.jpg": "no picture none.jpg",
+    "cut tiny:net --upto pool --image p.jpg --shape 1,3,8,8": "--image brings its own: leave one of them out",
     "cut tiny:net --upto pool --save x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
     "cut tiny:net --upto pool --save x": "cannot tell from 'x' what to write",
     "cut tiny:net --upto pool --save none/x.pt": "no folder none to write x.pt to",

@@ -89,6 +89,8 @@ def cut(
     """Stop a model at a place, check the result against the whole model, and save it."""
     if path is not None:
         _save.check(path)
+    if image is not None and shape is not None:
+        raise NotUsable("--shape is that of random numbers, and --image brings its own: leave one of them out")
     picture = _models.read_picture(image) if image is not None else None
     built = _models.build(model, weights, shape, trust)
     if picture is not None:
