@@ -21,7 +21,8 @@ def compare(
     model: nn.Module, pieces: list[nn.Module], arrangement: Any, example: Example, spine: Spine, forwards: Forwards
 ) -> None:
     """Raises `WrongResultError` if pieces, run in turn, give anything else on the example than hooks on the model."""
-    expected = outputs_of(model, example, spine.targets)
+    calls = forwards.passed.calls if forwards.passed is not None else None
+    expected = outputs_of(model, example, spine.targets, calls=calls)
     differing = _differing(pieces, arrangement, example, spine, expected)
     if differing is not None and any(module.training for module in model.modules()):
         # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,7 +58,7 @@ def example_of(model: nn.Module, args: Any, kwargs: Any) -> Example:
 
 
 class Pass:
-    """One pass of a model on an example: what each target returned, and a recording of what cannot be followed."""
+    """One pass of a model on an example, with a recording of each forward that cannot be followed."""
 
     def __init__(
         self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool = False
@@ -71,9 +72,13 @@ class Pass:
             module.training ^= flip
             if spine.holds(original) or original is model:
                 self._take_over(original, module)
-        self.outputs = _captured(model, ghost, spine.targets)
+        self.calls = [0] * len(spine.targets)  # of each target
+        _watch(spine.targets, _twins(model, ghost), self._count)
         self._found_before = _tensors_of(ghost)
         _call_model(ghost, example)
+
+    def _count(self, t: int, value: Any) -> None:
+        self.calls[t] += 1
 
     def _take_over(self, original: nn.Module, ghost: nn.Module) -> None:
         """From now on a call of this module of the spine is seen, and recorded if need be."""
@@ -192,32 +197,42 @@ def _tensors_of(ghost: nn.Module) -> dict[int, torch.Tensor]:
     return {id(tensor): tensor for place in places for tensor in tensors_in(list(place.values()))}
 
 
-def outputs_of(model: nn.Module, example: Example, targets: list[Target], training: bool = True) -> list[list[Any]]:
-    """What hooks on the targets capture in a pass of the model, each call cloned at once; in evaluation on demand."""
+class _Seen(BaseException):
+    """Ends a pass from which nothing more is wanted. No forward catches it as an error."""
+
+
+def outputs_of(
+    model: nn.Module, example: Example, targets: list[Target], training: bool = True, calls: list[int] | None = None
+) -> list[list[Any]]:
+    """What hooks on the targets capture in a pass of the model, each call cloned at once; in evaluation on demand.
+
+    Where it is known how many `calls` of each there are, the pass ends with the last of them.
+    """
     ghost = ghost_of(model, example.hollow.tensor)
     ghost = ghost if training else ghost.eval()
-    outputs = _captured(model, ghost, targets)
-    _call_model(ghost, example)
-    return outputs
-
-
-def _captured(model: nn.Module, ghost: nn.Module, targets: list[Target]) -> list[list[Any]]:
-    """Lists, one for each target, that hooks on the ghost fill with what each call returns, or is given, cloned."""
-    twins = _twins(model, ghost)
     outputs: list[list[Any]] = [[] for _ in targets]
-    for target, keep in zip(targets, outputs):
-        if target.is_module:
-            _keep_what_passes(twins[id(target.module)], target.before, keep)
+
+    def keep(t: int, value: Any) -> None:
+        outputs[t].append(cloned(value))
+        if calls is not None and all(len(kept) >= count for kept, count in zip(outputs, calls)):
+            raise _Seen
+
+    _watch(targets, _twins(model, ghost), keep)
+    with contextlib.suppress(_Seen):
+        _call_model(ghost, example)
     return outputs
 
 
-def _keep_what_passes(module: nn.Module, before: bool, keep: list[Any]) -> None:
-    if before:
-        module.register_forward_pre_hook(
-            lambda m, args, kwargs: keep.append(cloned((args, kwargs))), with_kwargs=True, prepend=True
-        )
-    else:
-        module.register_forward_hook(lambda m, args, output: keep.append(cloned(output)))
+def _watch(targets: list[Target], twins: dict[int, nn.Module], see: Callable[[int, Any], None]) -> None:
+    """Tells what each call of each target returns, or is given."""
+    for t, target in enumerate(targets):
+        twin = twins[id(target.module)]
+        if target.is_module and target.before:
+            twin.register_forward_pre_hook(
+                lambda m, args, kwargs, t=t: see(t, (args, kwargs)), with_kwargs=True, prepend=True
+            )
+        elif target.is_module:
+            twin.register_forward_hook(lambda m, args, output, t=t: see(t, output))
 
 
 def _twins(model: nn.Module, ghost: nn.Module) -> dict[int, nn.Module]:
