@@ -15,7 +15,7 @@ from torch import nn
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import explain
-from truncate._ghost import fresh, ghost_of
+from truncate._ghost import UNCHANGING, fresh, ghost_of
 from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
 from truncate._hollow import Hollow
 from truncate._objects import PLAIN
@@ -194,7 +194,8 @@ def _tensors_of(ghost: nn.Module) -> dict[int, torch.Tensor]:
     modules = list(ghost.modules())
     files = {type(module).__module__ for module in modules if not type(module).__module__.startswith("torch.")}
     places = [*map(vars, modules), *(vars(sys.modules[name]) for name in files if name in sys.modules)]
-    return {id(tensor): tensor for place in places for tensor in tensors_in(list(place.values()))}
+    held = [value for place in places for value in list(place.values()) if type(value) not in UNCHANGING]
+    return {id(tensor): tensor for tensor in tensors_in(held)}
 
 
 class _Seen(BaseException):

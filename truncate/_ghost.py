@@ -37,7 +37,15 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
                 memo[id(buffer)] = hollow(buffer) if hollow else buffer.detach().clone()
     for module in originals:
         attributes = list(vars(module).items())  # at once: another thread may run the model meanwhile
-        memo[id(module)].__dict__.update({name: _copied(value, memo, hollow) for name, value in attributes})
+        own = memo[id(module)].__dict__
+        for name, value in attributes:
+            kind = type(value)
+            if kind in UNCHANGING:
+                own[name] = value
+            elif kind in _DICTS and not value and name in _MODULE_STATE:  # most of all, and no other module holds it
+                own[name] = kind()
+            else:
+                own[name] = _copied(value, memo, hollow)
         if module._compiled_call_impl is not None:  # by `module.compile()`: what was compiled holds the original
             memo[id(module)]._compiled_call_impl = None
     return memo[id(model)]
@@ -61,14 +69,14 @@ def _copied_together(tensors: list[torch.Tensor]) -> dict[int, torch.Tensor]:
 
 def _copied(value: Any, memo: dict[int, Any], hollow: Hollowing | None) -> Any:
     kind = type(value)
-    if kind in _UNCHANGING:
+    if kind in UNCHANGING:
         return value
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, torch.Tensor):
         memo[id(value)] = hollow(value) if hollow else value.detach().clone()
         return memo[id(value)]
-    if kind in (dict, OrderedDict):
+    if kind in _DICTS:
         made = memo[id(value)] = kind()
         if value:
             made.update((key, _copied(item, memo, hollow)) for key, item in value.items())
@@ -113,7 +121,9 @@ def _copied_cell(cell: types.CellType, memo: dict[int, Any], hollow: Hollowing |
 
 
 # Most of what a module holds, and `deepcopy` takes its time to find out that it need not copy it.
-_UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype))
+UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype))
+_DICTS = (dict, OrderedDict)
+_MODULE_STATE = frozenset(vars(nn.Module()))
 
 
 def fresh(value: Any) -> Any:
