@@ -220,6 +220,19 @@ class AsksTheTextOfADevice(Three):
         return self.b(x * 2 if str(x.device).startswith("cpu") else x)
 
 
+class ComparesTwoValues(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = x.contiguous()
+        return self.b(x * 2 if y is x else x)
+
+
+class MethodsOfASize(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        return x if many(x) else self.b(self.a(x) * n.real * (n / 3).real)
+
+
 FILLS = "fills the default of an argument, 'seen', from call to call"
 CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example and with one
     (AsksForAnAttribute, RIGHT, RIGHT),
@@ -241,6 +254,7 @@ CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example
     (AppliesAFunction, BY_VALUE, RIGHT),
     (ComputesInInferenceMode, "computes in torch.inference_mode", "computes in torch.inference_mode"),
     (MatchesItsShape, "asks for the class or the items of a value with `match`", RIGHT),
+    (MethodsOfASize, BY_VALUE, RIGHT),
     (AsksTheTextOfADevice, "computes with the text of a value", RIGHT),
 ]
 
@@ -273,6 +287,14 @@ def test_equal_on_other_sizes_or_refused(kind: type[Three], says: str, on_exampl
             expected = capture(whole, ["b"], x.clone())["b"][-1]
             assert torch.equal(cut(x.clone()), expected) and torch.equal(copied(x.clone()), expected)
     assert torch.equal(model(X), whole(X))  # nothing was left behind in it
+
+
+def test_two_values_that_are_compared() -> None:
+    """On an example, the tensors that the forward sees are not those of a plain run; the check finds that out."""
+    with pytest.raises(CannotFollowError, match="compares two values with `is`"):
+        truncate(ComparesTwoValues(), "b")
+    with pytest.raises(WrongResultError, match="the result differs"):
+        truncate(ComparesTwoValues(), "b", (X,))
 
 
 def test_nothing_stays_in_a_default() -> None:

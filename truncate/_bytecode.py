@@ -6,6 +6,7 @@ import dataclasses
 import dis
 import functools
 import inspect
+import itertools
 import linecache
 import os
 from types import CodeType, FrameType, NoneType
@@ -139,9 +140,15 @@ _USING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "BINARY_", "BUILD_MAP", "LOAD_AT
 
 
 @functools.lru_cache(maxsize=4096)
-def matches_structure(code: CodeType) -> bool:
-    """Whether a function has ``match`` look at the class or the items of something."""
-    return any(instruction.opname.startswith("MATCH_") for instruction in _instructions(code)[0])
+def asks_unheard(code: CodeType) -> str | None:
+    """What a function asks of values, of whatever kind, that no stand-in hears."""
+    instructions, _ = _instructions(code)
+    if any(instruction.opname.startswith("MATCH_") for instruction in instructions):
+        return "asks for the class or the items of a value with `match`"
+    pairs = itertools.pairwise(instructions)
+    if any(i.opname == "IS_OP" and before.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) for before, i in pairs):
+        return "compares two values with `is`"
+    return None
 
 
 def source_line(filename: str, line: int) -> str:

@@ -159,8 +159,8 @@ class _Run(Written):
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        if self._ran.match_structures:
-            raise self.fail("asks for the class or the items of a value with `match`")
+        if self._ran.unheard is not None:
+            raise self.fail(self._ran.unheard)
         misled, compared = next(self._misled(), (None, ""))
         if misled is not None:
             if self._answering:

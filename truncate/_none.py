@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, NoneType
 from typing import Any
 
-from truncate._bytecode import attributes_stored, identity_tests, is_library, matches_structure
+from truncate._bytecode import asks_unheard, attributes_stored, identity_tests, is_library
 from truncate._graph import Node
 from truncate._standin import StandIn, Unread, standins_in
 
@@ -63,9 +63,9 @@ class Functions:
             self._asked[kind] += standins_in(frame.f_locals.get(name))
 
     @property
-    def match_structures(self) -> bool:
-        """Whether one of them asks by ``match`` for the class or the items of a value."""
-        return any(matches_structure(code) for code in self._parameters if _is_theirs(code))
+    def unheard(self) -> str | None:
+        """What one of them asked that could not be answered, of whichever value."""
+        return next(filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None)
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
         """Of which of these values one of them may have asked whether it is None, or True or False."""
@@ -77,7 +77,8 @@ class Functions:
 
 
 def _is_theirs(code: CodeType) -> bool:
-    return not (code.co_filename.startswith(_OWN) or is_library(code.co_filename))
+    made = code.co_filename == "<string>" and code.co_name == "__init__"  # by `dataclass`
+    return not (made or code.co_filename.startswith(_OWN) or is_library(code.co_filename))
 
 
 def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:

@@ -172,7 +172,9 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 for _kind in (TracedInt, TracedFloat, TracedBool):
-    for _name in ("as_integer_ratio", "bit_count", "bit_length", "hex", "is_integer", "to_bytes"):
+    for _name in ("real", "numerator"):
+        setattr(_kind, _name, property(lambda self: self))
+    for _name in ("as_integer_ratio", "bit_count", "bit_length", "conjugate", "hex", "is_integer", "to_bytes"):
         setattr(_kind, _name, _method(_name))
     for _name, _function in {**UNARY, **BINARY}.items():
         if hasattr(int, f"__{_name}__") and not (_kind is TracedFloat and not hasattr(float, f"__{_name}__")):
