@@ -17,7 +17,7 @@ from torch import nn
 from truncate._call import Call
 from truncate._crossing import unclean
 from truncate._effects import Effects
-from truncate._errors import CannotFollowError, CrossingError, NotReachedError
+from truncate._errors import CannotFollowError, CrossingError, NotReachedError, TruncateError
 from truncate._graph import Body, Node, descend, join, nodes_in
 from truncate._locate import Locator, Pick
 from truncate._needs import Needs
@@ -40,6 +40,7 @@ class Cutter:
         self._plans: dict[Any, Plan] = {}
         self._calls: dict[tuple[int, str], Call] = {}  # one of all calls of a module that are equal
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be
+        self._open_ends: set[str | None] = set()  # why the end of a recording is not known
         self._entries: dict[tuple[Body, Pick], Entry] = {}  # of the forwards that were planned from there on
 
     def picks(self, targets: Iterable[int]) -> tuple[Pick, ...]:
@@ -72,7 +73,9 @@ class Cutter:
             raise CannotFollowError(f"{why}. Give an example input, args=(x,) or kwargs={{...}}")
         plan = self._plan(self.model, "", (Form(entry, start),), picks, own, False)
         if plan.missing:
-            error = CrossingError if plan.missing in self._refused else NotReachedError
+            error: type[TruncateError] = CrossingError if plan.missing in self._refused else NotReachedError
+            if plan.missing in self._open_ends:
+                error = CannotFollowError
             raise self.locator.unknown.get(plan.missing) or error(plan.missing)
         self._remember(plan)
         return plan
@@ -148,8 +151,10 @@ class Cutter:
 
     def _way(self, plan: Plan, form: int, body: Body) -> Way:
         """One way through a forward: where it is entered, and where its picks appear."""
-        way = Way(form, body, [], [], set(), missing=body.failure)
         start = plan.forms[form].start
+        self._open_ends.add(body.open_end)
+        goes_on = plan.own or plan.writes or start is not None
+        way = Way(form, body, [], [], set(), missing=body.failure or (body.open_end if goes_on else None))
         for pick in (start, *plan.picks) if start is not None else plan.picks:
             found = None if body.failure else self.locator.locate(plan.module, plan.path, body, pick)
             if found is None:

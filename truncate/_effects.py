@@ -59,7 +59,7 @@ class Effects:
             bodies = self.forwards.bodies(module, path, call)
         except TruncateError:
             bodies = []
-        if not bodies or any(body.failure for body in bodies):
+        if not bodies or any(body.failure or body.open_end for body in bodies):
             observed = self.forwards.observed(module)
             if observed is None:
                 return Summary(names, names)

@@ -119,7 +119,13 @@ class Pass:
             self._calls.pop()
 
     def _record(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
-        def call_child(name: str, node: Node, args: Any, kwargs: Any) -> Any:
+        def is_wanted(name: str) -> bool:
+            child, spine = descend(module, name), self._forwards.spine
+            return bool(spine.holds(child)) or any(target.module is child for target in spine.targets)
+
+        def call_child(name: str, node: Node | None, args: Any, kwargs: Any) -> Any:
+            if node is None:  # behind all targets
+                return descend(ghost, name)(*args, **kwargs)
             self._next = (
                 descend(module, name),
                 join(path, name),
@@ -130,14 +136,16 @@ class Pass:
             finally:
                 self._next = None
 
-        recording = Recording(ghost, path, call_child, self._found_before)
+        recording = Recording(ghost, path, call_child, is_wanted, self._found_before)
         self._calls.append(_Calls(self._forwards, module, path, Body([], None, {})))
         try:
             body, result = recording.run(call, args, kwargs)
         except Exception as error:
-            raise explain(error, module, path, recorded=True) from error
+            raise explain(recording.open_end or error, module, path, recorded=True) from error
         finally:
             self._calls.pop()
+        if recording.open_end is not None:
+            body.open_end = str(explain(recording.open_end, module, path, recorded=True))
         known = self.recorded.setdefault((id(module), call.key), body)
         if _doing(known) != _doing(body):
             raise CannotFollowError(

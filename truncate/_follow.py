@@ -380,7 +380,9 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if not f.filename.startswith(_OWN)] or list(frames)
     theirs = [f for f in outside if not is_library(f.filename)]
-    if theirs and not theirs[-1].filename.startswith(_OWN):
+    if isinstance(error, Unfollowable) and error.place is not None:
+        file, number, function = error.place
+    elif theirs and not theirs[-1].filename.startswith(_OWN):
         file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
     else:  # seen only when the forward had ended
         code = inspect.unwrap(type(module).forward).__code__

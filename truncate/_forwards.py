@@ -29,7 +29,7 @@ class Forwards:
             _call.from_signature(model) if example is None else _call.from_example(model, example.args, example.kwargs)
         )
         self._model = model
-        self._spine = spine
+        self.spine = spine
         self._example = example
         self.has_example = example is not None
         self._followed: dict[tuple[int, str], list[list[Body]]] = {}
@@ -66,7 +66,7 @@ class Forwards:
         return list((found | {_way(body): body for body in followed if not body.failure}).values())
 
     def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Body]:
-        if self._example is None or not (self._spine.holds(module) or module is self._model):
+        if self._example is None or not (self.spine.holds(module) or module is self._model):
             return []
         key = (id(module), call.key)
         if record:
@@ -105,7 +105,7 @@ class Forwards:
         """Runs the example, and once more in the other mode if a forward branches on its mode."""
         if self.passed is not None or self._example is None:
             return
-        self.passed = Pass(self._model, self._example, self._spine, self)
+        self.passed = Pass(self._model, self._example, self.spine, self)
         self._outlines.clear()  # more is known now
         for key, body in self.passed.recorded.items():
             self._recorded[key] = [self._named(key, body)]
@@ -128,7 +128,7 @@ class Forwards:
         if self._example is None:
             return {}, ""
         try:
-            recorded = Pass(self._model, self._example, self._spine, self, flip=True).recorded
+            recorded = Pass(self._model, self._example, self.spine, self, flip=True).recorded
         except Exception as error:
             return {}, f"the example does not run in this mode: {error}"
         return {key: self._named(key, body) for key, body in recorded.items()}, (
@@ -188,6 +188,8 @@ class _Children:
             bodies = self._bodies(node)
         except TruncateError:
             return Known.NOTHING
+        if any(body.open_end for body in bodies):
+            return Known.NOTHING
         given = given_by(self._call(node))
         outlines = [
             map_nested(
@@ -204,7 +206,7 @@ class _Children:
             bodies = self._bodies(node)
         except TruncateError:
             return None
-        known = all(body.filled == bodies[0].filled and not body.failure for body in bodies)
+        known = all(body.filled == bodies[0].filled and not (body.failure or body.open_end) for body in bodies)
         return bodies[0].filled if known else None
 
     def is_shared(self, container: Any) -> bool:

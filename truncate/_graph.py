@@ -60,6 +60,7 @@ class Body:
     result: Any  # nested nodes and constants
     modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
     failure: str | None = None  # why this way could not be followed, if it could not
+    open_end: str | None = None  # why what follows these nodes was not recorded, nor the result; no target is there
     filled: list[Any] | None = dataclasses.field(default_factory=list)  # how it changes each list and dict among its
     # arguments (`_filled`); None: not known
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold

@@ -102,8 +102,8 @@ class Locator:
         """Why a pick cannot be found in a body."""
         target = self.targets[pick.target]
         holder = f"{path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
-        if body.failure:
-            return body.failure
+        if body.failure or body.open_end:
+            return body.failure or str(body.open_end)
         if not target.is_module and module is target.module:
             names = tuple(node.name for node in body.nodes if node.name)
             if target.operation not in names:

@@ -14,17 +14,19 @@ import torch
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
     """What runs inside draws random numbers and leaves every generator as it was."""
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))), python_draws_watched():
+    # Asking a GPU for its state would start it, and one that was not started has drawn nothing.
+    gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    with torch.random.fork_rng(devices=list(range(gpus))), python_draws_watched():
         yield
 
 
 @contextlib.contextmanager
 def python_draws_watched() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether Python's or numpy's generator was used; both are put back."""
+    """Gives a function that tells whether Python's or numpy's generator was used so far; both are put back."""
     before = _python_states()
     changed: list[bool] = []
     try:
-        yield lambda: changed[0]
+        yield lambda: changed[0] if changed else not _same(before, _python_states())
     finally:
         changed.append(not _same(before, _python_states()))
         if changed[0]:

@@ -40,7 +40,7 @@ from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, revive
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import Shadows, compares_bools, entry_of, is_shadow
-from truncate._standin import StandIn, recording_is, running
+from truncate._standin import StandIn, Unfollowable, recording_is, running
 from truncate._traced import Traced, plain, traced
 from truncate._written import Written
 
@@ -56,7 +56,8 @@ class Recording(Written, Answers, TorchFunctionMode):
         self,
         module: nn.Module,
         path: str,
-        call_child: Callable[[str, Node, Any, Any], Any],
+        call_child: Callable[[str, Node | None, Any, Any], Any],
+        is_wanted: Callable[[str], bool],
         found_before: dict[int, torch.Tensor],
     ) -> None:
         super().__init__()
@@ -67,6 +68,9 @@ class Recording(Written, Answers, TorchFunctionMode):
         self.modes: dict[str, bool] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._call_child = call_child
+        self._is_wanted = is_wanted  # whether a target is the child at that path, or inside it
+        self.open_end: Unfollowable | None = None  # what was not recorded, if it did not matter so far
+        self._last_wanted = 0  # how many nodes there were when a target had run, and no random numbers had been drawn
         self._found_before = found_before  # the tensors that were there before the pass, by id
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
         self.is_paused = False  # while a child runs, whose own doing is no part of this graph
@@ -75,26 +79,39 @@ class Recording(Written, Answers, TorchFunctionMode):
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
         """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
         with recording_is(self), python_draws_watched() as drawn, self._contexts.running(), self:
+            self._drawn = drawn
             attributes = dict(vars(self.module))
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
             taken = Given((*args, *kwargs.values()))
             shadows = Shadows(self.module, self)
             with self.own_defaults(self.module, args, kwargs) as kwargs:
-                result = entry_of(shadows.at("", self.module))(*args, **kwargs)
-            lowered = self.lower(result)
+                returned = entry_of(shadows.at("", self.module))(*args, **kwargs)
+            lowered = self.lower(returned) if self.open_end is None else None
         for name, value in vars(self.module).items():
             if attributes.get(name, self) is not value:
                 raise self.fail(f"runs while something else sets its attribute {name!r}: a hook, perhaps")
         if drawn():
-            raise self.fail("draws random numbers outside of torch")
+            why = self.fail("draws random numbers outside of torch")
+            if not self._last_wanted:
+                raise why
+            self._end_here(why)
+            del self._nodes[self._last_wanted :]
         self.is_paused = True  # for good: traced numbers that outlive this run are plain numbers
-        if self._failure is not None:
-            raise self._failure
-        body = Body(self._nodes, lowered, self.modes, constants=self.constants, assumptions=self.assumptions)
+        if self._failure is not self.open_end:
+            raise self._failure  # type: ignore[misc]
+        result = None if self.open_end is not None else lowered
+        body = Body(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
         body.fills = shadows.filled
         body.filled = self.told(taken.changes, taken.containers)
-        return body, self.real(result)
+        return body, self.real(returned)
+
+    def _end_here(self, why: Unfollowable) -> None:
+        """From now on the forward just runs: if it comes to no target any more, what it does need not be known."""
+        frame = users_frame()
+        why.place = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
+        self.open_end = why
+        self.is_paused = True
 
     # -- values and their nodes ------------------------------------------------------------------------------------
 
@@ -245,7 +262,15 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called: for real."""
-        lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        if self.open_end is not None:
+            if self._is_wanted(path):
+                raise self.open_end
+            return self._call_child(path, None, self.real(args), self.real(kwargs))
+        try:
+            lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        except Unfollowable as why:
+            self._end_here(why)
+            return self.child(path, args, kwargs)
         node = self.node(Kind.CHILD, path, lowered, named)
         given = self.real(args), self.real(kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
@@ -254,6 +279,8 @@ class Recording(Written, Answers, TorchFunctionMode):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             node.observed = observed_in(versions, returned)
+        if self._is_wanted(path) and not self._drawn():
+            self._last_wanted = len(self._nodes)
         changes = passed.changes
         if type(returned) is list:
             self.fix_length(node, len(returned))
@@ -303,6 +330,14 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
+        if self.open_end is None:
+            try:
+                return self._recorded(func, args, kwargs)
+            except Unfollowable as why:
+                self._end_here(why)
+        return func(*self.real(args), **self.real(kwargs))
+
+    def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = _OTHERWISE_NAMED.get(func, getattr(func, "__name__", ""))
         if func is torch._C._set_grad_enabled:
             self._contexts.grad_was_set(*args)
@@ -372,7 +407,8 @@ class Recording(Written, Answers, TorchFunctionMode):
     def global_state(self, func: Any, *args: Any) -> Any:
         """The forward asks for, or changes, what holds for the whole process."""
         if func is not torch.is_grad_enabled:
-            raise self.fail("seeds the random numbers")
+            self._end_here(self.fail("seeds the random numbers"))
+            return func(*args)
         return traced(self._contexts.grad, self, self.node(Kind.FUNCTION, func))
 
     def decide(self, flag: str) -> bool:

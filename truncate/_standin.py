@@ -24,6 +24,8 @@ from truncate._operations import BINARY, COMPARISONS, INPLACE, UNARY, contrary, 
 class Unfollowable(Exception):
     """Raised inside a forward that does something which only a real value could answer. The text says what."""
 
+    place: tuple[str, int, str] | None = None  # file, line and function, where its traceback does not tell
+
 
 class Recording(Protocol):
     """Where stand-ins write what is done to them."""

@@ -1,0 +1,116 @@
+"""What cannot be recorded behind the last target does not matter; what cannot be recorded before it is refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from oracle import capture
+from test_hidden_work import Three
+from torch import Tensor, nn
+
+from truncate import CannotFollowError, split, truncate
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def by_numpy(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.detach().numpy() * 2)
+
+
+def by_chance(x: Tensor) -> Tensor:
+    return x * random.random()
+
+
+def seeded(x: Tensor) -> Tensor:
+    torch.manual_seed(3)
+    return x + torch.rand(4)
+
+
+def mapped(x: Tensor) -> Tensor:
+    return torch.vmap(lambda row: row * 2)(x)
+
+
+WAYS = {
+    by_numpy: "computes with numpy",
+    by_chance: "draws random numbers outside of torch",
+    seeded: "seeds the random numbers",
+    mapped: "made out of sight",
+}
+
+
+class Behind(Three):
+    """Does it behind `b`, and then goes on to `c`."""
+
+    def __init__(self, does: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.does = does
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if x.shape[0] > 90:
+            return x
+        return self.c(self.does(self.b(x) + 1))
+
+
+@pytest.mark.parametrize("does", WAYS, ids=lambda does: does.__name__)
+def test_behind_the_target_it_does_not_matter(does: Callable[[Tensor], Tensor]) -> None:
+    model = Behind(does)
+    for place in ("a", "b"):
+        cut = truncate(model, place, (X,))
+        for batch in (2, 5):
+            x = torch.randn(batch, 4)
+            assert torch.equal(cut(x), capture(model, [place], x)[place][-1])
+    assert not hasattr(truncate(model, "b", (X,)), "c")
+
+
+@pytest.mark.parametrize("does", WAYS, ids=lambda does: does.__name__)
+@pytest.mark.parametrize("places", ["c", ["a", ""], ["a", "c"]], ids=str)
+def test_before_a_target_it_is_refused(does: Callable[[Tensor], Tensor], places: object) -> None:
+    with pytest.raises(CannotFollowError) as caught:
+        truncate(Behind(does), places, (X,))
+    assert WAYS[does] in str(caught.value)
+    assert "test_open_ends.py" in str(caught.value)
+
+
+@pytest.mark.parametrize("does", WAYS, ids=lambda does: does.__name__)
+def test_what_follows_it_cannot_be_had(does: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(CannotFollowError, match=WAYS[does]):
+        split(Behind(does), "a", (X,))
+    with pytest.raises(CannotFollowError, match=WAYS[does]):
+        truncate(Behind(does), after="a", args=(X,))
+
+
+class RunsItAgain(Behind):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(super().forward(x))
+
+
+def test_a_target_that_runs_again_behind_it() -> None:
+    """The last call is asked for, and it is behind; the first one would do."""
+    with pytest.raises(CannotFollowError, match="computes with numpy"):
+        truncate(RunsItAgain(by_numpy), "b", (X,))
+
+
+class Holds(nn.Module):
+    """Asks whether the child, of which a target is cut, returns None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = Behind(by_numpy)
+        self.end = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        y = self.child(x)
+        return self.end(y) if y is not None else None
+
+
+def test_inside_of_a_child() -> None:
+    model = Holds()
+    assert torch.equal(truncate(model, "child.b", (X,))(X), capture(model, ["child.b"], X)["child.b"][-1])
+    assert torch.equal(truncate(model, "child", (X,))(X), capture(model, ["child"], X)["child"][-1])
+    assert torch.equal(truncate(model, "end", (X,))(X), capture(model, ["end"], X)["end"][-1])
+    with pytest.raises(CannotFollowError, match="computes with numpy"):
+        truncate(model, ["child.b", "end"], (X,))
