@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 import warnings
 from typing import Any
 
@@ -127,7 +125,7 @@ def _readers_of_modes(cut: nn.Module, held: set[int]) -> list[str]:
     for path, module in cut.named_modules():
         if not isinstance(module, Truncated) or id(module) in held:
             continue
-        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(type(module).forward)))):
+        for node in ast.walk(ast.parse(type(module)._truncated_source)):
             if isinstance(node, ast.Attribute) and node.attr == "training":
                 holder = eval(ast.unparse(node.value), {"self": module})
                 if id(holder) not in held:

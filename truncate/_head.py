@@ -95,7 +95,7 @@ def _open(names: Names, expression: str, given: Any, opening: list[str], inputs:
         if not given or not isinstance(given, dict):
             differs = f"len({expression}) != {len(given)}"
         else:
-            differs = f"set({expression}) != {set(given)!r}"
+            differs = f"set({expression}) != {{{', '.join(map(repr, given))}}}"
         _refuse(names, differs, expression, _shape_text(given), opening)
         for key, item in given.items() if isinstance(given, dict) else enumerate(given):
             _open(names, f"{expression}[{key!r}]", item, opening, inputs)
