@@ -227,6 +227,28 @@ class ComparesTwoValues(Three):
         return self.b(x * 2 if y is x else x)
 
 
+class AsksTorchScript(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x * 2 if torch.jit.isinstance(x, Tensor) else x)
+
+
+class Irreps(tuple):  # type: ignore[type-arg]
+    """A tuple that has no length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class UsesATupleWithoutLength(Three):
+    def add(self) -> None:
+        self.irreps = Irreps((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) else self.b(torch.stack([x * n for n in self.irreps]).sum(0))
+
+
 class MethodsOfASize(Three):
     def forward(self, x: Tensor) -> Tensor:
         n = x.shape[0]
@@ -255,6 +277,8 @@ CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example
     (ComputesInInferenceMode, "computes in torch.inference_mode", "computes in torch.inference_mode"),
     (MatchesItsShape, "asks for the class or the items of a value with `match`", RIGHT),
     (MethodsOfASize, BY_VALUE, RIGHT),
+    (AsksTorchScript, "asks for the type of a value with torch.jit.isinstance", RIGHT),
+    (UsesATupleWithoutLength, BY_VALUE, RIGHT),
     (AsksTheTextOfADevice, "computes with the text of a value", RIGHT),
 ]
 

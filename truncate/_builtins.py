@@ -28,7 +28,7 @@ _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint"
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
-_INTERESTING = _ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
+_INTERESTING = {"jit"} | _ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
 CachedFunction: Any = type(functools.lru_cache(_LEFT_ALONE.union))
@@ -143,7 +143,20 @@ class _TorchView:
             return functools.partial(_check, real)
         if name in _GLOBAL and running.now is not None:
             return lambda *args: running.now.global_state(real, *args)
-        return _NN if name == "nn" else real
+        return {"nn": _NN, "jit": _JIT}.get(name, real)
+
+
+class _JitView:
+    """The module `torch.jit` as followed code sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _jit_isinstance if name == "isinstance" else getattr(torch.jit, name)
+
+
+def _jit_isinstance(value: Any, kind: Any) -> bool:
+    for standin in standins_in(value):
+        raise standin._recording.fail("asks for the type of a value with torch.jit.isinstance")
+    return torch.jit.isinstance(value, kind)
 
 
 class _NNView:
@@ -186,9 +199,9 @@ def _is_value(value: Any) -> bool:
     return issubclass(type(value), (StandIn, Traced)) or isinstance(value, torch.Tensor)
 
 
-_TORCH, _NN, _FUNCTIONAL = _TorchView(), _NNView(), _FunctionalView()
-_TORCH_MODULES = (torch, nn, nn.functional)
-_MODULES: dict[int, Any] = {id(torch): _TORCH, id(nn): _NN, id(nn.functional): _FUNCTIONAL}
+_TORCH, _NN, _FUNCTIONAL, _JIT = _TorchView(), _NNView(), _FunctionalView(), _JitView()
+_TORCH_MODULES = (torch, nn, nn.functional, torch.jit)
+_MODULES: dict[int, Any] = {id(torch): _TORCH, id(nn): _NN, id(nn.functional): _FUNCTIONAL, id(torch.jit): _JIT}
 
 
 class _MathView:

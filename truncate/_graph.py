@@ -135,8 +135,11 @@ def items_of(value: Any) -> tuple[Any, ...]:
 @functools.lru_cache(maxsize=4096)
 def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
     """How to take out what a container of this class holds; None: it is no container."""
-    if issubclass(kind, (tuple, list)):
+    if kind in (tuple, list):
         return tuple
+    if issubclass(kind, (tuple, list)):  # whose own length and iteration may be others, or errors
+        base = tuple if issubclass(kind, tuple) else list
+        return lambda value: tuple(base.__iter__(value))
     if kind is slice:
         return lambda value: (value.start, value.stop, value.step)
     if hasattr(kind, "__dataclass_fields__") and kind is not Node:

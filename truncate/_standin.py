@@ -231,7 +231,7 @@ def _operation(function: Callable[..., Any], reflected: bool = False) -> Callabl
     takes_none = function in (operator.getitem, operator.eq, operator.ne)
 
     def method(self: StandIn, *others: Any) -> Any:
-        if any(other is None for other in others) and not takes_none:
+        if len(others) > 1 or (any(other is None for other in others) and not takes_none):
             return NotImplemented  # as a tensor does
         return self._recording.add(Kind.FUNCTION, function, (*others, self) if reflected else (self, *others))
 
