@@ -119,7 +119,22 @@ def _seen(value: Any) -> Any:
         return _MODULES.get(id(value)) or (_ModuleView(value) if is_theirs(value) else value)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         return _CustomFunction(value)
+    if isinstance(value, CachedFunction):
+        return _Uncached(value)
     return with_own_builtins(value)
+
+
+class _Uncached:
+    """A cached function as followed code sees it."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return with_own_builtins(self._real)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 class _ModuleView:

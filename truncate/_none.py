@@ -23,6 +23,7 @@ class Functions:
     def __init__(self) -> None:
         self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those of which it asks that
         self._asked: dict[type, list[StandIn]] = {kind: [] for kind in _KINDS}  # what was given for these
+        self._unheard: str | None = None
         self._watch: Callable[[Any], None] | None = None
         self._seen = True
 
@@ -55,6 +56,10 @@ class Functions:
         if event != "call":
             return
         code = frame.f_code
+        if "type" in code.co_names and "_answers_isinstance" not in frame.f_builtins and self._unheard is None:
+            given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+            if _is_theirs(code) and next(standins_in(given), None) is not None:
+                self._unheard = "asks for the type of a value"
         names = self._parameters.get(code)
         if names is None:
             kinds = _KINDS if _is_theirs(code) else ()
@@ -65,7 +70,9 @@ class Functions:
     @property
     def unheard(self) -> str | None:
         """What one of them asked that could not be answered, of whichever value."""
-        return next(filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None)
+        return self._unheard or next(
+            filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None
+        )
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
         """Of which of these values one of them may have asked whether it is None, or True or False."""

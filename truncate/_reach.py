@@ -31,8 +31,12 @@ def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:
     pending = list(found)
     while pending:
         for value in globals_of(pending.pop()):
-            if isinstance(value, types.FunctionType) and not is_library(value.__code__.co_filename):
-                new = {value, inspect.unwrap(value)} - found
+            if callable(value) and not isinstance(value, type):
+                new = {function for function in (value, inspect.unwrap(value)) if _is_of_the_user(function)} - found
                 found |= new
-                pending += [function for function in new if isinstance(function, types.FunctionType)]
-    return {function for function in found if isinstance(function, types.FunctionType)}
+                pending += new
+    return found
+
+
+def _is_of_the_user(function: Any) -> bool:
+    return isinstance(function, types.FunctionType) and not is_library(function.__code__.co_filename)
