@@ -255,6 +255,51 @@ class MethodsOfASize(Three):
         return x if many(x) else self.b(self.a(x) * n.real * (n / 3).real)
 
 
+def noted(condition: object, message: str) -> None:
+    """Stands for a function of the user's that shows a text."""
+
+
+class ShowsTexts(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        noted(x.shape[1] == 4, f"{x.shape[1]} is not {self.a.in_features}, nor {x.shape[0]}")
+        noted(True, "{} of {}".format(x.shape[0], x.dtype))  # noqa: UP032
+        torch._assert(x.dim() == 2, f"two dimensions, not {x.dim()}")
+        if x.shape[1] != self.a.in_features:
+            raise ValueError(f"{x.shape[1]} channels, and not {self.a.in_features}")
+        return self.b(self.a(x))
+
+
+class KeepsAText(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x, texts = self.a(x), list[str]()
+        texts.append(f"{x.shape[1]} columns")
+        return self.b(x * 2 if texts[0] == "4 columns" else x)
+
+
+class CachedWithItsInfo(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        helpers.positions.cache_clear()
+        return self.b(self.a(x) + helpers.positions(x.shape[0])[:, None])
+
+
+class DecoratedHelper(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(helpers.doubled_without_gradients(self.a(x)))
+
+
+class AsksInAMethod:
+    def __call__(self, x: Any) -> Any:
+        return x * 2 if type(x) is torch.Tensor else x
+
+
+class AsksTheTypeBesideTheCopies(Three):
+    def add(self) -> None:
+        self.asks = AsksInAMethod()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.asks(self.a(x)))
+
+
 FILLS = "fills the default of an argument, 'seen', from call to call"
 CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example and with one
     (AsksForAnAttribute, RIGHT, RIGHT),
@@ -277,6 +322,11 @@ CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example
     (ComputesInInferenceMode, "computes in torch.inference_mode", "computes in torch.inference_mode"),
     (MatchesItsShape, "asks for the class or the items of a value with `match`", RIGHT),
     (MethodsOfASize, BY_VALUE, RIGHT),
+    (ShowsTexts, RIGHT, RIGHT),
+    (KeepsAText, "computes with the text of a value", RIGHT),
+    (CachedWithItsInfo, RIGHT, RIGHT),
+    (DecoratedHelper, RIGHT, RIGHT),
+    (AsksTheTypeBesideTheCopies, "asks for the type of a value", RIGHT),
     (AsksTorchScript, "asks for the type of a value with torch.jit.isinstance", RIGHT),
     (UsesATupleWithoutLength, BY_VALUE, RIGHT),
     (AsksTheTextOfADevice, "computes with the text of a value", RIGHT),

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 import pickle
 import random
@@ -207,7 +208,6 @@ def test_sizes_stay_free(forward: Forward, batch: int) -> None:
 # -- what is fixed, and checked when the result runs -----------------------------------------------------------------
 
 WIDE = drawn(5, 4)
-NOT_SEEN = "Python's C code reads a number without asking for it"
 
 
 @fixed(-torch.ones(2, 4), torch.ones(2, 4))
@@ -309,9 +309,30 @@ def measures_the_text_of_a_number(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * len(f"{x.sum().item():.1f}"))
 
 
-@fixed(WIDE, broken=NOT_SEEN)
+@fixed(WIDE)
 def indexes_a_list(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * self.table[x.shape[0]])
+
+
+@fixed(WIDE)
+def divides_a_fraction_by_a_size(self: Any, x: Tensor) -> Tensor:
+    """Where Python asks the float, which computes with an int in C."""
+    return x if grew(x) else self.b(self.a(x) * (1.0 / x.shape[0]) + 0.5 * x.shape[0] - 2.0 ** x.shape[0])
+
+
+@fixed(WIDE)
+def compares_a_fraction_with_a_size(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * max(2.5, x.shape[0]))
+
+
+@fixed(WIDE)
+def counts_with_c(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * sum(itertools.islice(self.table, x.shape[0])) + x.shape.numel())
+
+
+@fixed(WIDE)
+def computes_a_complex_number(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * abs(1j * x.shape[0]))
 
 
 @fixed(WIDE)

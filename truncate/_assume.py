@@ -40,6 +40,7 @@ class Assumes(abc.ABC):
 
     path: str  # of the module whose forward is recorded
     compares_bools: bool
+    fixes_numbers: bool
 
     @property
     @abc.abstractmethod

@@ -122,17 +122,21 @@ def attributes_stored(code: CodeType) -> frozenset[str]:
 
 
 def only_shows_text(frame: FrameType) -> bool:
-    """Whether the text that the frame is making goes straight into a call of which nothing is kept, or an error."""
+    """Whether the text that the frame is making goes into an error, or into a call of a global that returns nothing."""
     instructions, here = _here(frame)
-    rest = [instruction.opname for instruction in instructions[here:]]
-    ends = (position for position, name in enumerate(rest) if name.startswith(_ENDS) or "JUMP" in name)
-    end = next(ends, len(rest) - 1)
-    if "BUILD_STRING" in rest[:end]:
-        rest, end = rest[rest.index("BUILD_STRING") :], end - rest.index("BUILD_STRING")
-    used = [name for name in rest[1 : end + 1] if name not in ("NOP", "FORMAT_VALUE", "FORMAT_SIMPLE")]
-    is_call = rest[0].startswith("CALL")
-    calls = is_call + sum(name.startswith("CALL") for name in used)
-    return rest[end] in ("POP_TOP", "RAISE_VARARGS") and calls == 1 and not used[0].startswith(_USING)
+    ends = [position for position, i in enumerate(instructions) if i.opname.startswith(_ENDS) or "JUMP" in i.opname]
+    begin = max((position + 1 for position in ends if position < here), default=0)
+    end = min((position for position in ends if position >= here), default=len(instructions) - 1)
+    after = [i.opname for i in instructions[here : end + 1]]
+    if "BUILD_STRING" in after:
+        after = after[after.index("BUILD_STRING") :]
+    used = [name for name in after[1:] if name not in ("NOP", "FORMAT_VALUE", "FORMAT_SIMPLE")]
+    by_format = any(i.argval == "format" for i in instructions[begin:here])
+    calls = sum(name.startswith("CALL") for name in after)
+    if calls != 1 + by_format or used[0].startswith(_USING):
+        return False
+    first = next(i.opname for i in instructions[begin:] if i.opname not in ("PUSH_NULL", "NOP", "RESUME"))
+    return after[-1] == "RAISE_VARARGS" or (after[-1] == "POP_TOP" and first in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
 _ENDS = ("POP_TOP", "RAISE_VARARGS", "STORE_", "RETURN_", "YIELD_")

@@ -61,10 +61,11 @@ class Pass:
     """One pass of a model on an example, with a recording of each forward that cannot be followed."""
 
     def __init__(
-        self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool = False
+        self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool, fixes_numbers: bool
     ) -> None:
         self.recorded: dict[tuple[int, str], Body] = {}
         self._forwards = forwards
+        self._fixes_numbers = fixes_numbers
         self._calls: list[_Calls] = []
         self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
         ghost = ghost_of(model, example.hollow.tensor)
@@ -136,10 +137,12 @@ class Pass:
             finally:
                 self._next = None
 
-        recording = Recording(ghost, path, call_child, is_wanted, self._found_before)
+        recording = Recording(ghost, path, call_child, is_wanted, self._found_before, self._fixes_numbers)
         self._calls.append(_Calls(self._forwards, module, path, Body([], None, {})))
         try:
             body, result = recording.run(call, args, kwargs)
+        except CannotFollowError:  # a child's
+            raise
         except Exception as error:
             raise explain(recording.open_end or error, module, path, recorded=True) from error
         finally:

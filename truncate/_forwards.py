@@ -19,6 +19,7 @@ from truncate._graph import Body, Node, Observed, descend, join, map_nested
 from truncate._operations import name_operations
 from truncate._outline import Given, Known, outline_of
 from truncate._spine import Spine
+from truncate._standin import Unfollowable
 
 
 class Forwards:
@@ -30,6 +31,7 @@ class Forwards:
         )
         self._model = model
         self.spine = spine
+        self._fixes_numbers = False
         self._example = example
         self.has_example = example is not None
         self._followed: dict[tuple[int, str], list[list[Body]]] = {}
@@ -105,7 +107,17 @@ class Forwards:
         """Runs the example, and once more in the other mode if a forward branches on its mode."""
         if self.passed is not None or self._example is None:
             return
-        self.passed = Pass(self._model, self._example, self.spine, self)
+        try:
+            self.passed = self._pass(self._example)
+        except CannotFollowError as error:
+            if isinstance(error.__cause__, Unfollowable):
+                raise
+            # Perhaps C code has met a size, which it cannot compute with. Once more, with all numbers as they are here.
+            self._fixes_numbers = True
+            try:
+                self.passed = self._pass(self._example)
+            except CannotFollowError:
+                raise error from None
         self._outlines.clear()  # more is known now
         for key, body in self.passed.recorded.items():
             self._recorded[key] = [self._named(key, body)]
@@ -122,13 +134,16 @@ class Forwards:
             for key, body in other.items():
                 self._recorded.setdefault(key, []).append(body)
 
+    def _pass(self, example: Example, flip: bool = False) -> Pass:
+        return Pass(self._model, example, self.spine, self, flip, self._fixes_numbers)
+
     @functools.cached_property
     def _flipped(self) -> tuple[dict[tuple[int, str], Body], str]:
         """What a pass in the other mode records; and why there is nothing of a forward."""
         if self._example is None:
             return {}, ""
         try:
-            recorded = Pass(self._model, self._example, self.spine, self, flip=True).recorded
+            recorded = self._pass(self._example, flip=True).recorded
         except Exception as error:
             return {}, f"the example does not run in this mode: {error}"
         return {key: self._named(key, body) for key, body in recorded.items()}, (

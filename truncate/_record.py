@@ -59,12 +59,14 @@ class Recording(Written, Answers, TorchFunctionMode):
         call_child: Callable[[str, Node | None, Any, Any], Any],
         is_wanted: Callable[[str], bool],
         found_before: dict[int, torch.Tensor],
+        fixes_numbers: bool,
     ) -> None:
         super().__init__()
         self.module = module
         kind: Any = type(module)
         self.compares_bools = compares_bools(kind)
         self.path = path
+        self.fixes_numbers = fixes_numbers
         self.modes: dict[str, bool] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self._call_child = call_child

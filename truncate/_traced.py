@@ -19,6 +19,7 @@ from truncate._operations import BINARY, COMPARISONS, UNARY
 class Tracer(Protocol):
     """Where traced numbers write what is done to them."""
 
+    fixes_numbers: bool  # all of them, as they are made
     compares_bools: bool  # the forward may do so by `is`, which only a real one answers
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
@@ -126,13 +127,16 @@ class TracedInt(Traced, int):  # type: ignore[misc]
 
 
 class TracedFloat(Traced, float):  # type: ignore[misc]
-    """To what reads a number without asking, as Python's C code does, it is NaN: so that what this gives is seen."""
+    """A number with a fraction."""
 
 
 class TracedBool(Traced, int):  # type: ignore[misc]
     """The answer to a comparison; it is fixed when control flow asks for it."""
 
 
+# What Python's C code finds, which reads a number without asking: nothing that it could compute with unnoticed. An int
+# so far below zero fits into no machine word and no float (`1.0 / n`), and no loop ever comes to it.
+_TO_C: dict[type, Any] = {TracedInt: -(10**400), TracedFloat: math.nan}
 _KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
 
 
@@ -141,9 +145,9 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
     kind = _KINDS.get(type(value))
     if kind is None:
         return value
-    made = kind(math.nan if kind is TracedFloat else value)
+    made = kind(_TO_C.get(kind, value))
     made.real_value, made._tracer, made._lazy = value, tracer, lazy
-    return made.fixed() if kind is TracedBool and tracer.compares_bools else made
+    return made.fixed() if tracer.fixes_numbers or (kind is TracedBool and tracer.compares_bools) else made
 
 
 def plain(value: Any) -> Any:
@@ -154,8 +158,8 @@ def plain(value: Any) -> Any:
 def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
     def method(self: Traced, *others: Any) -> Any:
         if others and not isinstance(others[0], (int, float)):
-            if isinstance(others[0], (list, tuple, str, bytes)):  # `[0] * n`: how many items there are is fixed
-                self.fixed()
+            if reflected and isinstance(others[0], (list, tuple, str, bytes)):
+                return function(others[0], self.fixed())  # `[0] * n`: how many items there are is fixed
             return NotImplemented
         args = (*others, self) if reflected else (self, *others)
         made = self._derived(function(*map(plain, args)), function, args)
