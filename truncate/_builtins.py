@@ -28,6 +28,8 @@ _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint"
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
+STANDS_FOR = "_truncate_stands_for"  # on the class of a shadow: that whose place it takes
+PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
 _INTERESTING = {"jit"} | _ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
@@ -114,9 +116,9 @@ class _Globals(dict):  # type: ignore[type-arg]
 def _seen(value: Any) -> Any:
     """What followed code sees in place of a global."""
     if isinstance(value, types.BuiltinFunctionType):
-        return _FUNCTIONS.get(id(value), value)
+        return builtin_seen(value)
     if isinstance(value, types.ModuleType):
-        return _MODULES.get(id(value)) or (_ModuleView(value) if is_theirs(value) else value)
+        return _MODULES.get(id(value)) or (_view_of(value) if is_theirs(value) else value)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         return _CustomFunction(value)
     if isinstance(value, CachedFunction):
@@ -137,14 +139,32 @@ class _Uncached:
         return getattr(self._real, name)
 
 
+@functools.lru_cache(maxsize=4096)
+def _view_of(module: types.ModuleType) -> _ModuleView:
+    return _ModuleView(module)
+
+
 class _ModuleView:
     """A module of the user as followed code sees it: with copies in place of its functions."""
 
     def __init__(self, real: types.ModuleType) -> None:
-        self._real = real
+        object.__setattr__(self, "_real", real)
 
-    def __getattr__(self, name: str) -> Any:
-        return _seen(getattr(self._real, name))
+    def __getattribute__(self, name: str) -> Any:
+        return _seen(getattr(object.__getattribute__(self, "_real"), name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if running.now is not None:
+            raise running.now.fail(f"sets {name!r} of a Python module")
+
+    def __dir__(self) -> list[str]:
+        return dir(object.__getattribute__(self, "_real"))
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is object.__getattribute__(self, "_real")
+
+    def __hash__(self) -> int:
+        return hash(object.__getattribute__(self, "_real"))
 
 
 class _TorchView:
@@ -185,8 +205,19 @@ class _FunctionalView:
     """The module `torch.nn.functional` as followed code sees it."""
 
     def __getattr__(self, name: str) -> Any:
-        real = getattr(nn.functional, name)
-        return functools.partial(_call_parsing, real) if isinstance(real, types.BuiltinFunctionType) else real
+        return builtin_seen(getattr(nn.functional, name))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsing(function: Callable[..., Any]) -> Callable[..., Any]:
+    return functools.partial(_call_parsing, function)
+
+
+def builtin_seen(value: Any) -> Any:
+    """What followed code sees in place of a function written in C: one and the same, wherever it finds it."""
+    if isinstance(value, types.BuiltinFunctionType) and getattr(nn.functional, value.__name__, None) is value:
+        return _parsing(value)
+    return _FUNCTIONS.get(id(value), value)
 
 
 def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -295,15 +326,24 @@ class _Replaced(type):
     def __subclasscheck__(cls, other: type) -> bool:
         return issubclass(other, cls.real)
 
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.real
+
+    def __hash__(cls) -> int:
+        return hash(cls.real)
+
 
 def _type(*args: Any, **kwargs: Any) -> Any:
     if len(args) == 1 and issubclass(type(args[0]), StandIn):
         if args[0]._recording.is_instance(args[0], torch.Tensor):
             return torch.Tensor
         raise args[0]._recording.fail("asks for the type of a value")
-    if len(args) == 1 and issubclass(type(args[0]), Traced):
-        return type(args[0].real_value)
-    return type(*args, **kwargs)
+    if len(args) != 1 or kwargs:
+        return type(*args, **kwargs)
+    kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(args[0])
+    if hasattr(kind, STANDS_FOR):
+        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(PLACE, (None, ""))[1] else kind
+    return next((own for own in _OWN_TYPES if own.real is kind), kind)
 
 
 def _number(kind: type) -> Callable[..., Any]:
@@ -338,3 +378,9 @@ _OWN = {
     **{function.__name__: functools.partial(_computed, function) for function in (bin, hex, oct, chr)},
     "_answers_isinstance": True,
 }
+_OWN_TYPES = [_OWN[name] for name in ("int", "float", "range", "type")]
+
+
+def real_type(value: Any) -> Any:
+    """The real class behind one of these, for whoever is handed one."""
+    return value.real if type(value) is _Replaced else value

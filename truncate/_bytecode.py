@@ -6,7 +6,6 @@ import dataclasses
 import dis
 import functools
 import inspect
-import itertools
 import linecache
 import os
 from types import CodeType, FrameType, NoneType
@@ -82,13 +81,13 @@ def _ends(instruction: dis.Instruction, code: CodeType) -> bool:
     return instruction.opname == "RAISE_VARARGS" and not caught
 
 
-def may_decide_later(frame: FrameType) -> bool:
-    """Whether the frame only asks for the truth of what it computes, or keeps it: ``if n > 1``, ``many = n > 1``."""
+def is_only_asked(frame: FrameType, at_once: bool) -> bool:
+    """Whether the frame only asks for the truth of what it computes: ``if n > 1``. Or keeps it: ``many = n > 1``."""
     instructions, here = _here(frame)
     if here >= len(instructions) or instructions[here].argrepr.startswith("bool("):
         return here < len(instructions)
     following = [i.opname for i in instructions[here + 1 : here + 3] if i.opname != "TO_BOOL"]
-    return following[:1] != [] and following[0].startswith(("POP_JUMP", "STORE_"))
+    return following[:1] != [] and following[0].startswith(("POP_JUMP",) if at_once else ("POP_JUMP", "STORE_"))
 
 
 def goes_one_way(frame: FrameType) -> bool:
@@ -149,9 +148,11 @@ def asks_unheard(code: CodeType) -> str | None:
     instructions, _ = _instructions(code)
     if any(instruction.opname.startswith("MATCH_") for instruction in instructions):
         return "asks for the class or the items of a value with `match`"
-    pairs = itertools.pairwise(instructions)
-    if any(i.opname == "IS_OP" and before.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) for before, i in pairs):
-        return "compares two values with `is`"
+    for position, instruction in enumerate(instructions):
+        two = instructions[max(position - 2, 0) : position]
+        names = [name for i in two if i.opname.startswith("LOAD_FAST") for name in _names(i)]
+        if instruction.opname == "IS_OP" and two[-1].opname.startswith("LOAD_FAST") and len(names) >= 2:
+            return "compares two values with `is`"
     return None
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from truncate._assume import users_frame
+from truncate._builtins import real_type
 from truncate._bytecode import assigned_names, is_library, names_tested_for_none, source_line
 from truncate._call import Call
 from truncate._errors import CannotFollowError
@@ -161,7 +162,8 @@ class _Run(Written):
             raise self._failure
         if self._ran.unheard is not None:
             raise self.fail(self._ran.unheard)
-        misled, compared = next(self._misled(), (None, ""))
+        with self._contexts.running():
+            misled, compared = next(self._misled(), (None, ""))
         if misled is not None:
             if self._answering:
                 raise self.fail(f"asks whether a value is {compared} that {self._origin(misled)}")
@@ -262,6 +264,7 @@ class _Run(Written):
 
     def lower(self, value: Any) -> Any:
         """Stand-ins to their nodes, inside nested containers too."""
+        value = real_type(value)
         if type(value) in PLAIN:
             return value
         if id(value) in self._objects:

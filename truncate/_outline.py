@@ -58,7 +58,8 @@ def outline_of(
         whole = of_other(node.args[0])
         return getattr(whole, node.args[1], Known.NOTHING) if items_of(whole) else Known.NOTHING
     # What is done to values gives values: only a method of an object that is no tensor may return None.
-    certain = node.kind is Kind.FUNCTION or (node.kind is Kind.METHOD and hasattr(torch.Tensor, node.target))
+    by_torch = node.kind is Kind.FUNCTION and not _is_custom(node)
+    certain = by_torch or (node.kind is Kind.METHOD and hasattr(torch.Tensor, node.target))
     return Known.GIVEN if certain else Known.NOTHING
 
 
@@ -71,7 +72,13 @@ def _is_of_tensors(node: Node, outline: Callable[[Node], Any]) -> bool:
         return first is not None and _is_of_tensors(first, outline) and node.args[1] not in _PERHAPS_NONE
     if node.target is operator.getitem or node.kind is Kind.METHOD:
         return first is not None and _is_of_tensors(first, outline)
-    return name_of(node) != "multi_head_attention_forward"
+    return name_of(node) != "multi_head_attention_forward" and not _is_custom(node)
+
+
+def _is_custom(node: Node) -> bool:
+    """Whether a node applies an ``autograd.Function`` of the user's, which may return anything."""
+    owner = getattr(node.target, "__self__", None)
+    return isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
 
 
 _PERHAPS_NONE = frozenset(("grad", "grad_fn", "_base", "names"))

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._answers import QUESTIONS, Answers
 from truncate._assume import users_frame
+from truncate._builtins import real_type
 from truncate._call import Call
 from truncate._filled import Given
 from truncate._graph import (
@@ -167,6 +168,7 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def lower(self, value: Any) -> Any:
         """Values to their nodes, inside nested containers too."""
+        value = real_type(value)
         kind = type(value)
         if kind in PLAIN and kind is not torch.device:
             return value
@@ -235,6 +237,7 @@ class Recording(Written, Answers, TorchFunctionMode):
 
     def real(self, value: Any) -> Any:
         """Nested values with plain numbers in place of traced ones."""
+        value = real_type(value)
         kind = type(value)
         if kind in PLAIN or isinstance(value, torch.Tensor):
             return value

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from truncate._builtins import CachedFunction, with_own_builtins
+from truncate._builtins import PLACE, STANDS_FOR, CachedFunction, builtin_seen, with_own_builtins
 from truncate._bytecode import attributes_stored, compares_with_bool
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
@@ -27,7 +27,6 @@ from truncate._reach import reached
 from truncate._standin import Recording, StandIn
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
-_PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
 _ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
 
 
@@ -54,7 +53,7 @@ class Shadows:
             return _Compiled(self.recording, path)
         kind: Any = type(module)
         shadow = object.__new__(Unopened)
-        shadow.__dict__.update({_PLACE: (self, path), _ORIGINAL: module})
+        shadow.__dict__.update({PLACE: (self, path), _ORIGINAL: module})
         if path == "" or _answers_operators(kind):
             self.open(shadow)
         return shadow
@@ -62,7 +61,7 @@ class Shadows:
     def open(self, shadow: Any) -> None:
         """Gives a shadow its class and attributes. Most are only called, and never opened."""
         state = shadow.__dict__
-        path, module = state[_PLACE][1], state.pop(_ORIGINAL)
+        path, module = state[PLACE][1], state.pop(_ORIGINAL)
         original: Any = type(module)
         shadow.__class__ = _shadow_class(original)
         self._made[path] = shadow  # before its attributes are looked at: they may lead back to it
@@ -97,8 +96,8 @@ class Shadows:
         if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
             owner = self._translate(value.__self__, path)
             return types.MethodType(with_own_builtins(value.__func__), owner)
-        if isinstance(value, types.FunctionType):
-            return with_own_builtins(value)
+        if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+            return builtin_seen(with_own_builtins(value))
         if isinstance(value, functools.partial):
             function = self._translate(value.func, path)
             return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
@@ -190,8 +189,10 @@ class _Compiled:
 class Unopened:
     """A shadow that nothing was asked of yet. It can be called; at the first question it becomes a `Shadow`."""
 
+    _truncate_stands_for: Any = None  # asking for the class tells
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        shadows, path = object.__getattribute__(self, "__dict__")[_PLACE]
+        shadows, path = object.__getattribute__(self, "__dict__")[PLACE]
         return shadows.recording.child(path, args, kwargs)
 
     def __getattribute__(self, name: str) -> Any:
@@ -201,14 +202,14 @@ class Unopened:
         if name == "__class__":  # `isinstance` does not expect that the answer changes the object
             kind: Any = type(state[_ORIGINAL])
             return _shadow_class(kind)
-        state[_PLACE][0].open(self)
+        state[PLACE][0].open(self)
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "__class__":
             object.__setattr__(self, name, value)
         else:
-            self.__dict__[_PLACE][0].open(self)
+            self.__dict__[PLACE][0].open(self)
             setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
@@ -278,7 +279,7 @@ class Shadow:
         """Ends here: a class that registers its subclasses must not see a throw-away one."""
 
     def __call__(self: _Whole, *args: Any, **kwargs: Any) -> Any:
-        place = self.__dict__.get(_PLACE)
+        place = self.__dict__.get(PLACE)
         if place is None:  # made while the forward ran, such as a slice of a ModuleList
             return self.forward(*args, **kwargs)
         shadows, path = place
@@ -288,7 +289,7 @@ class Shadow:
 
     @property
     def training(self) -> Any:
-        place = self.__dict__.get(_PLACE)
+        place = self.__dict__.get(PLACE)
         if place is None:
             return False
         shadows, path = place
@@ -299,11 +300,11 @@ class Shadow:
 
     @training.setter
     def training(self, value: bool) -> None:
-        if _PLACE in self.__dict__:
-            raise self.__dict__[_PLACE][0].recording.fail("changes the mode of a module")
+        if PLACE in self.__dict__:
+            raise self.__dict__[PLACE][0].recording.fail("changes the mode of a module")
 
     def __getattr__(self, name: str) -> Any:
-        place = self.__dict__.get(_PLACE)
+        place = self.__dict__.get(PLACE)
         kind: Any = type(self)
         if place is None or name not in _attributes_set(kind):
             return super().__getattr__(name)  # type: ignore[misc]
@@ -317,10 +318,10 @@ class Shadow:
         return original[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _PLACE not in self.__dict__:
+        if PLACE not in self.__dict__:
             object.__setattr__(self, name, value)
             return
-        shadows, path = self.__dict__[_PLACE]
+        shadows, path = self.__dict__[PLACE]
         recording = shadows.recording
         if name in shadows.numbers_read:
             raise recording.fail(f"counts in the Python number {name!r} from call to call")
@@ -336,10 +337,10 @@ class Shadow:
         object.__setattr__(self, name, value)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        raise self.__dict__[_PLACE][0].recording.fail("copies a module")
+        raise self.__dict__[PLACE][0].recording.fail("copies a module")
 
     def _refuse_hook(self, *_: Any, **__: Any) -> Any:
-        raise self.__dict__[_PLACE][0].recording.fail("registers a hook on a module")
+        raise self.__dict__[PLACE][0].recording.fail("registers a hook on a module")
 
     register_forward_hook = register_forward_pre_hook = _refuse_hook
     register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
@@ -368,7 +369,7 @@ def is_shadow(value: Any) -> bool:
 
 @functools.lru_cache(maxsize=256)  # no more: a class that is cached here lives on
 def _shadow_class(cls: type) -> type:
-    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, STANDS_FOR: cls}
     for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
         for name, value in vars(base).items():
             if isinstance(value, (staticmethod, classmethod)):

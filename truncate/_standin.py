@@ -174,6 +174,8 @@ class StandIn:
         return "<a value that is only known when the module runs>"
 
     def __hash__(self) -> int:
+        if not self._recording.is_surely_tensor(self):
+            raise self._recording.fail("looks a value up in a dict or set")
         return id(self)
 
 

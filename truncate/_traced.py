@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
+
+import torch
 
 from truncate import _bytecode
 from truncate._graph import Kind, Node
@@ -147,7 +150,22 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
         return value
     made = kind(_TO_C.get(kind, value))
     made.real_value, made._tracer, made._lazy = value, tracer, lazy
-    return made.fixed() if tracer.fixes_numbers or (kind is TracedBool and tracer.compares_bools) else made
+    frame = _asking()
+    compared = kind is TracedBool and tracer.compares_bools and not _bytecode.is_only_asked(frame, at_once=True)
+    by_torch = frame.f_code.co_filename.startswith(_TORCH)  # its Python code hands numbers to its C code
+    return made.fixed() if tracer.fixes_numbers or compared or by_torch else made
+
+
+def _asking() -> FrameType:
+    """The innermost frame that is not ours."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return frame
+
+
+_OWN = __file__.rpartition("_traced")[0]
+_TORCH = torch.__file__.rpartition("__init__")[0]
 
 
 def plain(value: Any) -> Any:
@@ -163,7 +181,7 @@ def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., A
             return NotImplemented
         args = (*others, self) if reflected else (self, *others)
         made = self._derived(function(*map(plain, args)), function, args)
-        if type(made) is TracedBool and not _bytecode.may_decide_later(sys._getframe(1)):
+        if type(made) is TracedBool and not _bytecode.is_only_asked(sys._getframe(1), at_once=False):
             return made.fixed()  # it may be handed to what takes no other than a real bool
         return made
 
