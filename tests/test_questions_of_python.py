@@ -10,7 +10,8 @@ import math
 import pickle
 import sys
 import threading
-from typing import Any
+import types
+from typing import Any, NamedTuple
 
 import helpers
 import pytest
@@ -300,6 +301,51 @@ class AsksTheTypeBesideTheCopies(Three):
         return self.b(self.asks(self.a(x)))
 
 
+class TypesOfAChildAndANumber(Three):
+    count = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x * 2 if type(self.a) is nn.Linear and type(self.count) is int else x)
+
+
+class ComparesFunctions(Three):
+    def add(self) -> None:
+        self.act, self.other = nn.functional.gelu, helpers.doubled_if_tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.a(x))
+        x = x * 2 if self.act is nn.functional.gelu else x
+        return self.b(x * 3 if self.other is helpers.doubled_if_tensor else x)
+
+
+class LooksASizeUp(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) * {4: 2.0}.get(x.shape[1], 1.0))
+
+
+class GivesNone(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        return x * 2, None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
+        return grad
+
+
+class NoneOfAFunction(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x, rest = GivesNone.apply(self.a(x))
+        return self.b(x * 2 if rest is None else x)
+
+
+class UsesAPythonModule(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        known = isinstance(helpers, types.ModuleType) and "TABLE" in dir(helpers) and helpers.__name__ == "helpers"
+        return self.b(self.a(x) * 2 if known and "odd" in vars(helpers) else x)
+
+
 FILLS = "fills the default of an argument, 'seen', from call to call"
 CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example and with one
     (AsksForAnAttribute, RIGHT, RIGHT),
@@ -322,6 +368,11 @@ CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example
     (ComputesInInferenceMode, "computes in torch.inference_mode", "computes in torch.inference_mode"),
     (MatchesItsShape, "asks for the class or the items of a value with `match`", RIGHT),
     (MethodsOfASize, BY_VALUE, RIGHT),
+    (TypesOfAChildAndANumber, RIGHT, RIGHT),
+    (ComparesFunctions, RIGHT, RIGHT),
+    (LooksASizeUp, "looks a value up in a dict or set", RIGHT),
+    (NoneOfAFunction, "asks whether a value is None that it computes", RIGHT),
+    (UsesAPythonModule, RIGHT, RIGHT),
     (ShowsTexts, RIGHT, RIGHT),
     (KeepsAText, "computes with the text of a value", RIGHT),
     (CachedWithItsInfo, RIGHT, RIGHT),
@@ -413,6 +464,31 @@ class Squares(Three):
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x) ** 2
         return x if many(x) else self.b(x)
+
+
+class Pair(NamedTuple):
+    last: Tensor
+    hidden: Tensor | None = None
+
+
+class AsksOfAPair(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.pair(self.a(x))
+        return self.b(found.last if found.hidden is None else found.hidden)
+
+    def add(self) -> None:
+        self.pair = MakesAPair()
+
+
+class MakesAPair(nn.Module):
+    def forward(self, x: Tensor) -> Pair:
+        return Pair(x * 2)
+
+
+@torch.no_grad()
+def test_questions_while_gradients_are_off() -> None:
+    model = AsksOfAPair()
+    assert torch.equal(truncate(model, "b")(X), capture(model, ["b"], X)["b"][-1])
 
 
 def test_a_power_can_be_pickled() -> None:
