@@ -16,11 +16,11 @@ from torch import nn
 from truncate._errors import CannotFollowError
 from truncate._graph import Kind, descend, join, map_nested
 from truncate._held import carry_over
+from truncate._names import PROVIDED, numbered
 from truncate._operations import is_mode
 from truncate._plan import Plan
 from truncate._shadow import has_own_call, is_chain
 from truncate._source import source_of
-from truncate._write import PROVIDED, numbered
 
 
 class Truncated(nn.Module):

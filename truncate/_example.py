@@ -14,7 +14,7 @@ from torch import nn
 
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._follow import explain
+from truncate._explain import explain
 from truncate._ghost import UNCHANGING, fresh, ghost_of
 from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
 from truncate._hollow import Hollow

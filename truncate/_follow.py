@@ -7,7 +7,6 @@ import functools
 import inspect
 import operator
 import sys
-import traceback
 from collections.abc import Iterator
 from types import FrameType, NoneType
 from typing import Any, Protocol
@@ -18,9 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._assume import users_frame
 from truncate._builtins import real_type
-from truncate._bytecode import assigned_names, is_library, names_tested_for_none, source_line
+from truncate._bytecode import assigned_names, names_tested_for_none
 from truncate._call import Call
-from truncate._errors import CannotFollowError
+from truncate._explain import explain
 from truncate._filled import Given
 from truncate._graph import (
     Body,
@@ -39,7 +38,7 @@ from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
 from truncate._shadow import Shadows, compares_bools, entry_of, is_chain, is_shadow
-from truncate._standin import Held, StandIn, Unfollowable, Unread, recording_is, running, standins_in
+from truncate._standin import Held, StandIn, Unread, recording_is, running, standins_in
 from truncate._written import Written
 
 
@@ -376,35 +375,3 @@ def _flat(classes: Any) -> Iterator[type]:
             yield from _flat(item)
     else:
         yield from getattr(classes, "__args__", None) or (classes,)
-
-
-def explain(error: BaseException, module: nn.Module, path: str, recorded: bool = False) -> CannotFollowError:
-    """What could not be followed, in the words of someone who wants to go on."""
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if not f.filename.startswith(_OWN)] or list(frames)
-    theirs = [f for f in outside if not is_library(f.filename)]
-    if isinstance(error, Unfollowable) and error.place is not None:
-        file, number, function = error.place
-    elif theirs and not theirs[-1].filename.startswith(_OWN):
-        file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
-    else:  # seen only when the forward had ended
-        code = inspect.unwrap(type(module).forward).__code__
-        file, number, function = code.co_filename, code.co_firstlineno, code.co_name
-    line = source_line(file, number)
-    name = f"{path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
-    if recorded:
-        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__}: {error}"
-        remedy = "It was run on the example; does the model itself run on it?"
-    else:
-        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
-        remedy = "Give an example input, args=(x,) or kwargs={...}: then this forward is recorded on it."
-        remedy += f" Or stop at {path!r} or beside it." * bool(path)
-    return CannotFollowError(
-        f"cannot follow the forward of {name}: it {what}\n"
-        f"    {file}, line {number}, in {function}\n"
-        f"        {line}\n"
-        f"{remedy}"
-    )
-
-
-_OWN = __file__.rpartition("_follow")[0]

@@ -13,7 +13,8 @@ from torch import Tensor
 from truncate._call import Call
 from truncate._errors import FixedArgumentError, NotReachedError
 from truncate._graph import Node, is_dataclass_value
-from truncate._write import Names, Writer
+from truncate._names import Names
+from truncate._write import Writer
 
 
 def annotation(names: Names, hint: Any) -> str:

@@ -14,8 +14,9 @@ from truncate._call import declared_types
 from truncate._graph import Kind, Node, map_nested
 from truncate._head import head, refuse_way
 from truncate._locate import Pick
+from truncate._names import Names, numbered
 from truncate._plan import Plan, Slot, Way
-from truncate._write import Copy, Names, Tap, Writer, base_name, numbered
+from truncate._write import Copy, Tap, Writer, base_name
 
 
 def source_of(

@@ -26,12 +26,13 @@ from truncate._example import example_of
 from truncate._forwards import Forwards
 from truncate._graph import Kind, descend, join, tensors_in
 from truncate._layout import Around, Listed, Text, laid_out
+from truncate._names import Names, numbered
 from truncate._operations import is_mode
 from truncate._plan import Form
 from truncate._randomness import random_state_kept
 from truncate._source import source_of
 from truncate._spine import Spine
-from truncate._write import Names, Writer, numbered
+from truncate._write import Writer
 
 _HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
 _TOO_MANY = 64  # numbers of a buffer that is not in the state dict, to be written out
