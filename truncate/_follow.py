@@ -192,8 +192,11 @@ class _Run(Written):
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called."""
-        with self._ran.paused():
+        self._ran.pause()  # what runs meanwhile is no function of this forward
+        try:
             return self._returned(path, args, kwargs, sys._getframe(2))
+        finally:
+            self._ran.resume()
 
     def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
         """What a child returns. Where the forward asks whether that is None, it must be given an answer."""
@@ -245,8 +248,11 @@ class _Run(Written):
 
     def outline(self, node: Node) -> Any:
         """What is known of a value."""
-        with self._ran.paused():  # to know what a child returns it may have to be followed
+        self._ran.pause()  # to know what a child returns it may have to be followed
+        try:
             found = self._children.outline(node)
+        finally:
+            self._ran.resume()
         source = _whole(node)
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()

@@ -32,25 +32,20 @@ class Functions:
         # Tracing costs less, but a debugger may be at it; and where someone measures too, expect the worst.
         self._watch = sys.settrace if sys.gettrace() is None else sys.setprofile if sys.getprofile() is None else None
         self._seen = self._watch is not None
-        self._switch(self._see)
+        self.resume()
         try:
             yield
         finally:
-            self._switch(None)
+            self.pause()
             self._watch = None
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What runs meanwhile is no function of theirs, and need not be slowed down."""
-        self._switch(None)
-        try:
-            yield
-        finally:
-            self._switch(self._see)
-
-    def _switch(self, see: Callable[..., None] | None) -> None:
+    def pause(self) -> None:
         if self._watch is not None:
-            self._watch(see)
+            self._watch(None)
+
+    def resume(self) -> None:
+        if self._watch is not None:
+            self._watch(self._see)
 
     def _see(self, frame: FrameType, event: str, argument: Any) -> None:
         if event != "call":
