@@ -32,13 +32,13 @@ from truncate._graph import (
     map_nested,
     tensors_in,
 )
-from truncate._none import Functions
 from truncate._objects import PLAIN, hides, is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
 from truncate._shadow import Shadows, compares_bools, entry_of, is_chain, is_shadow
 from truncate._standin import Held, StandIn, Unread, recording_is, running, standins_in
+from truncate._unheard import Functions
 from truncate._written import Written
 
 

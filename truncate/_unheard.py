@@ -1,7 +1,8 @@
-"""``value is None``, or True or False: what a stand-in does not hear, and to which it always gets the answer no.
+"""What a stand-in does not hear: ``value is None``, or True or False, which for a stand-in is always answered no.
 
 So the functions that ran on stand-ins are looked at afterwards. Where one of them asks that of anything but a plain
-attribute or an argument of the forward, every stand-in must have been for something that is none of these.
+attribute or an argument of the forward, every stand-in must have been for something that is none of these. Nor does one
+hear ``type(value)`` in functions of which no copy was made, ``match``, and whether two values are the same object.
 """
 
 from __future__ import annotations
@@ -90,4 +91,4 @@ def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
 
 
 _KINDS: tuple[Any, ...] = (NoneType, bool)
-_OWN = __file__.rpartition("_none")[0]
+_OWN = __file__.rpartition("_unheard")[0]
