@@ -13,7 +13,7 @@ from torch import nn
 from truncate._build import build, shallow_copy
 from truncate._check import compare
 from truncate._divide import Division
-from truncate._errors import ContentWarning, TruncateError, require_module
+from truncate._errors import ContentWarning, TruncateError, WrongResultError, require_module
 from truncate._example import Example, example_of
 from truncate._plan import Plan, assumptions_of
 from truncate._pool import pooling
@@ -79,13 +79,8 @@ def truncate(
     if is_whole(division) and isinstance(arrangement, int) and not behind:
         result = shallow_copy(model)
     else:
-        plans = division.plans(everything=crossing == "pass")
-        result = module_of(plans[-1], arrangement)
-        if example is not None and check:
-            pieces = [*map(module_of, plans[:-1]), result]
-            compare(model, pieces, arrangement, example, division.spine, division.forwards)
-        if behind:
-            result = module_of(plans[-1], arrangement, behind)
+        plans, pieces = _made(division, arrangement, crossing == "pass", check)
+        result = module_of(plans[-1], arrangement, behind) if behind else pieces[-1]
         _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
 
@@ -131,12 +126,24 @@ def split(
     places = [resolve(model, place) for place in written]
     end = len(places)
     division = Division(model, places, [Target("", "", model)], example)
-    plans = division.plans(everything=crossing == "pass")
-    pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], end)]
-    if example is not None and check:
-        compare(model, pieces, end, example, division.spine, division.forwards)
+    plans, pieces = _made(division, end, crossing == "pass", check)
     _warn_of_content(plans)
     return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
+
+
+def _made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
+    """The plans of a division and their modules, which are compared with the model on the example, if there is one."""
+    plans = division.plans(everything)
+    pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
+    if division.example is not None and check:
+        try:
+            compare(division.model, pieces, arrangement, division.example, division.spine, division.forwards)
+        except WrongResultError:
+            if division.forwards.numbers_are_fixed:
+                raise
+            # Perhaps Python's C code has computed with a size, unseen. Once more, with all numbers as they are here.
+            return _made(division.with_numbers_fixed(), arrangement, everything, check)
+    return plans, pieces
 
 
 def divide(model: nn.Module, upto: Any, before: Any, after: Any, example: Example | None) -> tuple[Division, Any]:

@@ -158,7 +158,7 @@ def _hash(module: nn.Module) -> str:
     for name, value in {**module.state_dict(), **dict(module.named_buffers(remove_duplicate=False))}.items():
         if isinstance(value, torch.Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:  # extra state, which may be anything that can be saved
             digest.update(f"{name} ".encode() + pickle.dumps(value))
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 
@@ -28,12 +29,21 @@ class Division:
     def __init__(self, model: nn.Module, places: list[Target], targets: list[Target], example: Example | None) -> None:
         self.model = model
         self.places = places
+        self.targets = targets
+        self.example = example
         self.spine = Spine([*places, *targets])
         self.forwards = Forwards(model, self.spine, example)
         self._effects = Effects(self.forwards)
         for place in places:
             if place.is_module and place.module is model:
                 raise TruncateError(f"{place.text!r} is the model itself, and nothing follows it")
+
+    def with_numbers_fixed(self) -> Division:
+        """The same, where what is recorded takes no other sizes than those of the example."""
+        example = copy.copy(self.example)
+        if example is not None:
+            example.fixes_numbers = True
+        return Division(self.model, self.places, self.targets, example)
 
     def plans(self, everything: bool) -> list[Plan]:
         """The plans of all pieces in running order. More than one tensor may cross between them if `everything`.

@@ -34,6 +34,7 @@ class Example:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    fixes_numbers: bool = False  # whether what is recorded on it takes no other sizes
 
     def __post_init__(self) -> None:
         self.hollow = Hollow((self.args, self.kwargs))

@@ -31,7 +31,7 @@ class Forwards:
         )
         self._model = model
         self.spine = spine
-        self._fixes_numbers = False
+        self.numbers_are_fixed = example is None or example.fixes_numbers
         self._example = example
         self.has_example = example is not None
         self._followed: dict[tuple[int, str], list[list[Body]]] = {}
@@ -110,10 +110,10 @@ class Forwards:
         try:
             self.passed = self._pass(self._example)
         except CannotFollowError as error:
-            if isinstance(error.__cause__, Unfollowable):
+            if self.numbers_are_fixed or isinstance(error.__cause__, Unfollowable):
                 raise
             # Perhaps C code has met a size, which it cannot compute with. Once more, with all numbers as they are here.
-            self._fixes_numbers = True
+            self.numbers_are_fixed = True
             try:
                 self.passed = self._pass(self._example)
             except CannotFollowError:
@@ -135,7 +135,7 @@ class Forwards:
                 self._recorded.setdefault(key, []).append(body)
 
     def _pass(self, example: Example, flip: bool = False) -> Pass:
-        return Pass(self._model, example, self.spine, self, flip, self._fixes_numbers)
+        return Pass(self._model, example, self.spine, self, flip, self.numbers_are_fixed)
 
     @functools.cached_property
     def _flipped(self) -> tuple[dict[tuple[int, str], Body], str]:

@@ -33,7 +33,7 @@ from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import Shadows, compares_bools, entry_of
 from truncate._standin import StandIn, Unfollowable, recording_is, running
-from truncate._traced import Traced, traced
+from truncate._traced import Traced, handed_to_torch, traced
 from truncate._values import Values, once
 
 
@@ -186,7 +186,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         """A torch function is called."""
         if self.open_end is None:
             try:
-                return self._recorded(func, args, kwargs)
+                return handed_to_torch(self._recorded(func, args, kwargs))
             except Unfollowable as why:
                 self._end_here(why)
         return func(*self.real(args), **self.real(kwargs))

@@ -137,9 +137,9 @@ class TracedBool(Traced, int):  # type: ignore[misc]
     """The answer to a comparison; it is fixed when control flow asks for it."""
 
 
-# What Python's C code finds, which reads a number without asking: nothing that it could compute with unnoticed. An int
-# so far below zero fits into no machine word and no float (`1.0 / n`), and no loop ever comes to it.
-_TO_C: dict[type, Any] = {TracedInt: -(10**400), TracedFloat: math.nan}
+# What Python's C code finds, which reads a number without asking: nothing that it could compute with unnoticed. No loop
+# comes to an int so far below zero, and no list has such an index; but a shape that is printed can hold it.
+_TO_C: dict[type, Any] = {TracedInt: -(2**62), TracedFloat: math.nan}
 _KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
 
 
@@ -150,15 +150,24 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
         return value
     made = kind(_TO_C.get(kind, value))
     made.real_value, made._tracer, made._lazy = value, tracer, lazy
-    frame = _asking()
-    compared = kind is TracedBool and tracer.compares_bools and not _bytecode.is_only_asked(frame, at_once=True)
-    by_torch = frame.f_code.co_filename.startswith(_TORCH)  # its Python code hands numbers to its C code
-    return made.fixed() if tracer.fixes_numbers or compared or by_torch else made
+    compares = kind is TracedBool and tracer.compares_bools and not _bytecode.is_only_asked(_asking(), at_once=True)
+    return made.fixed() if tracer.fixes_numbers or compares else made
+
+
+def handed_to_torch(value: Any) -> Any:
+    """What torch's own Python code is given for a number or a shape: fixed, since it goes on into C code."""
+    if not _asking().f_code.co_filename.startswith(_TORCH):
+        return value
+    if issubclass(type(value), Traced):
+        return value.fixed()
+    if isinstance(value, torch.Size):
+        return torch.Size([handed_to_torch(item) for item in value])
+    return value
 
 
 def _asking() -> FrameType:
     """The innermost frame that is not ours."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
         frame = frame.f_back
     return frame
