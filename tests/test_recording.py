@@ -191,6 +191,13 @@ def hands_an_answer_on(self: Any, x: Tensor) -> Tensor:
 
 
 @free
+def divides_a_fraction_by_a_size(self: Any, x: Tensor) -> Tensor:
+    """Where Python asks the float first, which computes with an int in C."""
+    by = 1.0 / x.shape[0] + 0.5 * x.shape[0] - 2.0 ** x.shape[0] + max(2.5, 1.5 + x.shape[1])
+    return x if grew(x) else self.b(self.a(x) * by * (lambda n: 0.25 - n)(x.shape[0]) * (self.norm.eps + x.shape[0]))
+
+
+@free
 def repeats_with_a_tensor(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(x.shape[0] * self.a(x) * x.shape[0])
 
@@ -312,12 +319,6 @@ def measures_the_text_of_a_number(self: Any, x: Tensor) -> Tensor:
 @fixed(WIDE)
 def indexes_a_list(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) * self.table[x.shape[0]])
-
-
-@fixed(WIDE)
-def divides_a_fraction_by_a_size(self: Any, x: Tensor) -> Tensor:
-    """Where Python asks the float, which computes with an int in C."""
-    return x if grew(x) else self.b(self.a(x) * (1.0 / x.shape[0]) + 0.5 * x.shape[0] - 2.0 ** x.shape[0])
 
 
 @fixed(WIDE)

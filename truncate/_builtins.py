@@ -20,7 +20,7 @@ from torch import nn
 
 from truncate._reach import globals_of, is_theirs, reached
 from truncate._standin import Held, StandIn, running, standins_in
-from truncate._traced import Traced, TracedBool
+from truncate._traced import Constant, Traced, TracedBool
 
 _ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
@@ -59,7 +59,7 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
         cells = tuple(map(_copy_cell, function.__closure__ or ()))
         if cells != (function.__closure__ or ()) or _asks(function):
             copy = types.FunctionType(
-                function.__code__,
+                _with_own_constants(function.__code__),
                 _Globals(function.__globals__),
                 function.__name__,
                 function.__defaults__,
@@ -72,6 +72,27 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
         for cell in _under_way.pop(function):
             cell.cell_contents = copy
     return copy
+
+
+def _with_own_constants(code: types.CodeType) -> types.CodeType:
+    """The same code, with floats that let traced numbers compute."""
+    return code.replace(co_consts=tuple(map(_own_constant, code.co_consts)))
+
+
+def _has_floats(code: types.CodeType) -> bool:
+    return any(
+        _has_floats(constant) if isinstance(constant, types.CodeType) else "." in repr(constant)
+        for constant in code.co_consts
+        if not isinstance(constant, str)
+    )
+
+
+def _own_constant(constant: Any) -> Any:
+    if type(constant) is tuple:
+        return tuple(map(_own_constant, constant))
+    if isinstance(constant, types.CodeType):
+        return _with_own_constants(constant)
+    return Constant(constant) if type(constant) is float else constant
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:
@@ -90,6 +111,7 @@ def _asks(function: types.FunctionType) -> bool:
     """Whether a function uses one of these builtins, or reaches one that may."""
     return any(
         not _INTERESTING.isdisjoint(one.__code__.co_names)
+        or _has_floats(one.__code__)
         or (one is not function and one.__closure__)
         or any(not isinstance(value, types.FunctionType) and _seen_anew(value) for value in globals_of(one))
         for one in reached([function])
@@ -340,7 +362,7 @@ def _type(*args: Any, **kwargs: Any) -> Any:
         raise args[0]._recording.fail("asks for the type of a value")
     if len(args) != 1 or kwargs:
         return type(*args, **kwargs)
-    kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(args[0])
+    kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(real_of(args[0]))
     if hasattr(kind, STANDS_FOR):
         return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(PLACE, (None, ""))[1] else kind
     return next((own for own in _OWN_TYPES if own.real is kind), kind)
@@ -381,6 +403,7 @@ _OWN = {
 _OWN_TYPES = [_OWN[name] for name in ("int", "float", "range", "type")]
 
 
-def real_type(value: Any) -> Any:
-    """The real class behind one of these, for whoever is handed one."""
-    return value.real if type(value) is _Replaced else value
+def real_of(value: Any) -> Any:
+    """The real class behind one of these, for whoever is handed one; and the real number."""
+    kind = type(value)
+    return value.real if kind is _Replaced else float(value) if kind is Constant else value

@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from truncate._assume import users_frame
-from truncate._builtins import real_type
+from truncate._builtins import real_of
 from truncate._bytecode import assigned_names, names_tested_for_none
 from truncate._call import Call
 from truncate._explain import explain
@@ -269,7 +269,7 @@ class _Run(Written):
 
     def lower(self, value: Any) -> Any:
         """Stand-ins to their nodes, inside nested containers too."""
-        value = real_type(value)
+        value = real_of(value)
         if type(value) in PLAIN:
             return value
         if id(value) in self._objects:

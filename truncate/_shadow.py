@@ -25,6 +25,7 @@ from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._objects import PLAIN, is_opaque, revive
 from truncate._reach import reached
 from truncate._standin import Recording, StandIn
+from truncate._traced import Constant
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
@@ -83,6 +84,8 @@ class Shadows:
                 continue
             if name in changing and (path or type(value) in (int, float, bool)):
                 del state[name]  # answered by __getattr__ of Shadow
+            elif type(value) is float:
+                state[name] = Constant(value)
             elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from truncate._assume import Assumes, users_frame
-from truncate._builtins import real_type
+from truncate._builtins import real_of
 from truncate._graph import Kind, Node, is_container, is_dataclass_value, items_of, map_nested
 from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, revive
 from truncate._shadow import is_shadow
@@ -91,7 +91,7 @@ class Values(Written, Assumes):
 
     def lower(self, value: Any) -> Any:
         """Values to their nodes, inside nested containers too."""
-        value = real_type(value)
+        value = real_of(value)
         kind = type(value)
         if kind in PLAIN and kind is not torch.device:
             return value
@@ -160,7 +160,7 @@ class Values(Written, Assumes):
 
     def real(self, value: Any) -> Any:
         """Nested values with plain numbers in place of traced ones."""
-        value = real_type(value)
+        value = real_of(value)
         kind = type(value)
         if kind in PLAIN or isinstance(value, torch.Tensor):
             return value
