@@ -79,12 +79,10 @@ def _with_own_constants(code: types.CodeType) -> types.CodeType:
     return code.replace(co_consts=tuple(map(_own_constant, code.co_consts)))
 
 
-def _has_floats(code: types.CodeType) -> bool:
-    return any(
-        _has_floats(constant) if isinstance(constant, types.CodeType) else "." in repr(constant)
-        for constant in code.co_consts
-        if not isinstance(constant, str)
-    )
+def _has_floats(constant: Any) -> bool:
+    """Whether a constant is a float, or a tuple or the code of a function that has one."""
+    inside = constant.co_consts if isinstance(constant, types.CodeType) else constant
+    return type(constant) is float or (isinstance(inside, tuple) and any(map(_has_floats, inside)))
 
 
 def _own_constant(constant: Any) -> Any:
