@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._constants import Constant, has_floats, with_own_constants
 from truncate._reach import globals_of, is_theirs, reached
 from truncate._standin import Held, StandIn, running, standins_in
-from truncate._traced import Constant, Traced, TracedBool
+from truncate._traced import Traced, TracedBool
 
 _ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
@@ -59,7 +60,7 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
         cells = tuple(map(_copy_cell, function.__closure__ or ()))
         if cells != (function.__closure__ or ()) or _asks(function):
             copy = types.FunctionType(
-                _with_own_constants(function.__code__),
+                with_own_constants(function.__code__),
                 _Globals(function.__globals__),
                 function.__name__,
                 function.__defaults__,
@@ -72,25 +73,6 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
         for cell in _under_way.pop(function):
             cell.cell_contents = copy
     return copy
-
-
-def _with_own_constants(code: types.CodeType) -> types.CodeType:
-    """The same code, with floats that let traced numbers compute."""
-    return code.replace(co_consts=tuple(map(_own_constant, code.co_consts)))
-
-
-def _has_floats(constant: Any) -> bool:
-    """Whether a constant is a float, or a tuple or the code of a function that has one."""
-    inside = constant.co_consts if isinstance(constant, types.CodeType) else constant
-    return type(constant) is float or (isinstance(inside, tuple) and any(map(_has_floats, inside)))
-
-
-def _own_constant(constant: Any) -> Any:
-    if type(constant) is tuple:
-        return tuple(map(_own_constant, constant))
-    if isinstance(constant, types.CodeType):
-        return _with_own_constants(constant)
-    return Constant(constant) if type(constant) is float else constant
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:
@@ -109,7 +91,7 @@ def _asks(function: types.FunctionType) -> bool:
     """Whether a function uses one of these builtins, or reaches one that may."""
     return any(
         not _INTERESTING.isdisjoint(one.__code__.co_names)
-        or _has_floats(one.__code__)
+        or has_floats(one.__code__)
         or (one is not function and one.__closure__)
         or any(not isinstance(value, types.FunctionType) and _seen_anew(value) for value in globals_of(one))
         for one in reached([function])

@@ -20,12 +20,12 @@ from torch import nn
 
 from truncate._builtins import PLACE, STANDS_FOR, CachedFunction, builtin_seen, with_own_builtins
 from truncate._bytecode import attributes_stored, compares_with_bool
+from truncate._constants import Constant
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._objects import PLAIN, is_opaque, revive
 from truncate._reach import reached
 from truncate._standin import Recording, StandIn
-from truncate._traced import Constant
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes

@@ -212,24 +212,3 @@ for _kind in (TracedInt, TracedFloat, TracedBool):
             setattr(_kind, f"__{_name}__", _operation(_function, reflected=False))
             if _name in BINARY and _name not in COMPARISONS:
                 setattr(_kind, f"__r{_name}__", _operation(_function, reflected=True))
-
-
-class Constant(float):
-    """A float of the forward's own, which lets a traced number to its right compute: a plain one would do so in C."""
-
-    __slots__ = ()
-
-
-def _giving_way(name: str) -> Callable[..., Any]:
-    compute = getattr(float, name)
-
-    def method(self: Constant, *others: Any) -> Any:
-        return NotImplemented if any(issubclass(type(other), Traced) for other in others) else compute(self, *others)
-
-    return method
-
-
-for _name in {*BINARY, *COMPARISONS}:
-    if hasattr(float, f"__{_name}__"):
-        setattr(Constant, f"__{_name}__", _giving_way(f"__{_name}__"))
-Constant.__hash__ = float.__hash__  # type: ignore[method-assign]
