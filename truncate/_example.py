@@ -77,7 +77,7 @@ class Pass:
         self.calls = [0] * len(spine.targets)  # of each target
         _watch(spine.targets, _twins(model, ghost), self._count)
         self._found_before = _tensors_of(ghost)
-        _call_model(ghost, example)
+        call_model(ghost, example)
 
     def _count(self, t: int, value: Any) -> None:
         self.calls[t] += 1
@@ -122,8 +122,7 @@ class Pass:
 
     def _record(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
         def is_wanted(name: str) -> bool:
-            child, spine = descend(module, name), self._forwards.spine
-            return bool(spine.holds(child)) or any(target.module is child for target in spine.targets)
+            return self._forwards.spine.reaches(descend(module, name))
 
         def call_child(name: str, node: Node | None, args: Any, kwargs: Any) -> Any:
             if node is None:  # behind all targets
@@ -232,7 +231,7 @@ def outputs_of(
 
     _watch(targets, _twins(model, ghost), keep)
     with contextlib.suppress(_Seen):
-        _call_model(ghost, example)
+        call_model(ghost, example)
     return outputs
 
 
@@ -268,11 +267,12 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
 
     twin.register_forward_pre_hook(enter, with_kwargs=True)
     twin.register_forward_hook(leave, with_kwargs=True)
-    _call_model(ghost, example)
+    call_model(ghost, example)
     return Observed(any(one.writes for one in seen), any(one.shares for one in seen))
 
 
-def _call_model(model: nn.Module, example: Example) -> None:
+def call_model(model: nn.Module, example: Example) -> None:
+    """Runs a ghost on an example, which leaves no trace; an error of any kind is the model's."""
     try:
         with random_state_kept(), example.hollow.running:
             model(*fresh(example.args), **fresh(example.kwargs))

@@ -86,7 +86,11 @@ def join(path: str, name: str) -> str:
 
 
 def is_dataclass_value(value: Any) -> bool:
-    return hasattr(type(value), "__dataclass_fields__") and type(value) is not Node
+    return _is_dataclass(type(value))
+
+
+def _is_dataclass(kind: type) -> bool:
+    return hasattr(kind, "__dataclass_fields__") and kind is not Node
 
 
 def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -142,7 +146,7 @@ def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
         return lambda value: tuple(base.__iter__(value))
     if kind is slice:
         return lambda value: (value.start, value.stop, value.step)
-    if hasattr(kind, "__dataclass_fields__") and kind is not Node:
+    if _is_dataclass(kind):
         return lambda value: tuple(getattr(value, field.name) for field in dataclasses.fields(value))
     return (lambda value: tuple(value.values())) if issubclass(kind, dict) else None
 

@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from truncate import _html, _terminal
 from truncate._api import truncate
 from truncate._errors import TruncateError, require_module
-from truncate._example import Example, example_of
-from truncate._ghost import fresh, ghost_of
+from truncate._example import Example, call_model, example_of
+from truncate._ghost import ghost_of
 from truncate._graph import join, map_nested
 from truncate._multiply_adds import hollow_copy, multiply_adds, on_meta
 from truncate._picture import Branch, Picture, grown, number
@@ -173,13 +173,8 @@ def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> lis
             watch(place.path)
     for holder in operations:
         keep(holder)
-    try:
-        with torch.no_grad(), random_state_kept(), example.hollow.running:
-            twin(*fresh(example.args), **fresh(example.kwargs))
-    except TruncateError:
-        raise
-    except Exception as error:  # of any kind: it is anybody's model
-        raise TruncateError(f"the model does not run on the example: {type(error).__name__}: {error}") from error
+    with torch.no_grad():
+        call_model(twin, example)
     shapes.update(_shapes_of_operations(model, {path: (operations[path], *given[path]) for path in given}))
     return [
         dataclasses.replace(

@@ -19,6 +19,10 @@ class Spine:
             kind = self._modules if target.is_module else self._operations
             kind.setdefault(id(target.module), set()).add(t)
 
+    def reaches(self, module: nn.Module) -> bool:
+        """Whether a target is that module, or inside of it."""
+        return id(module) in self._modules or bool(self.holds(module))
+
     def holds(self, module: nn.Module) -> frozenset[int]:
         """The numbers of the targets that lie below a module, or are operations of its own forward."""
         known = self._below.get(id(module))
