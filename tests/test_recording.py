@@ -685,6 +685,56 @@ def test_each_run_has_a_cache_of_its_own(path: str) -> None:
     assert equal(cut(WIDE), expected) and equal(cut(WIDE), expected) and equal(cut(WIDE[:3]), expected[:3])
 
 
+class Sizes:
+    """Sizes of a batch, as detection hands them to its children: where they lie, nobody sees that C code reads them."""
+
+    def __init__(self, rows: int, pair: tuple[int, int]) -> None:
+        self.rows = rows
+        self.nested = {"pairs": [pair]}
+
+
+class Clipping(nn.Module):
+    def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
+        return x.clamp(max=sizes.rows) * sizes.nested["pairs"][0][1]
+
+
+class RecordedInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = Clipping()
+
+    def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
+        return self.clip(x, sizes) if x.shape[0] < 1000 else x
+
+
+class PassesSizes(nn.Module):
+    """A branch behind the children goes the model's way only if they found the sizes as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = Clipping()
+        self.inside = RecordedInside()
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = Sizes(x.shape[0], (x.shape[0], x.shape[1]))
+        x = self.inside(self.clip(x * 10, sizes), sizes)
+        if x.abs().max() > 1e6 or x.shape[0] * sizes.nested["pairs"][0][1] > 1000:
+            return x
+        return self.b(x * sizes.rows)
+
+
+@content_may_decide
+@pytest.mark.parametrize("path", ["clip", "inside.clip", "inside", "b"])
+@pytest.mark.parametrize("check", [True, False])
+def test_children_find_real_sizes_inside_of_objects(path: str, check: bool) -> None:
+    model = PassesSizes()
+    cut = truncate(model, path, args=(EXAMPLE,), check=check)
+    for batch in (2, 5, 3):
+        x = drawn(batch, 4)
+        assert equal(cut(x), capture(model, [path], x)[path][-1])
+
+
 # -- modes -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import gc
+import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from truncate._traced import Traced
+from truncate._traced import Traced, plain
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 # What holds no values of a run, so that there is nothing to look for inside, and may be shared by all runs.
@@ -47,3 +49,62 @@ def revive(kind: type, state: dict[str, Any]) -> Any:
         made = kind.__new__(kind)  # type: ignore[call-overload]
     made.__dict__.update(state)
     return made
+
+
+@contextlib.contextmanager
+def plain_inside(values: Any) -> Iterator[None]:
+    """For a while, objects hold plain numbers in place of traced ones, which C code would misread."""
+    replaced = made_plain(values)
+    try:
+        yield
+    finally:
+        for items, key, own, other in reversed(replaced):
+            with contextlib.suppress(LookupError):  # whoever ran meanwhile may have changed the object
+                if _are_same(items[key], other):
+                    items[key] = own
+
+
+def made_plain(values: Any) -> list[tuple[Any, Any, Any, Any]]:
+    """Replaces the traced numbers inside objects; where: container, key, what was there, what is there now."""
+    replaced: list[tuple[Any, Any, Any, Any]] = []
+    _plain(values, replaced, set())
+    return replaced
+
+
+def _plain(value: Any, replaced: list[tuple[Any, Any, Any, Any]], seen: set[int]) -> Any:
+    kind = type(value)
+    if kind in PLAIN or isinstance(value, torch.Tensor):
+        return value
+    if issubclass(kind, Traced):
+        return plain(value)
+    if issubclass(kind, tuple):
+        items = [_plain(item, replaced, seen) for item in tuple.__iter__(value)]
+        if all(map(operator.is_, items, tuple.__iter__(value))):
+            return value
+        return torch.Size(items) if kind is torch.Size else tuple.__new__(kind, items)
+    if id(value) in seen:
+        return value
+    seen.add(id(value))
+    if issubclass(kind, list):
+        _plain_items(value, list.__setitem__, list(enumerate(list.__iter__(value))), replaced, seen)
+    elif issubclass(kind, dict):
+        _plain_items(value, dict.__setitem__, list(dict.items(value)), replaced, seen)
+    if is_opaque(value):
+        _plain_items(vars(value), dict.__setitem__, list(vars(value).items()), replaced, seen)
+    return value
+
+
+def _plain_items(
+    container: Any, set_item: Callable[..., None], items: list[tuple[Any, Any]], replaced: Any, seen: set[int]
+) -> None:
+    for key, item in items:
+        other = _plain(item, replaced, seen)
+        if other is not item:
+            set_item(container, key, other)
+            replaced.append((container, key, item, other))
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if issubclass(type(one), tuple) and issubclass(type(other), tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    return one is other or (type(one) is type(other) and isinstance(one, (int, float)) and one == other)

@@ -29,6 +29,7 @@ from truncate._graph import (
     observed_in,
     tensors_in,
 )
+from truncate._objects import made_plain, plain_inside
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import Shadows, compares_bools, entry_of
@@ -91,7 +92,9 @@ class Recording(Values, Answers, TorchFunctionMode):
         body = Body(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
         body.fills = shadows.filled
         body.filled = self.told(taken.changes, taken.containers)
-        return body, self.real(returned)
+        returned = self.real(returned)
+        made_plain((args, kwargs, returned))
+        return body, returned
 
     def _end_here(self, why: Unfollowable) -> None:
         """From now on the forward just runs: if it comes to no target any more, what it does need not be known."""
@@ -119,7 +122,8 @@ class Recording(Values, Answers, TorchFunctionMode):
         if self.open_end is not None:
             if self._is_wanted(path):
                 raise self.open_end
-            return self._call_child(path, None, self.real(args), self.real(kwargs))
+            with plain_inside((args, kwargs)):
+                return self._call_child(path, None, self.real(args), self.real(kwargs))
         try:
             lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
@@ -129,7 +133,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         given = self.real(args), self.real(kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
-        with self.paused(), recording_is(None):
+        with self.paused(), recording_is(None), plain_inside(given):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             node.observed = observed_in(versions, returned)
