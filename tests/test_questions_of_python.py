@@ -6,6 +6,7 @@ As in ``test_hidden_work.py``, each is cut at one place on stand-ins and on an e
 from __future__ import annotations
 
 import copy
+import decimal
 import math
 import pickle
 import sys
@@ -436,9 +437,17 @@ class ReadsByC(Three):
         return x if many(x) else self.b(helpers.TABLE["over"](x, x.shape[0]))
 
 
-def test_what_c_reads_of_a_float_is_found_out() -> None:
-    """Nobody sees a function that comes out of a dict. The check does, and then all numbers are fixed."""
-    model = ReadsByC()
+class LedAstrayByC(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if many(x) or decimal.Decimal(x.shape[0]) < 0 else self.b(x)
+
+
+@pytest.mark.parametrize("kind", [ReadsByC, LedAstrayByC])
+def test_what_c_reads_is_found_out(kind: type[Three]) -> None:
+    """Nobody sees a function that comes out of a dict. The check does, or that no target is reached; then all numbers
+    are fixed."""
+    model = kind()
     cut = truncate(model, "b", (X,))
     assert torch.equal(cut(X), capture(model, ["b"], X)["b"][-1])
     with pytest.raises(AssertionError, match="unlike the example"):

@@ -13,7 +13,7 @@ from torch import nn
 from truncate._build import build, shallow_copy
 from truncate._check import compare
 from truncate._divide import Division
-from truncate._errors import ContentWarning, TruncateError, WrongResultError, require_module
+from truncate._errors import ContentWarning, NotReachedError, TruncateError, WrongResultError, require_module
 from truncate._example import Example, example_of
 from truncate._plan import Plan, assumptions_of
 from truncate._pool import pooling
@@ -133,16 +133,16 @@ def split(
 
 def _made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
     """The plans of a division and their modules, which are compared with the model on the example, if there is one."""
-    plans = division.plans(everything)
-    pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
-    if division.example is not None and check:
-        try:
+    try:
+        plans = division.plans(everything)
+        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
+        if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.spine, division.forwards)
-        except WrongResultError:
-            if division.forwards.numbers_are_fixed:
-                raise
-            # Perhaps Python's C code has computed with a size, unseen. Once more, with all numbers as they are here.
-            return _made(division.with_numbers_fixed(), arrangement, everything, check)
+    except (NotReachedError, WrongResultError):
+        if division.forwards.passed is None or division.forwards.numbers_are_fixed:
+            raise
+        # Perhaps Python's C code has computed with a size, unseen. Once more, with all numbers as they are here.
+        return _made(division.with_numbers_fixed(), arrangement, everything, check)
     return plans, pieces
 
 
