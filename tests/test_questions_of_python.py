@@ -446,7 +446,8 @@ class LedAstrayByC(Three):
 @pytest.mark.parametrize("kind", [ReadsByC, LedAstrayByC])
 def test_what_c_reads_is_found_out(kind: type[Three]) -> None:
     """Nobody sees a function that comes out of a dict. The check does, or that no target is reached; then all numbers
-    are fixed."""
+    are fixed.
+    """
     model = kind()
     cut = truncate(model, "b", (X,))
     assert torch.equal(cut(X), capture(model, ["b"], X)["b"][-1])

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from truncate._errors import WrongResultError
-from truncate._example import Example, outputs_of
+from truncate._example import Example, outputs_of, without_a_trace
 from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import tensors_in
 from truncate._hollow import is_hollow
-from truncate._randomness import random_state_kept
 from truncate._spine import Spine
 
 
@@ -23,11 +22,11 @@ def compare(
     """Raises `WrongResultError` if pieces, run in turn, give anything else on the example than hooks on the model."""
     calls = forwards.passed.calls if forwards.passed is not None else None
     expected = outputs_of(model, example, spine.targets, calls=calls)
-    differing = _differing(pieces, arrangement, example, spine, expected)
+    differing = _differing(model, pieces, arrangement, example, spine, expected)
     if differing is not None and any(module.training for module in model.modules()):
         # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
         expected = outputs_of(model, example, spine.targets, training=False)
-        differing = _differing(pieces, arrangement, example, spine, expected, training=False)
+        differing = _differing(model, pieces, arrangement, example, spine, expected, training=False)
     if differing is not None:
         where = repr(differing) if differing else "the output of the model"
         raise WrongResultError(
@@ -37,6 +36,7 @@ def compare(
 
 
 def _differing(
+    model: nn.Module,
     pieces: list[nn.Module],
     arrangement: Any,
     example: Example,
@@ -48,7 +48,7 @@ def _differing(
     ghosts = [ghost_of(piece, example.hollow.tensor) for piece in pieces]
     first, *rest = ghosts if training else [ghost.eval() for ghost in ghosts]
     try:
-        with random_state_kept(), example.hollow.running:
+        with without_a_trace(model, example):
             given = first(*fresh(example.args), **fresh(example.kwargs))
             for piece in rest:
                 given = piece(given)

@@ -15,7 +15,7 @@ from torch import nn
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._explain import explain
-from truncate._ghost import UNCHANGING, fresh, ghost_of
+from truncate._ghost import UNCHANGING, fresh, ghost_of, parameters_kept
 from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
 from truncate._hollow import Hollow
 from truncate._objects import PLAIN
@@ -271,10 +271,19 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
     return Observed(any(one.writes for one in seen), any(one.shares for one in seen))
 
 
+@contextlib.contextmanager
+def without_a_trace(model: nn.Module, example: Example) -> Iterator[None]:
+    """Meanwhile a ghost of a model may run on an example."""
+    with random_state_kept(), example.hollow.running, contextlib.ExitStack() as stack:
+        if not example.hollow.tensor:
+            stack.enter_context(parameters_kept(model))
+        yield
+
+
 def call_model(model: nn.Module, example: Example) -> None:
     """Runs a ghost on an example, which leaves no trace; an error of any kind is the model's."""
     try:
-        with random_state_kept(), example.hollow.running:
+        with without_a_trace(model, example):
             model(*fresh(example.args), **fresh(example.kwargs))
     except TruncateError:
         raise

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import operator
 import types
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
-from truncate._graph import map_nested
+from truncate._graph import map_nested, tensors_in
 from truncate._hollow import Hollowing
 from truncate._memory import memory_of
 
@@ -124,6 +128,52 @@ def _copied_cell(cell: types.CellType, memo: dict[int, Any], hollow: Hollowing |
 UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype))
 _DICTS = (dict, OrderedDict)
 _MODULE_STATE = frozenset(vars(nn.Module()))
+
+
+@contextlib.contextmanager
+def parameters_kept(model: nn.Module) -> Iterator[None]:
+    """Undoes what a pass does to the parameters, as a momentum encoder does, or an embedding with a largest norm."""
+    found = [(parameter, parameter.data) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)]
+    copies = _CopiesBeforeWrites({memory_of(data) for _, data in found})
+    _push_mode(copies)  # as `with` does, which also sets flags that all threads see
+    try:
+        yield
+    finally:
+        _pop_mode()
+        for parameter, data in found:
+            if memory_of(parameter) != memory_of(data):
+                parameter.data = data
+        for memory, copied in copies.made.values():
+            memory.copy_(copied)
+
+
+class _CopiesBeforeWrites(TorchDispatchMode):
+    """Copies memory before an operation writes on it. All but a few models write on none of their parameters."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, memories: set[int]) -> None:
+        super().__init__()
+        self._memories = memories
+        self.made: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for position, name in _written_arguments(func):
+            for tensor in tensors_in(args[position] if position < len(args) else kwargs.get(name)):
+                memory = memory_of(tensor)
+                if memory in self._memories and memory not in self.made:
+                    storage = tensor.untyped_storage()
+                    self.made[memory] = storage, storage.clone()
+        return func(*args, **kwargs)
+
+
+@functools.cache
+def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of each argument that an operation writes on."""
+    schema = getattr(func, "_schema", None)
+    arguments = schema.arguments if schema is not None and schema.is_mutable else ()
+    return tuple((i, a.name) for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write)
 
 
 def fresh(value: Any) -> Any:
