@@ -306,7 +306,7 @@ def asks_whether_it_is_floating(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.is_floating_point() else x.float())
 
 
-@fixed(drawn(2, 4).requires_grad_(), broken="a question for gradients is not fixed")
+@fixed(drawn(2, 4).requires_grad_())
 def asks_for_gradients(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.requires_grad else x)
 
@@ -778,8 +778,24 @@ def makes_tensors_on_its_device(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) + made + torch.arange(4, device=self.a.weight.device))
 
 
-def asks_for_the_device(self: Any, x: Tensor) -> Tensor:
+def compares_the_device(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.device.type == "cpu" else x)
+
+
+def looks_for_the_device(self: Any, x: Tensor) -> Tensor:
+    if "cuda" in self.a.weight.device.type or x.device.type not in ("cpu", "mps") or grew(x):
+        return x
+    return self.b(self.a(x))
+
+
+def asks_whether_it_is_on_meta(self: Any, x: Tensor) -> Tensor:
+    return self.b(x if x.is_meta or grew(x) else self.a(x))
+
+
+def excludes_a_device(self: Any, x: Tensor) -> Tensor:
+    device_type = x.device.type if x.device.type != "mps" else "cpu"
+    with torch.autocast(device_type=device_type, enabled=False):
+        return x if grew(x) else self.b(self.a(x))
 
 
 def test_the_device_follows_the_input() -> None:
@@ -787,12 +803,18 @@ def test_the_device_follows_the_input() -> None:
     assert copy.deepcopy(cut).to("meta")(WIDE.to("meta")).is_meta
 
 
-@pytest.mark.xfail(strict=True, reason="a question for the device is not fixed")
-def test_a_question_for_the_device_is_fixed() -> None:
-    cut = truncate(model_of(asks_for_the_device), "b", args=(EXAMPLE,))
-    assert equal(cut(WIDE), model_of(asks_for_the_device)(WIDE))
+@pytest.mark.parametrize("forward", [compares_the_device, looks_for_the_device, asks_whether_it_is_on_meta])
+def test_a_question_for_the_device_is_fixed(forward: Forward) -> None:
+    cut = truncate(model_of(forward), "b", args=(EXAMPLE,))
+    assert equal(cut(WIDE), model_of(forward)(WIDE))
     with pytest.raises(AssertionError, match="unlike the example"):
         cut.to("meta")(WIDE.to("meta"))
+
+
+def test_another_device_that_gives_the_same_answer() -> None:
+    cut = truncate(model_of(excludes_a_device), "b", args=(EXAMPLE,))
+    assert equal(cut(WIDE), model_of(excludes_a_device)(WIDE))
+    assert cut.to("meta")(WIDE.to("meta")).is_meta
 
 
 HOLLOW: dict[str, Callable[[Tensor], Tensor]] = {

@@ -101,6 +101,20 @@ def goes_one_way(frame: FrameType) -> bool:
     return value is False and asked[0].argval == asked[3].argval
 
 
+def compared_device_type(frame: FrameType, own: str) -> str | None:
+    """What the type of the device that the frame is reading is compared with: ``x.device.type == "cuda"``.
+
+    That is its `own` type where it is looked for among several. None: it is only passed on, or kept.
+    """
+    instructions, here = _here(frame)
+    asked = instructions[here + 1 : here + 4]
+    if len(asked) < 3 or asked[0].opname != "LOAD_ATTR" or asked[0].argval != "type":
+        return None
+    if asked[1].opname == "LOAD_CONST" and asked[2].opname == "COMPARE_OP" and isinstance(asked[1].argval, str):
+        return asked[1].argval
+    return own if "CONTAINS_OP" in (asked[1].opname, asked[2].opname) else None
+
+
 @functools.lru_cache(maxsize=4096)
 def _caught(code: CodeType) -> tuple[tuple[int, int], ...]:
     """The parts of a function that an ``except`` or ``finally`` answers for; the end of a ``with`` lets errors pass."""

@@ -9,6 +9,7 @@ written down as an `Assumption` and checked again at run time.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._answers import QUESTIONS, Answers
 from truncate._assume import users_frame
+from truncate._bytecode import compared_device_type
 from truncate._call import Call
 from truncate._filled import Given
 from truncate._graph import (
@@ -252,12 +254,17 @@ class Recording(Values, Answers, TorchFunctionMode):
             self.check_equal(read, value, "a tensor was of type")
             return value
         if name == "device":
+            compared = compared_device_type(users_frame(), value.type)
+            if compared is not None:
+                kind = self.node(Kind.FUNCTION, getattr, (read(), "type"))
+                same = self.node(Kind.FUNCTION, operator.eq, (kind, compared))
+                self.fix_node(same, value.type == compared, "a comparison was")
             self._values[id(value)] = read, value
             return value
         if name == "shape":
             self.fix_rank(lowered, len(value))
-        if isinstance(value, (torch.Tensor, torch.Size, int)):
-            return self._enter(value, read) if name not in _STATE else value
+        if isinstance(value, (torch.Tensor, torch.Size, int)) and name not in _STATE:
+            return self._enter(value, read)
         return value
 
     # -- what control flow asks ------------------------------------------------------------------------------------
@@ -283,4 +290,4 @@ class Recording(Values, Answers, TorchFunctionMode):
 
 _PASSED = frozenset(("__hash__", "__reduce_ex__", "_set_grad_enabled", "get_device"))
 _OTHERWISE_NAMED = {torch.Tensor.__pow__: "__pow__", torch.Tensor.__ipow__: "__ipow__"}
-_STATE = frozenset(("requires_grad", "is_leaf", "itemsize", "is_cuda", "is_meta", "is_sparse", "is_quantized", "grad"))
+_STATE = frozenset(("is_leaf", "itemsize", "grad"))
