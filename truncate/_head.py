@@ -12,7 +12,7 @@ from torch import Tensor
 
 from truncate._call import Call
 from truncate._errors import FixedArgumentError, NotReachedError
-from truncate._graph import Node, is_dataclass_value
+from truncate._graph import Node, is_container, is_dataclass_value
 from truncate._names import Names
 from truncate._write import Writer
 
@@ -69,7 +69,7 @@ def head(
             given = parameter.default
         elif given is _LEFT_OUT:
             given = () if stars == "*" else {}
-        if type(given) is Node and parameter.default is None:
+        if parameter.default is None and (type(given) is Node or is_container(given)):
             _refuse(names, f"{name} is None", name, "something that the example gave", opening)
         _open(names, name, given, opening, inputs)
     return f"def forward({', '.join(written)}):", opening, inputs
