@@ -40,6 +40,7 @@ class Shadows:
         self._made: dict[str, Any] = {}
         self.changed: set[str] = set()  # paths of children of which the forward set an attribute
         self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
+        self.missed: set[str] = set()  # likewise, of those that were not there: `getattr(self, "count", 0)`
         self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules; what stands in for them
         self._paths: dict[int, str] | None = None
 
@@ -314,6 +315,7 @@ class Shadow:
         shadows, path = place
         original = vars(descend(shadows.root, path))
         if name not in original and not shadows.recording.was_called(path):
+            shadows.missed.add(join(path, name))
             return super().__getattr__(name)  # type: ignore[misc]
         if path:  # what the child's own forward left there
             return shadows.recording.left_behind(f"{path}.{name}", original.get(name))
@@ -326,7 +328,7 @@ class Shadow:
             return
         shadows, path = self.__dict__[PLACE]
         recording = shadows.recording
-        if name in shadows.numbers_read:
+        if name in shadows.numbers_read or (name in shadows.missed and type(value) in (int, float)):
             raise recording.fail(f"counts in the Python number {name!r} from call to call")
         for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
             if name in held:
