@@ -1,9 +1,12 @@
-"""What bash offers behind the installed command, and the help of each command."""
+"""What shells offer behind the installed command, and the help of each command."""
 
 from __future__ import annotations
 
 import configparser
 import os
+import pty
+import re
+import select
 import shlex
 import shutil
 import subprocess
@@ -12,9 +15,9 @@ from pathlib import Path
 
 import click
 import pytest
-from click.shell_completion import BashComplete
 
 from truncate._cli import cli
+from truncate._completion import Bash
 
 ROOT = Path(__file__).parent.parent
 VARIABLE = "_TORCH_TRUNCATE_COMPLETE"
@@ -22,13 +25,13 @@ VARIABLE = "_TORCH_TRUNCATE_COMPLETE"
 
 def offered(*words: str) -> list[str]:
     """What is offered for the last word, in this process."""
-    completer = BashComplete(cli, {}, "torch-truncate", VARIABLE)
+    completer = Bash(cli, {}, "torch-truncate", VARIABLE)
     return [f"{item.type} {item.value}" for item in completer.get_completions(list(words[:-1]), words[-1])]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_in_bash(tmp_path: Path) -> None:
-    """A stand-in of the command that pip installs; bash is told to complete it as the documentation says."""
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Where shells find a stand-in of the command that pip installs."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     name, _, entry = setup["options.entry_points"]["console_scripts"].strip().partition(" = ")
@@ -37,20 +40,112 @@ def test_in_bash(tmp_path: Path) -> None:
     code = f"import sys; from {module} import {function}; sys.exit({function}())"
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{code}" "$@"\n')
     command.chmod(0o755)
+    paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **paths, "HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+
+
+def documented(shell: str) -> str:
+    """The line that tells a shell to complete the command."""
     page = (ROOT / "docs" / "command-line.md").read_text()
-    evaluated = next(line for line in page.splitlines() if f"{VARIABLE}=bash_source" in line)
+    return next(line for line in page.splitlines() if f"{VARIABLE}={shell}_source" in line)
+
+
+def needs(shell: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"no {shell}")
+
+
+@needs("bash")
+def test_in_bash(environment: dict[str, str]) -> None:
+    """Bash has `:` and `=` as words of their own."""
     script = f"""
-        {evaluated}
-        [[ $(complete -p {name}) == *"-F _torch_truncate_completion {name}" ]] || exit 3
-        COMP_WORDS=({name} cut alexnet --upto features.1)
-        COMP_CWORD=4
-        _torch_truncate_completion {name}
-        printf '%s\\n' "${{COMPREPLY[@]}}"
+        {documented("bash")}
+        [[ $(complete -p torch-truncate) == *"-F _torch_truncate_completion torch-truncate" ]] || exit 3
+        offer() {{
+            COMP_WORDS=("$@")
+            COMP_CWORD=$(($# - 1))
+            COMPREPLY=()
+            _torch_truncate_completion torch-truncate
+            echo "${{COMPREPLY[@]}}"
+        }}
+        offer torch-truncate cut alexnet --s
+        offer torch-truncate extract alexnet photos --engine = r
     """
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["features.1", "features.10", "features.11", "features.12"]
+    assert done.stdout.splitlines() == ["--shape --save", "ray"]
+
+
+@needs("fish")
+def test_in_fish(environment: dict[str, str]) -> None:
+    script = f"""
+        {documented("fish")}
+        complete --do-complete "torch-truncate cut alexnet --sa"
+        complete --do-complete "torch-truncate extract alexnet photos --engine=r"
+    """
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["--save\tTo write: .pt; .pt2; .onnx or .safetensors.", "--engine=ray"]
+
+
+@needs("zsh")
+def test_in_zsh(environment: dict[str, str], tmp_path: Path) -> None:
+    """Its completion works only where somebody types."""
+    (tmp_path / ".zshrc").write_text(f"autoload -Uz compinit && compinit -u -D\n{documented('zsh')}\nPS1='ready '\n")
+    terminal, end = pty.openpty()
+    command = ["zsh", "-d", "-i"]  # -d: with nothing of this machine's own
+    shell = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=environment, start_new_session=True)
+    try:
+        read_until("ready ", terminal)
+        os.write(terminal, b"torch-truncate \t")
+        read_until("Draw every place where one can stop", terminal)
+        os.write(terminal, b"extract alexnet photos --engine=r\t")
+        read_until("--engine=ray ", terminal)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(end)
+        os.close(terminal)
+
+
+def read_until(text: str, terminal: int) -> None:
+    """Reads what a terminal shows until a text is there, with what went back taken back."""
+    shown = ""
+    while text not in shown:
+        assert select.select([terminal], [], [], 60)[0], f"{text!r} never came; there is {shown!r}"
+        shown += os.read(terminal, 4096).decode()
+        while "\b" in shown:
+            shown = re.sub("[^\b]\b", "", shown)
+
+
+def test_help_and_completion_need_no_torch() -> None:
+    code = """
+import sys
+from truncate._cli import cli, main
+from truncate._completion import Bash
+assert main(["cut", "--help"]) == 0
+assert main(["cut", "alexnet"]) == 2
+assert [item.value for item in Bash(cli, {}, "", "").get_completions(["cut", "alexnet"], "--sa")] == ["--save"]
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_words_of_bash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has `:` and `=` as words of their own, and puts in only what is behind them."""
+    for typed, expected in [
+        ("cut timm : resnet10t --upto glo", ["plain,global_pool"]),
+        ("cut alexnet --upto = cl", ["plain,classifier"]),
+        ("cut alexnet --engine =", []),
+        ("extract alexnet photos --engine =", ["plain,ray"]),
+        ("cut timm : resnet10t", ["plain,resnet10t"]),
+    ]:
+        words = ["torch-truncate", *typed.split()]
+        monkeypatch.setenv("COMP_WORDS", " ".join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        assert Bash(cli, {}, "torch-truncate", VARIABLE).complete().splitlines() == expected
 
 
 def test_models_and_options() -> None:

@@ -17,11 +17,12 @@ import truncate
 ROOT = Path(__file__).parent.parent
 
 
-def test_import_takes_torch_alone() -> None:
+def test_import_takes_torch_alone_and_when_it_is_needed() -> None:
     names = ["torchvision", "torchinfo", "rich", "click", "timm", "onnx", "safetensors", "PIL"]
-    code = f"import sys, truncate; print([name for name in {names} if name in sys.modules], 'torch' in sys.modules)"
+    code = "import sys, truncate; print('torch' in sys.modules); truncate.truncate; "
+    code += f"print([name for name in {names} if name in sys.modules], 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert found.stdout == "[] True\n"
+    assert found.stdout == "False\n[] True\n"
 
 
 def test_public_names_exist_and_are_documented() -> None:
@@ -33,6 +34,13 @@ def test_every_public_name_is_in_the_reference() -> None:
     reference = (ROOT / "docs" / "reference.md").read_text()
     missing = [name for name in truncate.__all__ if f"truncate.{name}" not in reference]
     assert not missing
+
+
+def test_names_that_are_not_there() -> None:
+    with pytest.raises(ImportError, match="cannot import name 'truncat' from 'truncate'"):
+        from truncate import truncat  # type: ignore[attr-defined]  # noqa: F401
+    assert dir(truncate) == truncate.__all__
+    assert not hasattr(truncate, "__wrapped__")
 
 
 def test_typed() -> None:

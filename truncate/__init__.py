@@ -1,53 +1,16 @@
 """truncate: the model, stopped at a layer."""
 
-from truncate._api import split, truncate
-from truncate._drawing import Drawing, draw
-from truncate._errors import (
-    CannotFollowError,
-    ContentWarning,
-    CrossingError,
-    ExtractError,
-    FixedArgumentError,
-    NotReachedError,
-    TruncateError,
-    UnknownTargetError,
-    WeightsError,
-    WrongResultError,
-)
-from truncate._extract import Features, extract
-from truncate._extractor import Extractor
-from truncate._freeze import freeze, unfreeze
-from truncate._heads import with_head
-from truncate._layers import Layers, layers
-from truncate._places import Place
-from truncate._standalone import source
-from truncate._weights import LoadReport, load_weights
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "CannotFollowError",
-    "ContentWarning",
-    "CrossingError",
-    "Drawing",
-    "ExtractError",
-    "Extractor",
-    "Features",
-    "FixedArgumentError",
-    "Layers",
-    "LoadReport",
-    "NotReachedError",
-    "Place",
-    "TruncateError",
-    "UnknownTargetError",
-    "WeightsError",
-    "WrongResultError",
-    "draw",
-    "extract",
-    "freeze",
-    "layers",
-    "load_weights",
-    "source",
-    "split",
-    "truncate",
-    "unfreeze",
-    "with_head",
-]
+if TYPE_CHECKING:
+    from truncate._public import *  # noqa: F403
+else:
+    # Imported when the first of them is asked for: importing torch takes seconds, and help and completion do without.
+    def __getattr__(name):
+        if name.startswith("_") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("truncate._public"), name)
+
+    def __dir__():
+        return import_module("truncate._public").__all__

@@ -1,28 +1,22 @@
-"""The command line: ``python -m truncate cut``, ``layers`` and ``extract``."""
+"""The command line: what can be asked for, and how it ends. What is done is in the rooms that the commands import.
+
+They import them when they run, so that help, faults and completion need no torch, which takes seconds to import.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from rich.console import Console
-from rich.table import Table
-from torch import nn
 
-from truncate import _models, _options, _save, _verify
-from truncate._cli_extract import extract_command
+from truncate import _options
 from truncate._completion import complete_file
 from truncate._errors import TruncateError
-from truncate._graph import tensors_in
-from truncate._layers import layers, shape_of, shape_text
-from truncate._photos import Stopped
-from truncate._usage import NotUsable, brief, explained
+from truncate._usage import Differs, NotUsable, Stopped, brief
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -77,84 +71,14 @@ def cli() -> None:
 @click.option(
     "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="A picture to compute the features of."
 )
-def cut(
-    model: str,
-    upto: tuple[str, ...],
-    weights: str | None,
-    trust: bool,
-    shape: tuple[int, ...] | None,
-    path: Path | None,
-    image: Path | None,
-) -> None:
+def cut(**given: Any) -> None:
     """Stop a model at a place, check the result against the whole model, and save it."""
-    if path is not None:
-        _save.check(path)
-    if image is not None and shape is not None:
-        raise NotUsable("--shape is that of random numbers, and --image brings its own: leave one of them out")
-    picture = _models.read_picture(image) if image is not None else None
-    built = _models.build(model, weights, shape, trust)
-    if picture is not None:
-        with explained(f"cannot prepare {image} for {model}"):
-            built.args = (built.transform(picture).unsqueeze(0),)
-    part = built.stopped(upto[0] if len(upto) == 1 else list(upto))
-    given = f"{image.name if image is not None else 'random numbers'} ({_shapes(built.args)})"
-    with explained(f"{model} does not run on {given}"), torch.no_grad():
-        built.model(*built.args)
-    with _verify.same_random_numbers(), torch.no_grad():
-        features = part(*built.args)
-    outputs = [features] if len(upto) == 1 else features
-    if wrong := _verify.differing(built.model, list(upto), outputs, built.args):
-        raise Differs(f"the cut returns something else than the model has at {', '.join(wrong)}; nothing was written")
+    from truncate import _cli_cut
 
-    names = [place or "the model itself" for place in upto]
-    print(f"{model} up to {', '.join(names)}, with {built.weights}\n")
-    _compare(built, part)
-    for assumption in getattr(part, "assumptions", ()):
-        print(f"assumed: {assumption}")
-    print(f"\nchecked on {given}: the cut returns bit for bit what the whole model has there")
-    for place, output in zip(names, outputs):
-        values = next(tensors_in(output), torch.zeros(0)).flatten()
-        shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))
-        print(f"{place}: {_shapes((output,))}, {shown}")
-    if path is not None:
-        print(f"saved {_save.save(part, path, built.args)}")
+    _cli_cut.cut(**given)
 
 
-def _compare(built: _models.Built, part: nn.Module) -> None:
-    """Prints the summary of the cut, and what it spares."""
-    import torchinfo
-
-    def run(module: nn.Module) -> Callable[[], Any]:
-        return lambda: module(*built.args)
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "whole", "cut", "cut / whole"):
-        table.add_column(name, justify="right" if name else "left")
-    whole, kept = [sum(p.numel() for p in module.parameters()) for module in (built.model, part)]
-    table.add_row("parameters", f"{whole:,}", f"{kept:,}", _percent(kept, whole))
-    with torch.inference_mode():
-        try:
-            summaries = [torchinfo.summary(m, input_data=list(built.args), verbose=0) for m in (built.model, part)]
-        except Exception as error:  # it is for reading only; some models it cannot follow
-            print(f"torchinfo cannot summarize this model: {brief(error)}")
-        else:
-            print(summaries[1], end="\n\n")
-            whole, kept = [int(summary.total_mult_adds) for summary in summaries]
-            table.add_row("multiply-adds", f"{whole:,}", f"{kept:,}", _percent(kept, whole))
-        slow, fast = _verify.times(run(built.model), run(part))
-    table.add_row("time", f"{slow * 1e3:.1f} ms", f"{fast * 1e3:.1f} ms", _percent(fast, slow))
-    Console(highlight=False).print(table)
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
-
-
-def _shapes(values: tuple[Any, ...]) -> str:
-    return " and ".join(shape_text(shape_of(value)) for value in values)
-
-
-@cli.command("layers", epilog=_options.examples("layers resnet50 --depth 1", "layers vit_b_16 --table --shapes"))
+@cli.command(epilog=_options.examples("layers resnet50 --depth 1", "layers vit_b_16 --table --shapes"))
 @_options.model
 @_options.weights
 @_options.trust
@@ -162,33 +86,53 @@ def _shapes(values: tuple[Any, ...]) -> str:
 @click.option("--depth", type=click.IntRange(min=1), help="How many levels are shown [default: all].")
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
 @click.option("--shapes", is_flag=True, help="Show what each place returns, from one run of the model.")
-def layers_command(
-    model: str,
-    weights: str | None,
-    trust: bool,
-    shape: tuple[int, ...] | None,
-    depth: int | None,
-    table: bool,
-    shapes: bool,
-) -> None:
+def layers(**given: Any) -> None:
     """Draw every place where one can stop."""
-    built = _models.build(model, weights, shape, trust)
-    if shapes or shape:
-        with explained(f"{model} on {_shapes(built.args)}"):
-            places = layers(built.model, built.args)
-    else:
-        places = layers(built.model)
-    if sys.stdout.isatty():
-        Console(highlight=False).print(places.render(tree=not table, depth=depth))
-    else:
-        print(places.table(depth) if table else places.tree(depth))
+    from truncate import _cli_layers
+
+    _cli_layers.show(**given)
 
 
-cli.add_command(extract_command)
+@cli.command(
+    epilog=_options.examples(
+        "extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet",
+        "extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features",
+    ),
+)
+@_options.model
+@click.argument("folder", shell_complete=complete_file)
+@_options.upto
+@click.option(
+    "--out",
+    required=True,
+    type=Path,
+    metavar="FILE|FOLDER",
+    shell_complete=complete_file,
+    help="To write: .parquet, or a new folder.",
+)
+@_options.weights
+@_options.trust
+@click.option("--pool", metavar="avg|max|mean|cls", help="Pool what comes out to one vector.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
+@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of autocast.",
+)
+@click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
+@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
+def extract(**given: Any) -> int:
+    """Write the features of all photos in a folder as a table.
 
+    Killed and started again, it goes on where it was. Files that cannot be read are in a table of their own.
+    """
+    from truncate import _cli_extract
 
-class Differs(Exception):
-    """The check failed: a fault of this library, and not of what was asked."""
+    return _cli_extract.extract(**given)
 
 
 def script() -> int:

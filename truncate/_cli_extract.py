@@ -1,4 +1,4 @@
-"""The command line: ``python -m truncate extract``."""
+"""What ``python -m truncate extract`` does."""
 
 from __future__ import annotations
 
@@ -10,48 +10,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import nn
 
-from truncate import _models, _options, _ranks
-from truncate._completion import complete_file
-from truncate._photos import Found, Stopped, find, path_text
+from truncate import _models, _ranks
+from truncate._photos import Found, find, path_text
 from truncate._progress import Bar
 from truncate._sinks import parquet_room
-from truncate._usage import NotUsable, explained
+from truncate._usage import NotUsable, Stopped, explained
 
-_DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@click.command(
-    "extract",
-    epilog=_options.examples(
-        "extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet",
-        "extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features",
-    ),
-)
-@_options.model
-@click.argument("folder", shell_complete=complete_file)
-@_options.upto
-@click.option(
-    "--out",
-    required=True,
-    type=Path,
-    metavar="FILE|FOLDER",
-    shell_complete=complete_file,
-    help="To write: .parquet, or a new folder.",
-)
-@_options.weights
-@_options.trust
-@click.option("--pool", metavar="avg|max|mean|cls", help="Pool what comes out to one vector.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
-@click.option("--device", help="Where to compute [default: a GPU if there is one].")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(list(_DTYPES)), help="Of autocast.")
-@click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
-@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
-def extract_command(
+def extract(
     model: str,
     folder: str,
     upto: tuple[str, ...],
@@ -66,10 +37,7 @@ def extract_command(
     engine: str | None,
     strict: bool,
 ) -> int:
-    """Write the features of all photos in a folder as a table.
-
-    Killed and started again, it goes on where it was. Files that cannot be read are in a table of their own.
-    """
+    """Finds the photos, divides the work and does it, or what is left of it. Returns the exit code."""
     parquet_room()
     from truncate import _shards, _work  # which need pyarrow
 
@@ -114,7 +82,7 @@ def extract_command(
                 output.agree()
             mine = missing[ranks.rank :: ranks.size]
             worker = _work.Worker(
-                part, built.transform, at, _DTYPES[dtype], batch_size, _workers(workers, at, ranks.size), strict
+                part, built.transform, at, AUTOCAST[dtype], batch_size, _workers(workers, at, ranks.size), strict
             )
             total = sum(len(output.inputs(number)) for number in mine)
             with Bar(total, shown=ranks.rank == 0) as bar:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 
 class TruncateError(Exception):
     """Anything that this library refuses to do. The other errors are its children."""
@@ -49,5 +47,7 @@ class ExtractError(TruncateError, RuntimeError):
 
 def require_module(caller: str, given: Any, error: type[TruncateError] = TruncateError) -> None:
     """Refuses what is no module, which `caller`, a function of the user's, takes."""
+    from torch import nn  # here, as the command line knows these errors before it needs torch
+
     if not isinstance(given, nn.Module):
         raise error(f"{caller} takes a torch.nn.Module, but got {given!r} of type {type(given).__name__}")

@@ -17,6 +17,7 @@ from torch import nn
 from truncate._api import truncate
 from truncate._checkpoint import PICKLED, SUFFIXES, NotTensorsError, state_dict_in
 from truncate._errors import CannotFollowError, WeightsError
+from truncate._layers import shape_of, shape_text
 from truncate._usage import NotUsable, close, explained, need
 from truncate._weights import listed, load_weights, problems_of, wrapping
 
@@ -29,6 +30,11 @@ class Built:
     weights: str  # which it has, in words
     args: tuple[Any, ...]  # random numbers of the right shape
     transform: Callable[[Any], torch.Tensor]  # from a picture to what the model takes, without the batch
+
+    @property
+    def shapes(self) -> str:
+        """Of the example, in words."""
+        return " and ".join(shape_text(shape_of(arg)) for arg in self.args)
 
     def stopped(self, upto: Any, **options: Any) -> nn.Module:
         """The model up to there, cut without the example if that can be had: it then assumes less."""

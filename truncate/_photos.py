@@ -152,10 +152,6 @@ def _in_colours(image: Any, kind: str) -> Any:
     return image.convert("RGB")
 
 
-class Stopped(Exception):
-    """A file cannot be read, and it was asked to stop at the first of them."""
-
-
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from truncate._extractor import Extractor
 from truncate._parquet import columns_in
-from truncate._photos import Stopped, path_text, prepared
+from truncate._photos import path_text, prepared
 from truncate._shards import Output
-from truncate._usage import NotUsable, brief, need
+from truncate._usage import NotUsable, Stopped, brief, need
 from truncate._whole import writing
 from truncate._work import Worker
 

@@ -13,6 +13,14 @@ class NotUsable(Exception):
     """What was asked for on the command line cannot be had. The message is one line for the user."""
 
 
+class Stopped(Exception):
+    """A file cannot be read, and it was asked to stop at the first of them."""
+
+
+class Differs(Exception):
+    """The check failed: a fault of this library, and not of what was asked."""
+
+
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turns any error of somebody else's code into one line that begins with `what`."""

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from truncate._batches import Batch, Column, check_rows, columns_of
 from truncate._compute import Forward, computed
-from truncate._photos import Loaded, Stopped, load, path_text
+from truncate._photos import Loaded, load, path_text
 from truncate._shards import Output
 from truncate._sinks import check_row
-from truncate._usage import NotUsable, brief
+from truncate._usage import NotUsable, Stopped, brief
 
 
 @dataclasses.dataclass
