@@ -415,7 +415,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (DrawsFromAGenerator, "b", "draws random numbers of its own, from a torch.Generator", "the same"),
     (SetsRandomState, "b", "seeds the random numbers", "the same"),
     (HidesInADeque, "b", "hides a value in a deque", "the same"),
-    (RegistersAHook, "b", "registers a hook on a module", "the same"),
+    (RegistersAHook, "b", "registers a hook on a module", "registers a hook that changes what a module returns"),
     (ModeIsTrue, "b", RIGHT, RIGHT),
     (MatchesTheMode, "b", RIGHT, RIGHT),
     (HelperComparesTheMode, "b", RIGHT, RIGHT),

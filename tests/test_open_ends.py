@@ -114,3 +114,44 @@ def test_inside_of_a_child() -> None:
     assert torch.equal(truncate(model, "end", (X,))(X), capture(model, ["end"], X)["end"][-1])
     with pytest.raises(CannotFollowError, match="computes with numpy"):
         truncate(model, ["child.b", "end"], (X,))
+
+
+collected: list[Tensor] = []
+
+
+def collect(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    collected.append(output)
+
+
+class Collects(Three):
+    """Hooks, registered in the first call, collect what blocks and their parts return."""
+
+    def add(self) -> None:
+        self.blocks = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential(nn.Linear(4, 4)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not getattr(self, "is_watched", False):
+            for watched in (self.blocks[0][0], self.b):
+                watched.register_forward_hook(collect)
+            setattr(self, "is_" + "watched", True)
+        collected.clear()
+        x = self.blocks(self.a(x))
+        x = self.c(x if x.shape[0] > 90 else self.b(x) + collected[-1])
+        return x, *collected
+
+
+@pytest.mark.parametrize("was_called", [False, True])
+@pytest.mark.parametrize("place", ["a", "blocks.0.0", "blocks.1", "b", "c"])
+def test_what_hooks_collect(place: str, was_called: bool) -> None:
+    """The forward may read what hooks on its own children have seen; what they saw deeper inside only goes out."""
+    model, whole = Collects(), Collects()
+    whole.load_state_dict(model.state_dict())
+    if was_called:
+        model(X)
+    cut = truncate(model, place, (X,))
+    for batch in (2, 3):
+        x = torch.randn(batch, 4)
+        assert torch.equal(cut(x), capture(whole, [place], x)[place][-1])
+    assert len(model.b._forward_hooks) == was_called
+    with pytest.raises(CannotFollowError, match="made out of sight"):
+        truncate(model, ["", "c"], (X,))

@@ -121,6 +121,14 @@ def asks_for_a_size(self: Any, x: Tensor) -> Tensor:
 
 
 @free
+def asks_whether_there_is_anything(self: Any, x: Tensor) -> Tensor:
+    if grew(x) or not all(x.shape) or not x.shape[0]:
+        return x
+    assert x.shape[1]
+    return self.b(self.a(x) / (x.shape[0] or 1) if x.shape[0] else x)
+
+
+@free
 def takes_half_of_the_batch(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x[: int(x.shape[0] * 0.5) + 1]))
 

@@ -77,7 +77,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             shadows = Shadows(self.module, self)
             with self.own_defaults(self.module, args, kwargs) as kwargs:
                 returned = entry_of(shadows.at("", self.module))(*args, **kwargs)
-            lowered = self.lower(returned) if self.open_end is None else None
+            lowered = self._lowered_result(returned)
         for name, value in vars(self.module).items():
             if attributes.get(name, self) is not value:
                 raise self.fail(f"runs while something else sets its attribute {name!r}: a hook, perhaps")
@@ -97,6 +97,17 @@ class Recording(Values, Answers, TorchFunctionMode):
         returned = self.real(returned)
         made_plain((args, kwargs, returned))
         return body, returned
+
+    def _lowered_result(self, returned: Any) -> Any:
+        """What the forward returns may be unknown, such as what hooks have put aside, if only a target is wanted."""
+        if self.open_end is None:
+            try:
+                return self.lower(returned)
+            except Unfollowable as why:
+                if not self._last_wanted:
+                    raise
+                self._end_here(why)
+        return None
 
     def _end_here(self, why: Unfollowable) -> None:
         """From now on the forward just runs: if it comes to no target any more, what it does need not be known."""
@@ -152,6 +163,17 @@ class Recording(Values, Answers, TorchFunctionMode):
         told = self.told(changes, passed.containers)
         self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
         return returned
+
+    def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """A hook that only looks may be registered: what it puts aside is known, and no cut needs the hook."""
+        if not path:
+            raise self.refuse_hook()
+
+        def look(*given: Any) -> None:
+            if hook(*given) is not None:
+                raise self.fail("registers a hook that changes what a module returns")
+
+        return descend(self.module, path).register_forward_hook(look, **options)
 
     def is_surely_tensor(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor)

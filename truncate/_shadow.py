@@ -344,11 +344,14 @@ class Shadow:
     def __deepcopy__(self, memo: Any) -> Any:
         raise self.__dict__[PLACE][0].recording.fail("copies a module")
 
-    def _refuse_hook(self, *_: Any, **__: Any) -> Any:
-        raise self.__dict__[PLACE][0].recording.fail("registers a hook on a module")
+    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
+        shadows, path = self.__dict__[PLACE]
+        return shadows.recording.hooked(path, hook, options)
 
-    register_forward_hook = register_forward_pre_hook = _refuse_hook
-    register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
+    def _refuse_hook(self, *_: Any, **__: Any) -> Any:
+        raise self.__dict__[PLACE][0].recording.refuse_hook()
+
+    register_forward_pre_hook = register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
 
 
 def has_own_call(module: nn.Module) -> bool:

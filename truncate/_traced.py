@@ -7,6 +7,7 @@ graph, so that other sizes work too; where control flow depends on one, that is 
 from __future__ import annotations
 
 import math
+import operator
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -76,12 +77,16 @@ class Traced:
         return traced(value, tracer, lambda: tracer.node(Kind.FUNCTION, function, tuple(map(tracer.lower, args))))
 
     def __bool__(self) -> bool:
-        if self.real_value is True and _bytecode.goes_one_way(sys._getframe(1)):
+        frame = sys._getframe(1)
+        if self.real_value is True and _bytecode.goes_one_way(frame):
             return True
-        value, claim = _bytecode.demanded(sys._getframe(1)) or (True, None)
-        if claim is None or bool(self.real_value) is not value or self._tracer.is_paused:
-            return bool(self.fixed())
-        self._tracer.check(self, value, claim)
+        asked = self if type(self) is TracedBool else self._derived(self.real_value != 0, operator.ne, (self, 0))
+        if not issubclass(type(asked), Traced):
+            return bool(asked)
+        value, claim = _bytecode.demanded(frame) or (True, None)
+        if claim is None or bool(asked.real_value) is not value or self._tracer.is_paused:
+            return bool(asked.fixed())
+        self._tracer.check(asked, value, claim)
         return value
 
     def __int__(self) -> int:

@@ -64,6 +64,13 @@ class Written:
     def is_surely_tensor(self, value: Any) -> bool:
         raise NotImplementedError
 
+    def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """The forward registers a forward hook on one of its modules."""
+        raise self.refuse_hook()
+
+    def refuse_hook(self) -> Unfollowable:
+        return self.fail("registers a hook on a module")
+
     def told(self, changes: list[Change | None], after: list[Any]) -> list[Change | None] | None:
         """What a caller may know of these changes of containers: nothing if they brought what may be no tensor."""
         added = [item for how, container in zip(changes, after) for item in added_by(how, container)]
