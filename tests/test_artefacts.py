@@ -110,6 +110,20 @@ def test_the_scripted_alexnet_of_the_readme_in_cpp(program: Path) -> None:
     assert torch.equal(features, hooked(model, "classifier.5", images))
 
 
+@needs_compiler
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake")
+@pytest.mark.zoo
+def test_the_program_built_by_cmake() -> None:
+    for name in ("artefact.cpp", "CMakeLists.txt"):
+        shutil.copy(Path(__file__).with_name(name), name)
+    documented("cmake --build")
+    cut("tiny:net", "pool", "features.pt", "--shape", "1,3,8,8")
+    images = torch.randn(5, 3, 8, 8)
+    assert torch.equal(
+        in_cpp(Path("build/artefact").absolute(), "features.pt", images), hooked(tiny_net(), "pool", images)
+    )
+
+
 def test_onnx_without_torch() -> None:
     """Not bit for bit: onnxruntime has kernels of its own, which sum in another order."""
     cut("squeezenet1_1", "features.5", "features.onnx", "--shape", "1,3,64,64")
