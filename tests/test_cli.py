@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -273,17 +274,22 @@ REFUSED = {
     "cut": "Missing argument 'MODEL'. (see python -m truncate cut --help)",
     "cut alexnet": "Missing option '--upto'",
     "cut alexnett --upto x": "torchvision has no model 'alexnett'; did you mean alexnet?",
+    "cut torchvision.models.resnet18 --upto x": "Others are named timm:NAME, or package.module:callable",
+    "cut models/mine.py --upto x": "'models/mine.py' is a file, and a model is imported: write mine:NAME, in",
+    "cut mine.py:Net --upto x": "write mine:Net, in the folder of that file",
+    "cut resnet18.pth --upto x": "is a checkpoint, and no model: name the model, and give it --weights resnet18.pth",
     "cut timm:resnet1O --upto x": "timm has no model 'resnet1O'; did you mean ",
     "cut timm:resnet10t --upto x --weights V1": "write DEFAULT, not 'V1'. A local checkpoint ends in .safetensors",
     "cut squeezenet1_1 --upto featurs": "Did you mean 'features'?",
     "cut squeezenet1_1 --upto x --weights V9": "it has: IMAGENET1K_V1",
-    "cut squeezenet1_1 --upto features.0 --shape 1,3,2,2": "squeezenet1_1 does not run on random numbers (1×3×2×2): ",
+    "cut squeezenet1_1 --upto features.0 --shape 1,3,2,2": "does not run on random numbers (1×3×2×2), see --shape: ",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,0,2": "'1,3,0,2' is no shape such as 1,3,224,224",
     "cut tiny:net --upto x --weights none.pth": "no file none.pth",
     "cut tiny:net --upto x --weights x.pt2": "knows no weights 'x.pt2'. A local checkpoint ends in .safetensors, .pth",
     "cut tiny: --upto x": "'tiny:' is no model: behind the colon is a callable, and before it the module to import",
     "cut :net --upto x": "':net' is no model: ",
-    "cut tiny:net --upto pool --image none.jpg": "no picture none.jpg",
+    "cut tiny:net --upto pool --image none.jpg": "no file none.jpg",
+    "cut tiny:net --upto pool --image .": ". is a folder: --image takes one picture, and the command `extract` a",
     "cut tiny:net --upto pool --image p.jpg --shape 1,3,8,8": "--image brings its own: leave one of them out",
     "cut tiny:net --upto pool --save x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
     "cut tiny:net --upto pool --save x": "cannot tell from 'x' what to write",
@@ -293,7 +299,7 @@ REFUSED = {
     "cut tinyy:net --upto act": "cannot import 'tinyy': No module named 'tinyy'",
     "cut tiny:not_a_model --upto act": "neither a model nor a function that returns one, but 'a string'",
     "cut tiny:returns_a_string --upto act": "tiny:returns_a_string returned no torch.nn.Module, but a str",
-    "cut tiny:fails --upto act": "tiny:fails() failed: no disk",
+    "cut tiny:fails --upto act": "tiny:fails failed when called without arguments: no disk",
     "cut tiny:Crashing --upto conv": "first line second line",
     "layers": "Missing argument 'MODEL'",
     "layers nonsense": "torchvision has no model 'nonsense'",
@@ -305,6 +311,15 @@ REFUSED = {
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_one_clear_line(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert REFUSED[arguments] in refuse(capsys, *arguments.split())
+
+
+def test_a_folder_that_one_may_not_write_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for root, who may write to all of them, too. The model is not even looked for."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != Path())
+    arguments = ("cut", "nonsense", "--upto", "pool", "--save", "x.pt")
+    assert refuse(capsys, *arguments) == "cannot write to .: Permission denied"
 
 
 def test_pictures_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas
 import pictures
@@ -19,7 +20,9 @@ import torchvision
 from PIL import Image
 
 from truncate import _models, extract, truncate
-from truncate._cli import main
+from truncate._cli import cli, main
+from truncate._cli_extract import AUTOCAST
+from truncate._pool import POOLS
 
 HERE = Path(__file__).parent
 
@@ -87,6 +90,15 @@ def test_several_places(capsys: pytest.CaptureFixture[str]) -> None:
     assert frame.columns == ["path", "conv", "act:0"]
     assert np.array_equal(frame["conv"].to_numpy(), features["conv"])
     assert np.array_equal(frame["act:0"].to_numpy(), features["act:0"])
+
+
+def test_what_may_be_chosen_is_all_that_there_is() -> None:
+    """The options are declared where torch is not imported."""
+    options = {option.name: option.type for option in cli.commands["extract"].params}
+    for name, known in {"pool": POOLS, "dtype": AUTOCAST}.items():
+        kind = options[name]
+        assert isinstance(kind, click.Choice)
+        assert list(kind.choices) == list(known)
 
 
 def test_the_model_itself_among_several(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +221,7 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
         (arguments("--device", "cuda:99"), "cannot compute on 'cuda:99': "),
         (arguments("--device", "gpu"), "cannot compute on 'gpu': "),
         (arguments("--dtype", "int8"), "Invalid value for '--dtype': 'int8' is not one of 'float32', 'bfloat16'"),
-        (arguments("--pool", "average"), "'average'"),
+        (arguments("--pool", "average"), "'average' is not one of 'avg', 'max', 'mean', 'cls'."),
         (arguments("--pool", "avg", upto="head"), "the model does not run on a batch of 2×3×16×16: pool='avg' takes"),
         (arguments("--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the range x>=1."),
         (arguments(model="tiny:Crashing", upto="head"), "it raises ValueError: first line second line"),

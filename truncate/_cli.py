@@ -112,7 +112,7 @@ def layers(**given: Any) -> None:
 )
 @_options.weights
 @_options.trust
-@click.option("--pool", metavar="avg|max|mean|cls", help="Pool what comes out to one vector.")
+@click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
 @click.option("--device", help="Where to compute [default: a GPU if there is one].")

@@ -38,7 +38,7 @@ def cut(
             built.args = (built.transform(picture).unsqueeze(0),)
     part = built.stopped(upto[0] if len(upto) == 1 else list(upto))
     given = f"{image.name if image is not None else 'random numbers'} ({built.shapes})"
-    with explained(f"{model} does not run on {given}"), torch.no_grad():
+    with explained(f"{model} does not run on {given}{', see --shape' * (image is None)}"), torch.no_grad():
         built.model(*built.args)
     with _verify.same_random_numbers(), torch.no_grad():
         features = part(*built.args)

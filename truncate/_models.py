@@ -59,6 +59,7 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     torch.manual_seed(0)  # random weights are the same in each run
     checkpoint = Path(weights) if weights and weights.endswith(SUFFIXES) else None
     named = None if checkpoint else weights
+    _no_file(name)
     if name.startswith("timm:"):
         built = _from_timm(name.removeprefix("timm:"), named)
     elif ":" in name:
@@ -74,6 +75,16 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     return built
 
 
+def _no_file(name: str) -> None:
+    """Refuses what looks like a file, and says what to write instead."""
+    module, colon, attribute = name.partition(":")
+    if module.endswith(".py"):
+        instead = f"{Path(module).stem}:{attribute or 'NAME'}"
+        raise NotUsable(f"{name!r} is a file, and a model is imported: write {instead}, in the folder of that file")
+    if name.endswith(SUFFIXES) and not colon:
+        raise NotUsable(f"{name!r} is a checkpoint, and no model: name the model, and give it --weights {name}")
+
+
 # -- the three sources -----------------------------------------------------------------------------------------------
 
 
@@ -83,7 +94,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
     try:
         builder, known = models.get_model_builder(name), models.get_model_weights(name)
     except ValueError:
-        raise NotUsable(f"torchvision has no model {name!r}{close(name, models.list_models())}") from None
+        raise NotUsable(f"torchvision has no model {name!r}{close(name, models.list_models()) or _OTHERS}") from None
     if weights and weights not in known.__members__:
         names = ", ".join(known.__members__) or "none"
         raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. {_LOCAL}")
@@ -142,7 +153,7 @@ def _from_callable(name: str, weights: str | None) -> Built:
         if not callable(value):
             raise NotUsable(f"{name} is neither a model nor a function that returns one, but {value!r}")
         torch.manual_seed(0)  # the import may have drawn random numbers, if it was the first
-        with explained(f"{name}() failed"):
+        with explained(f"{name} failed when called without arguments"):
             value = value()
     if not isinstance(value, nn.Module):
         raise NotUsable(f"{name} returned no torch.nn.Module, but a {type(value).__name__}")
@@ -150,6 +161,7 @@ def _from_callable(name: str, weights: str | None) -> Built:
 
 
 _LOCAL = f"A local checkpoint ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+_OTHERS = ". Others are named timm:NAME, or package.module:callable"
 _RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
 
 
@@ -200,8 +212,10 @@ def _load(model: nn.Module, path: Path, trust: bool) -> None:
 
 def read_picture(path: Path) -> Any:
     """A picture from a file, in colours."""
+    if path.is_dir():
+        raise NotUsable(f"{path} is a folder: --image takes one picture, and the command `extract` a folder of them")
     if not path.is_file():
-        raise NotUsable(f"no picture {path}")
+        raise NotUsable(f"no file {path}")
     from PIL import Image
 
     with explained(f"cannot read {path} as a picture"), Image.open(path) as image:

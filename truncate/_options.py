@@ -15,7 +15,7 @@ upto = click.option(
     multiple=True,
     metavar="PLACE",
     shell_complete=complete_place,
-    help="Where to stop; several give several outputs.",
+    help="Where to stop, as `layers` lists it; several give several outputs.",
 )
 weights = click.option(
     "--weights",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import tempfile
@@ -27,6 +28,8 @@ def check(path: Path) -> None:
         raise NotUsable(f"no folder {path.parent} to write {path.name} to")
     if path.is_dir():
         raise NotUsable(f"{path} is a folder")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise NotUsable(f"cannot write to {path.parent}: {os.strerror(errno.EACCES)}")
     for module in _FORMATS[path.suffix][3]:
         need(module, f"writing {path.suffix}", "torch-truncate[export]")
 
