@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any
@@ -299,6 +300,26 @@ class HandsOnANamespace(Three):
         return self.b(self.reading(types.SimpleNamespace(value=self.a(x))))
 
 
+@dataclasses.dataclass
+class Settings:
+    width: int = 4
+    depth: int = 2
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "depth":
+            raise ValueError("each layer has its own depth")
+        return super().__getattribute__(name)
+
+
+class HoldsSettingsThatRefuse(Three):
+    def add(self) -> None:
+        self.settings = Settings()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return x if len(x) > 90 else self.b(x * self.settings.width)
+
+
 class RegistersAHook(Three):
     def forward(self, x: Tensor) -> Tensor:
         handle = self.a.register_forward_hook(lambda module, args, output: output * 2)
@@ -415,6 +436,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (DrawsFromAGenerator, "b", "draws random numbers of its own, from a torch.Generator", "the same"),
     (SetsRandomState, "b", "seeds the random numbers", "the same"),
     (HidesInADeque, "b", "hides a value in a deque", "the same"),
+    (HoldsSettingsThatRefuse, "b", "asks for the length of a value", RIGHT),
     (RegistersAHook, "b", "registers a hook on a module", "registers a hook that changes what a module returns"),
     (ModeIsTrue, "b", RIGHT, RIGHT),
     (MatchesTheMode, "b", RIGHT, RIGHT),

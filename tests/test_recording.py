@@ -11,6 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import logging
 import math
 import pickle
 import random
@@ -38,6 +39,7 @@ from truncate import (
 from truncate._record import Recording
 
 Forward = Callable[..., Any]
+LOGGER = logging.getLogger(__name__)
 content_may_decide = pytest.mark.filterwarnings("ignore::truncate.ContentWarning")
 
 
@@ -126,6 +128,22 @@ def asks_whether_there_is_anything(self: Any, x: Tensor) -> Tensor:
         return x
     assert x.shape[1]
     return self.b(self.a(x) / (x.shape[0] or 1) if x.shape[0] else x)
+
+
+@free
+def shows_a_size(self: Any, x: Tensor) -> Tensor:
+    if not grew(x):
+        LOGGER.debug(f"{x.shape[0]} rows, padded to {x.shape[0] + 1}")
+        LOGGER.debug("%d columns", x.shape[1])
+    return x if grew(x) else self.b(self.a(x))
+
+
+@free
+def computes_with_shapes(self: Any, x: Tensor) -> Tensor:
+    if grew(x) or x.shape.numel() > 10**6 or not isinstance(x.shape, torch.Size) or type(x.shape) is not torch.Size:
+        return x
+    n = x.shape[:1].numel() * (x.shape + (3,)).numel() + ((3,) + x.shape).numel() + len(x.shape)
+    return self.b(self.a(x.reshape(x.shape[:1] + (4,))) / n * np.sqrt(x.shape[1]))
 
 
 @free
@@ -429,7 +447,7 @@ def maps_over_rows(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(torch.vmap(lambda row: row * 2)(x))
 
 
-@refused("counts in the Python number 'calls' from call to call")
+@refused("keeps the number or flag 'calls' from call to call")
 def counts_in_python(self: Any, x: Tensor) -> Tensor:
     self.calls = getattr(self, "calls", 0) + 1
     return x if grew(x) else self.b(self.a(x) * self.calls)
@@ -739,6 +757,105 @@ def test_children_find_real_sizes_inside_of_objects(path: str, check: bool) -> N
     for batch in (2, 5, 3):
         x = drawn(batch, 4)
         assert equal(cut(x), capture(model, [path], x)[path][-1])
+
+
+# -- what children return --------------------------------------------------------------------------------------------
+
+
+class ReturnsAForm(nn.Module):
+    """Returns something of one form for few rows, or in evaluation, and of another one else."""
+
+    def __init__(self, form: str, by_mode: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.form = form
+        self.by_mode = by_mode
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.fc(x)
+        more = self.training if self.by_mode else x.shape[0] > 3
+        forms = {
+            "a part is None": (y, y * 3 if more else None),
+            "None": y * 3 if more else None,
+            "items": (y, y * 3) if more else (y,),
+            "nested items": ((y, (y, y) if more else (y,)),),
+            "keys": {"y": y, "more": y * 3} if more else {"y": y},
+            "text": (y, "more" if more else "no more"),
+        }
+        return forms[self.form]
+
+
+class AsksForTheForm(nn.Module):
+    def __init__(self, form: str, by_mode: bool) -> None:
+        super().__init__()
+        self.child = ReturnsAForm(form, by_mode)
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if grew(x):
+            return x
+        found = self.child(x)
+        answers = {
+            "a part is None": lambda: found[0] if found[1] is None else found[1],
+            "None": lambda: x if found is None else found,
+            "items": lambda: found[-1],
+            "nested items": lambda: found[0][0] * len(found[0][1]),
+            "keys": lambda: found["more"] if "more" in found else found["y"],
+            "text": lambda: found[0] * (2 if found[1] == "more" else 1),
+        }
+        return self.b(answers[self.child.form]())
+
+
+@pytest.mark.parametrize("by_mode", [False, True], ids=["by-size", "by-mode"])
+@pytest.mark.parametrize("form", ["a part is None", "None", "items", "nested items", "keys", "text"])
+@pytest.mark.parametrize("more_in_example", [False, True])
+def test_a_child_that_returns_another_form(form: str, by_mode: bool, more_in_example: bool) -> None:
+    torch.manual_seed(0)
+    model = AsksForTheForm(form, by_mode)
+    few, many = (drawn(2, 4), drawn(2, 4)) if by_mode else (drawn(2, 4), drawn(5, 4))
+    like, unlike = (many, few) if more_in_example else (few, many)
+    model.train(by_mode and more_in_example)
+    cut = truncate(model, "b", args=(like,))
+    assert equal(cut(like), model(like))
+    model.train(by_mode and not more_in_example)
+    cut.train(model.training)
+    with pytest.raises((AssertionError, TypeError), match="cut on an example with|must be Tensor, not NoneType"):
+        cut(unlike)
+
+
+class BranchesInAChild(nn.Module):
+    """Returns None or not as its mode is; its parent branches on that and asks for no mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        kept = None if self.training else x * 2
+        x = self.a(x)
+        return (x if grew(x) else x * 2), kept
+
+
+class BranchesOnAChild(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = BranchesInAChild()
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, kept = self.child(x)
+        return self.b(x if kept is None else x + kept)
+
+
+@pytest.mark.parametrize("made_in", [False, True], ids=["made-in-eval", "made-in-train"])
+def test_what_a_child_returns_decides_by_its_mode(made_in: bool) -> None:
+    model = BranchesOnAChild().train(made_in)
+    cut = truncate(model, ["child.a", "b"], args=(EXAMPLE,))
+    front, back = split(model, "child.a", args=(EXAMPLE,), crossing="pass")
+    for training in (made_in, not made_in):
+        for module in (model, cut, front, back):
+            module.train(training)
+        assert equal(cut(WIDE)[1], model(WIDE)) and equal(back(front(WIDE)), model(WIDE))
 
 
 # -- modes -----------------------------------------------------------------------------------------------------------

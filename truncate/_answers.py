@@ -58,7 +58,7 @@ class Answers(Assumes):
         return traced(self._content(tensor), self, self.node(Kind.METHOD, "item", (lowered,)))
 
     def _length(self, tensor: torch.Tensor) -> int:
-        return self._size_0(tensor).fixed()
+        return int(self._size_0(tensor))
 
     def _size_0(self, tensor: torch.Tensor) -> Any:
         lowered = self.lower(tensor)

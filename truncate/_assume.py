@@ -92,6 +92,21 @@ class Assumes(abc.ABC):
         claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
         self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
 
+    def fix_form(self, node: Node, value: Any, depth: int = 2) -> None:
+        """Python asks unheard for the form of what a child returned: whether it is None, how many items, a text."""
+        if value is None:
+            claim = self.node(Kind.FUNCTION, operator.is_, (node, None))
+            check = self.node(Kind.FUNCTION, torch._assert, (claim, "cut on an example with None here"))
+            check.decides = node.kind is Kind.CHILD  # nothing else of the call would be read
+        elif type(value) is str:
+            claim = self.node(Kind.FUNCTION, operator.eq, (node, value))
+            self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {value!r} here"))
+        elif isinstance(value, (tuple, list, dict)):
+            self.fix_length(node, len(value))
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if depth and (item is None or isinstance(item, (str, tuple, list, dict))):
+                    self.fix_form(self.node(Kind.FUNCTION, operator.getitem, (node, key)), item, depth - 1)
+
     def fix_node(
         self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
     ) -> None:

@@ -7,9 +7,9 @@ and the function inside a decorator, are copied likewise.
 
 from __future__ import annotations
 
-import builtins
 import functools
 import math
+import sys
 import threading
 import types
 from collections.abc import Callable
@@ -18,20 +18,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._constants import Constant, has_floats, with_own_constants
+from truncate._constants import has_floats, with_own_constants
 from truncate._reach import globals_of, is_theirs, reached
-from truncate._standin import Held, StandIn, running, standins_in
+from truncate._replaced import ASKING, OWN, computed, fixing
+from truncate._standin import StandIn, running, standins_in
 from truncate._traced import Traced, TracedBool
 
-_ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 # Functions of torch that parse their arguments before anyone sees the call, or take none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
-STANDS_FOR = "_truncate_stands_for"  # on the class of a shadow: that whose place it takes
-PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
-_INTERESTING = {"jit"} | _ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
+_INTERESTING = {"jit"} | ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
 # Torch dispatches by itself, and what we write into a cut knows stand-ins.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
 CachedFunction: Any = type(functools.lru_cache(_LEFT_ALONE.union))
@@ -108,7 +106,7 @@ class _Globals(dict):  # type: ignore[type-arg]
     def __init__(self, real: dict[str, Any]) -> None:
         # Python itself looks the first ones up, without asking for what is missing: for `from . import`.
         own: dict[str, Any] = {name: real[name] for name in ("__name__", "__package__", "__spec__") if name in real}
-        super().__init__(own, __builtins__=_OWN)
+        super().__init__(own, __builtins__=OWN)
         self._real = real
 
     def __missing__(self, name: str) -> Any:
@@ -120,6 +118,8 @@ def _seen(value: Any) -> Any:
     if isinstance(value, types.BuiltinFunctionType):
         return builtin_seen(value)
     if isinstance(value, types.ModuleType):
+        if value.__name__ == "numpy":
+            return _NUMPY
         return _MODULES.get(id(value)) or (_view_of(value) if is_theirs(value) else value)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         return _CustomFunction(value)
@@ -259,18 +259,27 @@ class _MathView:
         return _seen(getattr(math, name))
 
 
-def _computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function written in C computes, which would read a traced number as a plain one without asking."""
-    first = next((arg for arg in args if issubclass(type(arg), Traced)), None)
-    return function(*args, **kwargs) if first is None or kwargs else first.computed(function, args)
-
-
 _MODULES[id(math)] = _MathView()
 _FUNCTIONS: dict[int, Any] = {
-    id(function): functools.partial(_computed, function)
+    id(function): functools.partial(computed, function)
     for function in vars(math).values()
     if isinstance(function, types.BuiltinFunctionType)
 }
+
+
+class _NumpyView:
+    """The module `numpy` as followed code sees it: a size that it computes with is fixed."""
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(sys.modules["numpy"], name)
+        return (
+            real
+            if isinstance(real, (type, types.ModuleType)) or not callable(real)
+            else functools.partial(fixing, real)
+        )
+
+
+_NUMPY = _NumpyView()
 
 
 class _CustomFunction:
@@ -287,103 +296,3 @@ class _CustomFunction:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
-
-
-def _isinstance(value: Any, classes: Any) -> bool:
-    if issubclass(type(value), StandIn):
-        return value._recording.is_instance(value, classes)
-    return isinstance(value, classes)
-
-
-def _hasattr(value: Any, name: str) -> bool:
-    if not issubclass(type(value), StandIn) or type(value) is Held:
-        return hasattr(value, name)
-    if value._recording.is_instance(value, torch.Tensor):
-        return hasattr(torch.Tensor, name)
-    raise value._recording.fail(f"asks whether a value has {name!r}")
-
-
-def _getattr(value: Any, name: str, *default: Any) -> Any:
-    if default and issubclass(type(value), StandIn) and not _hasattr(value, name):
-        return default[0]
-    return getattr(value, name, *default)
-
-
-def _len(value: Any) -> int:
-    return value.shape[0] if isinstance(value, torch.Tensor) else len(value)
-
-
-class _Replaced(type):
-    """A builtin class that may be called in its own way, and for the rest passes for the real one."""
-
-    real: type
-    make: Callable[..., Any]
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        return cls.make(*args, **kwargs)
-
-    def __instancecheck__(cls, value: Any) -> bool:
-        return _isinstance(value, cls.real)
-
-    def __subclasscheck__(cls, other: type) -> bool:
-        return issubclass(other, cls.real)
-
-    def __eq__(cls, other: object) -> bool:
-        return other is cls or other is cls.real
-
-    def __hash__(cls) -> int:
-        return hash(cls.real)
-
-
-def _type(*args: Any, **kwargs: Any) -> Any:
-    if len(args) == 1 and issubclass(type(args[0]), StandIn):
-        if args[0]._recording.is_instance(args[0], torch.Tensor):
-            return torch.Tensor
-        raise args[0]._recording.fail("asks for the type of a value")
-    if len(args) != 1 or kwargs:
-        return type(*args, **kwargs)
-    kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(real_of(args[0]))
-    if hasattr(kind, STANDS_FOR):
-        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(PLACE, (None, ""))[1] else kind
-    return next((own for own in _OWN_TYPES if own.real is kind), kind)
-
-
-def _number(kind: type) -> Callable[..., Any]:
-    def convert(*args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and isinstance(args[0], torch.Tensor):
-            args = (args[0].item(),)
-        return (
-            args[0].converted(kind) if len(args) == 1 and issubclass(type(args[0]), Traced) else kind(*args, **kwargs)
-        )
-
-    return convert
-
-
-def _range(*bounds: Any) -> range:
-    return range(*(bound.fixed() if issubclass(type(bound), Traced) else bound for bound in bounds))
-
-
-def _replaced(real: type, make: Callable[..., Any]) -> type:
-    return _Replaced(real.__name__, (), {"real": real, "make": staticmethod(make)})
-
-
-_OWN = {
-    **vars(builtins),
-    "isinstance": _isinstance,
-    "hasattr": _hasattr,
-    "getattr": _getattr,
-    "len": _len,
-    "type": _replaced(type, _type),
-    "int": _replaced(int, _number(int)),
-    "float": _replaced(float, _number(float)),
-    "range": _replaced(range, _range),
-    **{function.__name__: functools.partial(_computed, function) for function in (bin, hex, oct, chr)},
-    "_answers_isinstance": True,
-}
-_OWN_TYPES = [_OWN[name] for name in ("int", "float", "range", "type")]
-
-
-def real_of(value: Any) -> Any:
-    """The real class behind one of these, for whoever is handed one; and the real number."""
-    kind = type(value)
-    return value.real if kind is _Replaced else float(value) if kind is Constant else value

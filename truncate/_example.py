@@ -150,7 +150,7 @@ class Pass:
         if recording.open_end is not None:
             body.open_end = str(explain(recording.open_end, module, path, recorded=True))
         known = self.recorded.setdefault((id(module), call.key), body)
-        if _doing(known) != _doing(body):
+        if doing(known) != doing(body):
             raise CannotFollowError(
                 f"{path!r} ({type(module).__name__}) runs several times in the example and not always the same "
                 f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or beside it"
@@ -158,7 +158,7 @@ class Pass:
         return result
 
 
-def _doing(body: Body) -> list[Any]:
+def doing(body: Body) -> list[Any]:
     """What a recording does, to be compared with another of the same forward."""
 
     def known(value: Any) -> Any:

@@ -16,7 +16,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from truncate._assume import users_frame
-from truncate._builtins import real_of
 from truncate._bytecode import assigned_names, names_tested_for_none
 from truncate._call import Call
 from truncate._explain import explain
@@ -36,6 +35,7 @@ from truncate._objects import PLAIN, hides, is_opaque
 from truncate._operations import DUNDER, returns_tensor
 from truncate._outline import Known, fill, is_known
 from truncate._randomness import random_state_watched
+from truncate._replaced import real_of
 from truncate._shadow import Shadows, compares_bools, entry_of, is_chain, is_shadow
 from truncate._standin import Held, StandIn, Unread, recording_is, running, standins_in
 from truncate._unheard import Functions

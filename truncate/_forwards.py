@@ -12,7 +12,7 @@ from torch import nn
 from truncate import _call
 from truncate._call import Call
 from truncate._errors import CannotFollowError, TruncateError
-from truncate._example import Example, Pass, observe
+from truncate._example import Example, Pass, doing, observe
 from truncate._filled import held_by_several
 from truncate._follow import follow
 from truncate._graph import Body, Node, Observed, descend, join, map_nested
@@ -132,7 +132,19 @@ class Forwards:
                     flipped = {flag: not value for flag, value in body.modes.items()}
                     self._recorded[key].append(Body([], None, flipped, why))
             for key, body in other.items():
-                self._recorded.setdefault(key, []).append(body)
+                self._add_other_way(key, body)
+
+    def _add_other_way(self, key: tuple[int, str], body: Body) -> None:
+        """Adds what a forward does in the other mode, if it asked for a mode, or else if it does something else."""
+        known = self._recorded.setdefault(key, [])
+        same = next((one for one in known if _way(one) == _way(body)), None)
+        if same is not None:
+            if doing(same) == doing(body):
+                return
+            # What a child does differs with its mode. Its own is not asked for, but all of them were the other way.
+            own = next(module for module in self._model.modules() if id(module) == key[0]).training
+            same.modes, body.modes = {**same.modes, "training": own}, {**body.modes, "training": not own}
+        known.append(body)
 
     def _pass(self, example: Example, flip: bool = False) -> Pass:
         return Pass(self._model, example, self.spine, self, flip, self.numbers_are_fixed)

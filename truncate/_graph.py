@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
+import types
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
@@ -89,8 +91,11 @@ def is_dataclass_value(value: Any) -> bool:
     return _is_dataclass(type(value))
 
 
-def _is_dataclass(kind: type) -> bool:
-    return hasattr(kind, "__dataclass_fields__") and kind is not Node
+def _is_dataclass(kind: Any) -> bool:
+    if not hasattr(kind, "__dataclass_fields__") or kind is Node:
+        return False
+    # One with a way of its own to answer for its fields may refuse to: it is an object like any other.
+    return not isinstance(kind.__getattribute__, types.FunctionType)
 
 
 def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -101,9 +106,11 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
     kind = type(value)  # not isinstance, which would ask a stand-in for its class
     if kind is tuple:
         return tuple([map_nested(item, function) for item in value])
-    if kind is torch.Size:  # which holds numbers alone
+    if kind is torch.Size or kind is Shape:  # which hold numbers alone
         items = [function(item) for item in value]
-        return torch.Size(items) if all(isinstance(item, int) for item in items) else tuple(items)
+        if all(type(item) is int for item in items):
+            return torch.Size(items)
+        return Shape(items) if all(isinstance(item, int) for item in items) else tuple(items)
     if kind is list:
         return [map_nested(item, function) for item in value]
     if kind is dict:
@@ -122,6 +129,26 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
             return new(kind, items)
         return kind(items)
     return function(value)
+
+
+class Shape(tuple):  # type: ignore[type-arg]
+    """A shape whose sizes remember where they come from; `torch.Size` would compute with them in C, unasked."""
+
+    def numel(self) -> int:
+        return functools.reduce(operator.mul, self, 1)
+
+    def __getitem__(self, index: Any) -> Any:
+        item = tuple.__getitem__(self, index)
+        return Shape(item) if type(item) is tuple else item
+
+    def __add__(self, other: Any) -> Any:
+        return Shape(tuple.__add__(self, other))
+
+    def __radd__(self, other: Any) -> Any:
+        return Shape(tuple.__add__(other, self))
+
+    def __repr__(self) -> str:
+        return f"torch.Size([{', '.join(map(repr, self))}])"
 
 
 def is_container(value: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._graph import Shape
 from truncate._traced import Traced, plain
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
@@ -81,7 +82,7 @@ def _plain(value: Any, replaced: list[tuple[Any, Any, Any, Any]], seen: set[int]
         items = [_plain(item, replaced, seen) for item in tuple.__iter__(value)]
         if all(map(operator.is_, items, tuple.__iter__(value))):
             return value
-        return torch.Size(items) if kind is torch.Size else tuple.__new__(kind, items)
+        return torch.Size(items) if kind in (torch.Size, Shape) else tuple.__new__(kind, items)
     if id(value) in seen:
         return value
     seen.add(id(value))

@@ -207,8 +207,9 @@ def name_operations(body: Body, module: nn.Module) -> None:
     """
     sizes: set[Node] = set()
     used = set(module._modules)
+    checks = _only_checked(body)
     for node in body.nodes:
-        if node.kind not in (Kind.FUNCTION, Kind.METHOD):
+        if node.kind not in (Kind.FUNCTION, Kind.METHOD) or node in checks:
             continue
         reads = node.inputs()
         name = name_of(node).strip("_")
@@ -219,9 +220,22 @@ def name_operations(body: Body, module: nn.Module) -> None:
         )
         if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):
             sizes.add(node)
-        elif name not in ("setitem", "assert") and name.isidentifier():
+        elif name != "setitem" and name.isidentifier():
             count = 0
             while (unique := f"{name}_{count}" if count else name) in used:
                 count += 1
             used.add(unique)
             node.name = unique
+
+
+def _only_checked(body: Body) -> set[Node]:
+    """The checks, and the operations whose values only they read."""
+    checks: set[Node] = set()
+    read_by_checks: set[Node] = set()
+    read = set(nodes_in(body.result))
+    for node in reversed(body.nodes):
+        is_check = node.target is torch._assert or (node in read_by_checks and node not in read)
+        if is_check:
+            checks.add(node)
+        (read_by_checks if is_check else read).update(node.inputs())
+    return checks

@@ -153,8 +153,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
-        if type(returned) is list:
-            self.fix_length(node, len(returned))
+        self.fix_form(node, returned)
         returned = self._enter(returned, node)
         for number, (own, held) in enumerate(zip(containers, passed.containers)):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))

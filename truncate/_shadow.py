@@ -18,13 +18,14 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from truncate._builtins import PLACE, STANDS_FOR, CachedFunction, builtin_seen, with_own_builtins
+from truncate._builtins import CachedFunction, builtin_seen, with_own_builtins
 from truncate._bytecode import attributes_stored, compares_with_bool
 from truncate._constants import Constant
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._objects import PLAIN, is_opaque, revive
 from truncate._reach import reached
+from truncate._replaced import PLACE, STANDS_FOR
 from truncate._standin import Recording, StandIn
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
@@ -329,7 +330,7 @@ class Shadow:
         shadows, path = self.__dict__[PLACE]
         recording = shadows.recording
         if name in shadows.numbers_read or (name in shadows.missed and type(value) in (int, float)):
-            raise recording.fail(f"counts in the Python number {name!r} from call to call")
+            raise recording.fail(f"keeps the number or flag {name!r} from call to call")
         for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
             if name in held:
                 recording.add(Kind.ASSIGN, join(path, name), (value,))

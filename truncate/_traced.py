@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from truncate import _bytecode
-from truncate._graph import Kind, Node
+from truncate._graph import Kind, Node, Shape
 from truncate._operations import BINARY, COMPARISONS, UNARY
 
 
@@ -114,13 +114,17 @@ class Traced:
         return hash(self.fixed())
 
     def __format__(self, spec: str) -> str:
-        return format(self.fixed(), spec)
+        return format(self._as_shown(sys._getframe(1)), spec)
 
     def __str__(self) -> str:
-        return str(self.fixed())
+        return str(self._as_shown(sys._getframe(1)))
 
     def __repr__(self) -> str:
-        return repr(self.fixed())
+        return repr(self._as_shown(sys._getframe(1)))
+
+    def _as_shown(self, frame: FrameType) -> Any:
+        """The plain number for a text, which fixes nothing if nobody computes with that."""
+        return self.real_value if _bytecode.only_shows_text(frame) else self.fixed()
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.fixed()
@@ -143,8 +147,9 @@ class TracedBool(Traced, int):  # type: ignore[misc]
 
 
 # What Python's C code finds, which reads a number without asking: nothing that it could compute with unnoticed. No loop
-# comes to an int so far below zero, and no list has such an index; but a shape that is printed can hold it.
-_TO_C: dict[type, Any] = {TracedInt: -(2**62), TracedFloat: math.nan}
+# comes to an int so far below zero, and no list has such an index; but a shape that is printed can hold it. It is odd
+# and irregular, so that products of it, which C cuts to 64 bits, come to no size either.
+_TO_C: dict[type, Any] = {TracedInt: -0x2B7E_1516_28AE_D2A7, TracedFloat: math.nan}
 _KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
 
 
@@ -165,7 +170,7 @@ def handed_to_torch(value: Any) -> Any:
         return value
     if issubclass(type(value), Traced):
         return value.fixed()
-    if isinstance(value, torch.Size):
+    if type(value) is Shape:
         return torch.Size([handed_to_torch(item) for item in value])
     return value
 

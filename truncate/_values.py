@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from truncate._assume import Assumes, users_frame
-from truncate._builtins import real_of
-from truncate._graph import Kind, Node, is_container, is_dataclass_value, items_of, map_nested
+from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested
 from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, revive
+from truncate._replaced import real_of
 from truncate._shadow import is_shadow
 from truncate._standin import StandIn
 from truncate._traced import Traced, plain, traced
@@ -70,7 +70,8 @@ class Values(Written, Assumes):
             return value
         kind = type(value)
         if kind is tuple or kind is torch.Size:
-            return kind([self._enter(item, self._part(lazy, operator.getitem, i)) for i, item in enumerate(value)])
+            items = [self._enter(item, self._part(lazy, operator.getitem, i)) for i, item in enumerate(value)]
+            return tuple(items) if kind is tuple else Shape(items)
         if kind is list:  # in place, like all that follows: others may hold the same object
             value[:] = [self._enter(item, self._part(lazy, operator.getitem, i)) for i, item in enumerate(value)]
         elif issubclass(kind, dict):
@@ -110,7 +111,7 @@ class Values(Written, Assumes):
             raise self.fail("passes a module as an argument")
         if kind is torch.Generator:
             raise self.fail("draws random numbers of its own, from a torch.Generator")
-        if kind is torch.Size:
+        if kind is torch.Size or kind is Shape:
             return tuple(map(self.lower, value))
         if is_container(value):
             return map_nested(value, self.lower)
@@ -168,7 +169,7 @@ class Values(Written, Assumes):
             return value.real_value
         if issubclass(kind, StandIn):  # only the mode of a module stands in while recording
             return self.modes_value(value._node.target)
-        if kind is torch.Size:
+        if kind is torch.Size or kind is Shape:
             return torch.Size([plain(item) for item in value])
         if kind in (tuple, list, dict, slice):
             return map_nested(value, self.real)

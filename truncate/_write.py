@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import collections
 import dataclasses
 import functools
 import inspect
@@ -21,7 +22,7 @@ from truncate._operations import INPLACE, is_tensor, name_of
 _BINARY_SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
     "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
-    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "is_": "is",
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
 _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
@@ -169,6 +170,8 @@ class Writer:
             dying.setdefault(index, []).append(value)
         assigned = {node.target for node in nodes if node.kind is Kind.ASSIGN}
         copies = sorted(copies, key=lambda copy: copy.moment)
+        folded = _folded(nodes, {value for copy in copies for value in _values_in(copy.value)} | {*_values_in(result)})
+        dead: list[Node | Tap] = []
         for node in nodes:
             while copies and copies[0].moment <= node.index:
                 self._copy(copies.pop(0))
@@ -180,9 +183,12 @@ class Writer:
                     self._holders[self._inputs[node.target]] = node
             elif node.kind is Kind.ATTRIBUTE and node.target not in assigned and not node.args:
                 self._expressions[node] = self._spell(node.target)
+            elif node in folded:
+                self._expressions[node] = self.operation(node)
+                dead += [value for value in dying.get(node.index, ()) if self._variable_of(value)]
             else:
                 self._block(node.context)
-                dead = [value for value in dying.get(node.index, ()) if self._variable_of(value)]
+                dead += [value for value in dying.get(node.index, ()) if self._variable_of(value)]
                 if node.unpacked:
                     self._unpack(node, nodes)
                 elif node in bundles:
@@ -192,6 +198,7 @@ class Writer:
                 gone = [name for value in dead if (name := self._variable_of(value))]
                 if gone and node is not nodes[-1] and not all(type(v) is Node and _about_sizes(v) for v in dead):
                     self._line(f"del {', '.join(gone)}")
+                dead = []
         for copy in copies:
             self._copy(copy)
         self._block("")
@@ -293,6 +300,21 @@ class Writer:
             self.lines.append(f"return {value}")
 
 
+def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
+    """Questions that are written where their answer is checked: ``torch._assert(x.dim() == 4, ...)``."""
+    uses = collections.Counter(value for node in nodes for value in _values_in((node.args, node.kwargs)))
+    folded: set[Node] = set()
+    for node, user in zip(nodes[-2::-1], nodes[:0:-1]):
+        asked = user in folded or user.target is torch._assert
+        if asked and uses[node] == 1 and node in user.args and node not in needed and node.context == user.context:
+            is_part = node.target in _PARTS or (node.kind is Kind.METHOD and node.target in ("dim", "size", "numel"))
+            if is_part or (node.target in _COMPARING and user.target not in _COMPARING):
+                folded.add(node)
+    return folded
+
+
+_PARTS = (len, getattr, operator.getitem)
+_COMPARING = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.is_)
 _INPLACE_SIGNS = {
     function: (_BINARY_SIGNS.get(name[1:]) or _BINARY_SIGNS[f"{name[1:]}_"]) + "=" for name, function in INPLACE.items()
 }
