@@ -134,7 +134,7 @@ def asks_whether_there_is_anything(self: Any, x: Tensor) -> Tensor:
 def shows_a_size(self: Any, x: Tensor) -> Tensor:
     if not grew(x):
         LOGGER.debug(f"{x.shape[0]} rows, padded to {x.shape[0] + 1}")
-        LOGGER.debug("%d columns", x.shape[1])
+        LOGGER.debug(f"all of {x.shape} and {x.shape[:1]}")
     return x if grew(x) else self.b(self.a(x))
 
 
@@ -334,6 +334,11 @@ def asks_whether_it_is_floating(self: Any, x: Tensor) -> Tensor:
 @fixed(drawn(2, 4).requires_grad_())
 def asks_for_gradients(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x) if x.requires_grad else x)
+
+
+@fixed(WIDE)
+def measures_the_text_of_a_shape(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x) * len(str(x.shape)))
 
 
 @fixed(drawn(2, 4) * 1e6)

@@ -114,17 +114,17 @@ class Traced:
         return hash(self.fixed())
 
     def __format__(self, spec: str) -> str:
-        return format(self._as_shown(sys._getframe(1)), spec)
+        return format(self._as_shown(), spec)
 
     def __str__(self) -> str:
-        return str(self._as_shown(sys._getframe(1)))
+        return str(self._as_shown())
 
     def __repr__(self) -> str:
-        return repr(self._as_shown(sys._getframe(1)))
+        return repr(self._as_shown())
 
-    def _as_shown(self, frame: FrameType) -> Any:
+    def _as_shown(self) -> Any:
         """The plain number for a text, which fixes nothing if nobody computes with that."""
-        return self.real_value if _bytecode.only_shows_text(frame) else self.fixed()
+        return self.real_value if _bytecode.only_shows_text(_asking()) else self.fixed()
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.fixed()
