@@ -155,3 +155,36 @@ def test_what_hooks_collect(place: str, was_called: bool) -> None:
     assert len(model.b._forward_hooks) == was_called
     with pytest.raises(CannotFollowError, match="made out of sight"):
         truncate(model, ["", "c"], (X,))
+
+
+class Fills(nn.Module):
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.key = key
+
+    def forward(self, x: Tensor, into: dict[str, Tensor]) -> None:
+        into[self.key] = self.fc(x)
+
+
+class ReadsWhatWasFilled(Three):
+    def add(self) -> None:
+        self.first, self.second = Fills("first"), Fills("second")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        found: dict[str, Tensor] = {}
+        self.first(x if x.shape[0] > 90 else x * 2, found)
+        x = found["first"] * 2  # here the recording ends, and the forward goes on
+        self.second(x, found)
+        return self.b(found["second"])
+
+
+@pytest.mark.parametrize("place", ["a", "first.fc"])
+def test_children_still_fill_a_dict_behind_it(place: str) -> None:
+    model = ReadsWhatWasFilled()
+    cut = truncate(model, place, (X,))
+    x = torch.randn(3, 4)
+    assert torch.equal(cut(x), capture(model, [place], x)[place][-1])
+    with pytest.raises(CannotFollowError, match="reads what 'first' has put into a list or dict"):
+        truncate(model, "b", (X,))

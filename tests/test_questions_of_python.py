@@ -472,12 +472,31 @@ class CheckpointsInTraining(Three):
         return x if many(x) else self.b(x)
 
 
-def test_a_question_whose_answer_does_not_matter() -> None:
-    model = CheckpointsInTraining()
+class ComparesBeside(CheckpointsInTraining):
+    """What it compares by `is` needs real bools; that it may ask for gradients needs none."""
+
+    def forward(self, x: Tensor, skips: bool = False) -> Tensor:
+        if skips is True:
+            return x
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [CheckpointsInTraining, ComparesBeside])
+def test_a_question_whose_answer_does_not_matter(kind: type[Three]) -> None:
+    model = kind()
     cut = truncate(model, "b", (X,))
     assert cut.assumptions and not any("is_grad_enabled" in found.code for found in cut.assumptions)
     with torch.no_grad():
         assert torch.equal(cut(X), capture(model, ["b"], X)["b"][-1])
+
+
+class ComparesBeside(CheckpointsInTraining):
+    """What it compares by `is` needs real bools; that it may ask for gradients needs none."""
+
+    def forward(self, x: Tensor, skips: bool = False) -> Tensor:
+        if skips is True:
+            return x
+        return super().forward(x)
 
 
 class Squares(Three):

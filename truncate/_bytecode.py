@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import dis
 import functools
@@ -21,8 +22,10 @@ def _instructions(code: CodeType) -> tuple[list[dis.Instruction], dict[int, int]
 
 
 def _here(frame: FrameType) -> tuple[list[dis.Instruction], int]:
-    instructions, positions = _instructions(frame.f_code)
-    return instructions, positions.get(frame.f_lasti, len(instructions))
+    instructions, _ = _instructions(frame.f_code)
+    # While a function that is written in Python is called, this may lie behind the beginning of the instruction.
+    here = bisect.bisect_right(instructions, frame.f_lasti, key=lambda instruction: instruction.offset) - 1
+    return instructions, here if here >= 0 else len(instructions)
 
 
 def unpacked_items(frame: FrameType) -> int | None:

@@ -135,8 +135,9 @@ class Recording(Values, Answers, TorchFunctionMode):
         if self.open_end is not None:
             if self._is_wanted(path):
                 raise self.open_end
-            with plain_inside((args, kwargs)):
-                return self._call_child(path, None, self.real(args), self.real(kwargs))
+            made_plain((args, kwargs))  # for good; a list or dict stays the same one, so that the child may fill it
+            given = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
+            return self._call_child(path, None, given[: len(args)], dict(zip(kwargs, given[len(args) :])))
         try:
             lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
