@@ -147,6 +147,12 @@ def computes_with_shapes(self: Any, x: Tensor) -> Tensor:
 
 
 @free
+def computes_in_a_comprehension(self: Any, x: Tensor) -> Tensor:
+    sizes = [int(size) + 1 for size in x.shape]
+    return x if grew(x) else self.b(self.a(x) * (lambda: len(x) + sizes[0])())
+
+
+@free
 def takes_half_of_the_batch(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x[: int(x.shape[0] * 0.5) + 1]))
 
@@ -786,6 +792,7 @@ class ReturnsAForm(nn.Module):
             "nested items": ((y, (y, y) if more else (y,)),),
             "keys": {"y": y, "more": y * 3} if more else {"y": y},
             "text": (y, "more" if more else "no more"),
+            "class": (y, y * 3) if more else y,
         }
         return forms[self.form]
 
@@ -807,12 +814,13 @@ class AsksForTheForm(nn.Module):
             "nested items": lambda: found[0][0] * len(found[0][1]),
             "keys": lambda: found["more"] if "more" in found else found["y"],
             "text": lambda: found[0] * (2 if found[1] == "more" else 1),
+            "class": lambda: found[0] if isinstance(found, (tuple, list)) else found,
         }
         return self.b(answers[self.child.form]())
 
 
 @pytest.mark.parametrize("by_mode", [False, True], ids=["by-size", "by-mode"])
-@pytest.mark.parametrize("form", ["a part is None", "None", "items", "nested items", "keys", "text"])
+@pytest.mark.parametrize("form", ["a part is None", "None", "items", "nested items", "keys", "text", "class"])
 @pytest.mark.parametrize("more_in_example", [False, True])
 def test_a_child_that_returns_another_form(form: str, by_mode: bool, more_in_example: bool) -> None:
     torch.manual_seed(0)
@@ -824,7 +832,9 @@ def test_a_child_that_returns_another_form(form: str, by_mode: bool, more_in_exa
     assert equal(cut(like), model(like))
     model.train(by_mode and not more_in_example)
     cut.train(model.training)
-    with pytest.raises((AssertionError, TypeError), match="cut on an example with|must be Tensor, not NoneType"):
+    with pytest.raises(
+        (AssertionError, TypeError), match="cut on an example with|for the class|must be Tensor, not (NoneType|tuple)"
+    ):
         cut(unlike)
 
 

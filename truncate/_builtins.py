@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._bytecode import names_in
 from truncate._constants import has_floats, with_own_constants
 from truncate._reach import globals_of, is_theirs, reached
 from truncate._replaced import ASKING, OWN, computed, fixing
@@ -88,7 +89,7 @@ def _copy_cell(cell: types.CellType) -> types.CellType:
 def _asks(function: types.FunctionType) -> bool:
     """Whether a function uses one of these builtins, or reaches one that may."""
     return any(
-        not _INTERESTING.isdisjoint(one.__code__.co_names)
+        not _INTERESTING.isdisjoint(names_in(one.__code__))
         or has_floats(one.__code__)
         or (one is not function and one.__closure__)
         or any(not isinstance(value, types.FunctionType) and _seen_anew(value) for value in globals_of(one))

@@ -132,9 +132,21 @@ def _caught(code: CodeType) -> tuple[tuple[int, int], ...]:
 
 
 @functools.lru_cache(maxsize=4096)
+def names_in(code: CodeType) -> frozenset[str]:
+    """The globals and attributes that a function names, also in its lambdas and comprehensions."""
+    return frozenset(code.co_names).union(*map(names_in, _inside(code)))
+
+
+@functools.lru_cache(maxsize=4096)
 def attributes_stored(code: CodeType) -> frozenset[str]:
     """The names of all attributes that a function assigns to, of whatever object."""
-    return frozenset(i.argval for i in _instructions(code)[0] if i.opname == "STORE_ATTR")
+    own = frozenset(i.argval for i in _instructions(code)[0] if i.opname == "STORE_ATTR")
+    return own.union(*map(attributes_stored, _inside(code)))
+
+
+def _inside(code: CodeType) -> list[CodeType]:
+    """The functions that are written inside of a function."""
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
 
 
 def only_shows_text(frame: FrameType) -> bool:
@@ -244,7 +256,8 @@ def _is_test(instructions: list[dis.Instruction], position: int, kind: type) -> 
 def compares_with_bool(code: CodeType) -> bool:
     """Whether a function compares anything with True or False by ``is``, as ``match`` does too."""
     instructions, _ = _instructions(code)
-    return any(_is_test(instructions, position, bool) for position in range(1, len(instructions)))
+    here = any(_is_test(instructions, position, bool) for position in range(1, len(instructions)))
+    return here or any(map(compares_with_bool, _inside(code)))
 
 
 def _names(instruction: dis.Instruction) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from truncate._bytecode import is_library
+from truncate._bytecode import is_library, names_in
 
 
 def is_theirs(module: types.ModuleType) -> bool:
@@ -18,7 +18,7 @@ def is_theirs(module: types.ModuleType) -> bool:
 
 def globals_of(function: types.FunctionType) -> Iterator[Any]:
     """The globals that a function names, and in modules of the user what it may name there."""
-    names = function.__code__.co_names
+    names = names_in(function.__code__)
     for value in [function.__globals__[name] for name in names if name in function.__globals__]:
         yield value
         if isinstance(value, types.ModuleType) and is_theirs(value):

@@ -65,6 +65,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         self.open_end: Unfollowable | None = None  # what was not recorded, if it did not matter so far
         self._last_wanted = 0  # how many nodes there were when a target had run, and no random numbers had been drawn
         self.is_paused = False  # while a child runs, whose own doing is no part of this graph
+        self._returned: dict[int, tuple[Node, Any]] = {}  # what children returned, by id, kept alive
 
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
         """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
@@ -136,8 +137,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             if self._is_wanted(path):
                 raise self.open_end
             made_plain((args, kwargs))  # for good; a list or dict stays the same one, so that the child may fill it
-            given = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
-            return self._call_child(path, None, given[: len(args)], dict(zip(kwargs, given[len(args) :])))
+            plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
+            return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
         try:
             lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
@@ -162,6 +163,7 @@ class Recording(Values, Answers, TorchFunctionMode):
                 own[:], changes[number] = held, None
         told = self.told(changes, passed.containers)
         self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
+        self._returned[id(returned)] = node, returned
         return returned
 
     def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -174,6 +176,13 @@ class Recording(Values, Answers, TorchFunctionMode):
                 raise self.fail("registers a hook that changes what a module returns")
 
         return descend(self.module, path).register_forward_hook(look, **options)
+
+    def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None:
+        """A child may return a tuple in one mode, and a tensor in the other."""
+        node, _ = self._returned.get(id(value), (None, None))
+        if node is not None and not self.is_paused:
+            asked = self.node(Kind.FUNCTION, isinstance, (node, self.real(classes)))
+            self.fix_node(asked, answer, "a question for the class of what a module returned was", decides=False)
 
     def is_surely_tensor(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor)

@@ -11,7 +11,7 @@ import torch
 
 from truncate._constants import Constant
 from truncate._graph import Shape, map_nested
-from truncate._standin import Held, StandIn
+from truncate._standin import Held, StandIn, running
 from truncate._traced import Traced
 
 ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
@@ -33,7 +33,10 @@ def fixing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def _isinstance(value: Any, classes: Any) -> bool:
     if issubclass(type(value), StandIn):
         return value._recording.is_instance(value, classes)
-    return isinstance(torch.Size() if type(value) is Shape else value, classes)
+    answer = isinstance(torch.Size() if type(value) is Shape else value, classes)
+    if running.now is not None:
+        running.now.asked_for_class(value, classes, answer)
+    return answer
 
 
 def _hasattr(value: Any, name: str) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from truncate._builtins import CachedFunction, builtin_seen, with_own_builtins
-from truncate._bytecode import attributes_stored, compares_with_bool
+from truncate._bytecode import attributes_stored, compares_with_bool, names_in
 from truncate._constants import Constant
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
@@ -237,7 +237,7 @@ def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
             function = inspect.unwrap(value) if callable(value) else None
             if isinstance(function, types.FunctionType):
                 functions.append(function)
-                called = set(function.__code__.co_names) - reached
+                called = names_in(function.__code__) - reached
                 reached |= called
                 pending += called
     return tuple(functions)

@@ -25,6 +25,7 @@ _BINARY_SIGNS = {
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "is_": "is",
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
+_BUILTIN_TYPES = [value for value in vars(builtins).values() if isinstance(value, type)]
 _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
 
 
@@ -74,6 +75,8 @@ class Writer:
             return repr(value) if math.isfinite(value) else f'float("{value}")'
         if kind in _PRINTED:
             return "..." if value is ... else self._spelled(value)
+        if value in _BUILTIN_TYPES:
+            return str(value.__name__)
         if kind is torch.device:
             return f'{self.names.torch}.device("{value}")'
         if kind in (tuple, torch.Size):
@@ -313,7 +316,7 @@ def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
     return folded
 
 
-_PARTS = (len, getattr, operator.getitem)
+_PARTS = (len, getattr, operator.getitem, isinstance)
 _COMPARING = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.is_)
 _INPLACE_SIGNS = {
     function: (_BINARY_SIGNS.get(name[1:]) or _BINARY_SIGNS[f"{name[1:]}_"]) + "=" for name, function in INPLACE.items()

@@ -68,6 +68,9 @@ class Written:
         """The forward registers a forward hook on one of its modules."""
         raise self.refuse_hook()
 
+    def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None:
+        """The forward asked for the class of what is no stand-in, and has the answer."""
+
     def refuse_hook(self) -> Unfollowable:
         return self.fail("registers a hook on a module")
 
