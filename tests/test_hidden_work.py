@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from oracle import capture
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from truncate import CannotFollowError, TruncateError, WrongResultError, split, truncate
+from truncate import CannotFollowError, TruncateError, WrongResultError, _api, layers, split, truncate
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
 RIGHT = ""  # else: what the refusal says
@@ -547,7 +548,7 @@ def test_an_attribute_that_only_a_hook_sets() -> None:
 def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the output of the model itself that this one returns, and that has no name."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(2, 4)
-    made: Callable[..., nn.Module] = truncate.__globals__["module_of"]
+    made = _api.module_of
 
     def wrong(plan: Any, *args: Any) -> nn.Module:
         part = made(plan, *args)
@@ -555,7 +556,7 @@ def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatc
             part.register_forward_hook(lambda module, args, output: output + 1)
         return part
 
-    monkeypatch.setitem(truncate.__globals__, "module_of", wrong)
+    monkeypatch.setattr(_api, "module_of", wrong)
     with pytest.raises(WrongResultError, match="^the output of the model: the result differs"):
         split(model, "1", (x,))
     assert issubclass(WrongResultError, TruncateError)
@@ -601,3 +602,40 @@ def test_an_example_leaves_parameters_as_they_were(rows: int) -> None:
         x, whole = torch.randn(3, 4), copy.deepcopy(model)
         assert torch.equal(cut(x), capture(whole, ["b"], x)["b"][-1])
         assert not torch.equal(model.momentum.slow.weight, before["momentum.slow.weight"])  # a pass of the cut does it
+
+
+class HoldsWhatWasCompiled(Three):
+    def add(self) -> None:
+        self.compiled = torch.compile(nn.Linear(4, 4), backend="eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.compiled(self.a(x))
+        return x if len(x) > 90 else self.b(x)
+
+
+def test_a_compiled_child_beside_the_way() -> None:
+    model, x = HoldsWhatWasCompiled(), torch.randn(3, 4)
+    with torch.no_grad():
+        assert torch.equal(truncate(model, "b", (torch.randn(2, 4),))(x), capture(model, ["b"], x)["b"][-1])
+
+
+def test_cut_in_inference_mode() -> None:
+    """What comes out may be trained."""
+    model = HoldsMomentum()
+    with torch.inference_mode():
+        x = torch.randn(2, 4)
+        cut, places = truncate(model, "a", (x,)), layers(model, (x,))
+        assert torch.equal(cut(x), model.a(x))
+    assert next(place for place in places if place.path == "a").shape == (2, 4) and not any(
+        p.is_inference() for p in cut.parameters()
+    )
+    cut(torch.randn(2, 4)).sum().backward()
+    assert model.a.weight.grad is not None
+
+
+def test_a_mode_of_the_caller_does_not_reach_the_parameters() -> None:
+    model, x = HoldsSettingsThatRefuse(), torch.randn(2, 4)
+    before = copy.deepcopy(model.state_dict())
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        truncate(model, "a", (x,))
+    assert all(type(p) is nn.Parameter and torch.equal(p, before[name]) for name, p in model.named_parameters())

@@ -770,6 +770,51 @@ def test_children_find_real_sizes_inside_of_objects(path: str, check: bool) -> N
         assert equal(cut(x), capture(model, [path], x)[path][-1])
 
 
+class Counts(nn.Module):
+    """Adds its rows to a number in an object, and a list there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
+        sizes.rows += x.shape[0]
+        return self.fc(x) * sizes.rows
+
+
+class ReadsCounts(nn.Module):
+    def __init__(self, starts_at: int | None, changes: bool = False) -> None:
+        super().__init__()
+        self.one, self.two, self.b = Counts(), Counts(), nn.Linear(4, 4)
+        self.starts_at = starts_at
+        self.changes = changes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if grew(x):
+            return x
+        sizes = Sizes(x.shape[0] if self.starts_at is None else self.starts_at, (1, 1))
+        y = self.one(x, sizes) / sizes.rows
+        if self.changes:
+            sizes.rows = 2 * x.shape[1]
+        return self.b(self.two(y, sizes) / sizes.rows)
+
+
+@pytest.mark.parametrize("starts_at", [None, 0, 3])
+@pytest.mark.parametrize("path", ["one.fc", "two.fc", "b"])
+def test_numbers_that_children_leave_in_objects(path: str, starts_at: int | None) -> None:
+    model = ReadsCounts(starts_at)
+    cut = truncate(model, path, args=(EXAMPLE,))
+    assert equal(cut(WIDE), capture(model, [path], WIDE)[path][-1])
+    assert equal(cut(WIDE), capture(model, [path], WIDE)[path][-1])
+
+
+def test_an_object_that_is_changed_between_two_calls() -> None:
+    model = ReadsCounts(0, changes=True)
+    assert equal(truncate(model, "one.fc", args=(EXAMPLE,))(WIDE), capture(model, ["one.fc"], WIDE)["one.fc"][-1])
+    with pytest.raises(CannotFollowError, match="changes a Sizes that it has passed on before"):
+        truncate(model, "b", args=(EXAMPLE,))
+
+
 # -- what children return --------------------------------------------------------------------------------------------
 
 

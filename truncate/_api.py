@@ -14,12 +14,13 @@ from truncate._build import build, shallow_copy
 from truncate._check import compare
 from truncate._divide import Division
 from truncate._errors import ContentWarning, NotReachedError, TruncateError, WrongResultError, require_module
-from truncate._example import Example, example_of
+from truncate._example import Example, example_of, outside_inference_mode
 from truncate._plan import Plan, assumptions_of
 from truncate._pool import pooling
 from truncate._target import Target, resolve
 
 
+@outside_inference_mode
 def truncate(
     model: nn.Module,
     upto: Any = None,
@@ -85,6 +86,7 @@ def truncate(
     return copying.deepcopy(result) if copy else result
 
 
+@outside_inference_mode
 def split(
     model: nn.Module,
     at: Any,
@@ -182,7 +184,7 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
             f"the forward of {name} decides by the content of a tensor. The result goes the way of the example and "
             f"raises for an input that would go another; its `assumptions` say where",
             ContentWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

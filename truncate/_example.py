@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -278,6 +279,23 @@ def without_a_trace(model: nn.Module, example: Example) -> Iterator[None]:
         if not example.hollow.tensor:
             stack.enter_context(parameters_kept(model))
         yield
+
+
+Made = TypeVar("Made")
+Given = ParamSpec("Given")
+
+
+def outside_inference_mode(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """What it makes may be used outside of it too; and inside of it, nobody sees whether a tensor was changed."""
+
+    @functools.wraps(function)
+    def run(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
 
 
 def call_model(model: nn.Module, example: Example) -> None:

@@ -133,18 +133,33 @@ _MODULE_STATE = frozenset(vars(nn.Module()))
 @contextlib.contextmanager
 def parameters_kept(model: nn.Module) -> Iterator[None]:
     """Undoes what a pass does to the parameters, as a momentum encoder does, or an embedding with a largest norm."""
-    found = [(parameter, parameter.data) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)]
-    copies = _CopiesBeforeWrites({memory_of(data) for _, data in found})
+    found = [_Held(parameter) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)]
+    copies = _CopiesBeforeWrites({held.memory for held in found})
     _push_mode(copies)  # as `with` does, which also sets flags that all threads see
     try:
         yield
     finally:
         _pop_mode()
-        for parameter, data in found:
-            if memory_of(parameter) != memory_of(data):
-                parameter.data = data
+        for held in found:
+            held.take_back()
         for memory, copied in copies.made.values():
             memory.copy_(copied)
+
+
+class _Held:
+    """The memory of a parameter. Nothing is computed to find it: a mode of the caller's might see that."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.memory = memory_of(parameter)
+        self._parameter = parameter
+        if self.memory != id(parameter):  # it has a memory
+            self._place = parameter.untyped_storage(), parameter.storage_offset(), parameter.size(), parameter.stride()
+
+    def take_back(self) -> None:
+        """After ``parameter.data = other``."""
+        own = self._parameter
+        if memory_of(own) != self.memory:
+            own.data = torch.empty(0, dtype=own.dtype, device=self._place[0].device).set_(*self._place)
 
 
 class _CopiesBeforeWrites(TorchDispatchMode):

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from truncate import _html, _terminal
 from truncate._api import truncate
 from truncate._errors import TruncateError, require_module
-from truncate._example import Example, call_model, example_of
+from truncate._example import Example, call_model, example_of, outside_inference_mode
 from truncate._ghost import ghost_of
 from truncate._graph import join, map_nested
 from truncate._multiply_adds import hollow_copy, multiply_adds, on_meta
@@ -114,6 +114,7 @@ def _branch(place: Place) -> Branch:
     )
 
 
+@outside_inference_mode
 def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Layers:
     """Every place where `truncate` can stop, in running order; what runs several times stands at its last call.
 

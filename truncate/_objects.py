@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._graph import Shape
+from truncate._graph import Shape, items_of
 from truncate._traced import Traced, plain
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
@@ -40,6 +40,20 @@ def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
     else:
         inside = gc.get_referents(value)
     return any(hides(item, sought, depth - 1) for item in inside)
+
+
+def objects_in(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every object with a state of its own inside nested values, and inside of such objects."""
+    seen = set() if seen is None else seen
+    if type(value) in PLAIN or isinstance(value, torch.Tensor) or id(value) in seen:
+        return
+    seen.add(id(value))
+    inside: Any = items_of(value)
+    if is_opaque(value):
+        yield value
+        inside = (*inside, *vars(value).values())
+    for item in inside:
+        yield from objects_in(item, seen)
 
 
 def revive(kind: type, state: dict[str, Any]) -> Any:

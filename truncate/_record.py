@@ -31,12 +31,12 @@ from truncate._graph import (
     observed_in,
     tensors_in,
 )
-from truncate._objects import made_plain, plain_inside
+from truncate._objects import made_plain, objects_in, plain_inside
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import Shadows, compares_bools, entry_of
 from truncate._standin import StandIn, Unfollowable, recording_is, running
-from truncate._traced import Traced, handed_to_torch, traced
+from truncate._traced import Traced, traced
 from truncate._values import Values, once
 
 
@@ -96,7 +96,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         body.fills = shadows.filled
         body.filled = self.told(taken.changes, taken.containers)
         returned = self.real(returned)
-        made_plain((args, kwargs, returned))
+        made_plain((args, kwargs, returned, list(self._states.values())))
         return body, returned
 
     def _lowered_result(self, returned: Any) -> Any:
@@ -148,10 +148,14 @@ class Recording(Values, Answers, TorchFunctionMode):
         given = self.real(args), self.real(kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
+        objects = list(objects_in(given))
         with self.paused(), recording_is(None), plain_inside(given):
+            before = [dict(vars(value)) for value in objects]
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             node.observed = observed_in(versions, returned)
+        for value, state in zip(objects, before):
+            self.take_in_changes(path, value, state)
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
@@ -223,7 +227,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         """A torch function is called."""
         if self.open_end is None:
             try:
-                return handed_to_torch(self._recorded(func, args, kwargs))
+                return self._recorded(func, args, kwargs)
             except Unfollowable as why:
                 self._end_here(why)
         return func(*self.real(args), **self.real(kwargs))

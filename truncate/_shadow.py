@@ -70,7 +70,7 @@ class Shadows:
         self._made[path] = shadow  # before its attributes are looked at: they may lead back to it
         prefix = f"{path}." if path else ""
         state.update(module.__dict__)
-        del state["training"]  # answered by the property of Shadow
+        state.pop("training", None)  # answered by the property of Shadow
         for tensors in ("_parameters", "_buffers"):
             state[tensors] = _Lazy(
                 state[tensors],

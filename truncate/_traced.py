@@ -13,10 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol
 
-import torch
-
 from truncate import _bytecode
-from truncate._graph import Kind, Node, Shape
+from truncate._graph import Kind, Node
 from truncate._operations import BINARY, COMPARISONS, UNARY
 
 
@@ -164,17 +162,6 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
     return made.fixed() if tracer.fixes_numbers or compares else made
 
 
-def handed_to_torch(value: Any) -> Any:
-    """What torch's own Python code is given for a number or a shape: fixed, since it goes on into C code."""
-    if not _asking().f_code.co_filename.startswith(_TORCH):
-        return value
-    if issubclass(type(value), Traced):
-        return value.fixed()
-    if type(value) is Shape:
-        return torch.Size([handed_to_torch(item) for item in value])
-    return value
-
-
 def _asking() -> FrameType:
     """The innermost frame that is not ours."""
     frame = sys._getframe(1)
@@ -184,7 +171,6 @@ def _asking() -> FrameType:
 
 
 _OWN = __file__.rpartition("_traced")[0]
-_TORCH = torch.__file__.rpartition("__init__")[0]
 
 
 def plain(value: Any) -> Any:

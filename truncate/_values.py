@@ -35,6 +35,7 @@ class Values(Written, Assumes):
         self.constants: dict[str, torch.Tensor] = {}
         self._found_before = found_before  # the tensors that were there before the pass, by id
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
+        self._states: dict[int, tuple[Any, dict[str, Any]]] = {}  # of objects that children get
         self._own = {id(value) for m in module.modules() for value in vars(m).values()}
 
     @abc.abstractmethod
@@ -84,7 +85,28 @@ class Values(Written, Assumes):
             self._values[id(value)] = lazy, value
             for name, item in list(getattr(value, "__dict__", {}).items()):
                 value.__dict__[name] = self._enter(item, self._part(lazy, getattr, name))
+            self._states[id(value)] = value, dict(vars(value))
         return value
+
+    def take_in_changes(self, path: str, value: Any, before: dict[str, Any]) -> None:
+        """A child has changed an object: the numbers that it left there may be read."""
+
+        def unknown() -> Node:
+            raise self.fail(f"reads what {path!r} has put into an object")
+
+        for name, item in list(vars(value).items()):
+            if type(item) in (int, float, bool) and before.get(name, unknown) is not item:
+                known = self._values.get(id(value))
+                lazy = unknown if known is None else self.node(Kind.FUNCTION, getattr, (force(known[0]), name))
+                vars(value)[name] = traced(item, self, lazy)
+        self._states[id(value)] = value, dict(vars(value))
+
+    def _refuse_changed(self, value: Any) -> None:
+        """An object is the same one in each run, and is not changed in between: a child would get it as it was."""
+        if id(value) in self._states:
+            state, (_, known) = vars(value), self._states[id(value)]
+            if state.keys() != known.keys() or any(item is not known[name] for name, item in state.items()):
+                raise self.fail(f"changes a {type(value).__name__} that it has passed on before")
 
     def _part(self, whole: Lazy, function: Callable[..., Any], key: Any) -> Callable[[], Node]:
         """Reads an item or attribute of a value, when it is asked for."""
@@ -102,6 +124,7 @@ class Values(Written, Assumes):
             return value._node
         if id(value) in self._values:
             lazy, _ = self._values[id(value)]
+            self._refuse_changed(value)
             node = force(lazy)
             self._values[id(value)] = node, value
             return node
@@ -148,6 +171,7 @@ class Values(Written, Assumes):
         else:
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
         self._values[id(value)] = node, value
+        self._states[id(value)] = value, dict(state)
         return node
 
     def _holds_values(self, value: Any, depth: int = 4) -> bool:
