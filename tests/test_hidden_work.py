@@ -437,7 +437,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (DrawsFromAGenerator, "b", "draws random numbers of its own, from a torch.Generator", "the same"),
     (SetsRandomState, "b", "seeds the random numbers", "the same"),
     (HidesInADeque, "b", "hides a value in a deque", "the same"),
-    (HoldsSettingsThatRefuse, "b", "asks for the length of a value", RIGHT),
+    (HoldsSettingsThatRefuse, "b", BY_VALUE, RIGHT),
     (RegistersAHook, "b", "registers a hook on a module", "registers a hook that changes what a module returns"),
     (ModeIsTrue, "b", RIGHT, RIGHT),
     (MatchesTheMode, "b", RIGHT, RIGHT),

@@ -39,6 +39,7 @@ class Assumes(abc.ABC):
     """The part of a recording that writes assumptions down, and the checks of them into the graph."""
 
     path: str  # of the module whose forward is recorded
+    asks_for_none: bool  # the forward may do so of what children return
     compares_bools: bool
     fixes_numbers: bool
 
@@ -92,20 +93,27 @@ class Assumes(abc.ABC):
         claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
         self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
 
-    def fix_form(self, node: Node, value: Any, depth: int = 2) -> None:
-        """Python asks unheard for the form of what a child returned: whether it is None, how many items, a text."""
-        if value is None:
-            claim = self.node(Kind.FUNCTION, operator.is_, (node, None))
-            check = self.node(Kind.FUNCTION, torch._assert, (claim, "cut on an example with None here"))
+    def fix_form(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
+        """Python asks unheard for the form of what a child returned: how many items, a text, whether it is None.
+
+        `text` says what that is. The last question is checked where the forward may ask it.
+        """
+        if value is None and self.asks_for_none:
+            check = self._claim(operator.is_, node, None, f"{text} is None")
             check.decides = node.kind is Kind.CHILD  # nothing else of the call would be read
         elif type(value) is str:
-            claim = self.node(Kind.FUNCTION, operator.eq, (node, value))
-            self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {value!r} here"))
+            self._claim(operator.eq, node, value, f"{text} == {value!r}")
         elif isinstance(value, (tuple, list, dict)):
-            self.fix_length(node, len(value))
+            count = self.node(Kind.FUNCTION, len, (node,))
+            self._claim(operator.eq, count, len(value), f"len({text}) == {len(value)}")
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 if depth and (item is None or isinstance(item, (str, tuple, list, dict))):
-                    self.fix_form(self.node(Kind.FUNCTION, operator.getitem, (node, key)), item, depth - 1)
+                    part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
+                    self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
+
+    def _claim(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
+        claim = self.node(Kind.FUNCTION, compare, (node, value))
+        return self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {text}"))
 
     def fix_node(
         self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True

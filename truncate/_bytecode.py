@@ -237,6 +237,14 @@ def identity_tests(code: CodeType, kind: type) -> IdentityTests:
     return IdentityTests(frozenset(given), given != set(variables), frozenset(attributes), others)
 
 
+def asks_of_values(code: CodeType, arguments: bool = True) -> bool:
+    """Whether a function asks whether something is None: one of its `arguments`, or what is no attribute of `self`."""
+    kind: Any = NoneType
+    tests = identity_tests(code, kind)
+    here = (arguments and bool(tests.arguments)) or tests.variables or tests.others
+    return here or any(map(asks_of_values, _inside(code)))
+
+
 def _is_as_given(code: CodeType, name: str, end: int) -> bool:
     """Whether a function has not assigned to an argument when it comes to that instruction."""
     instructions, positions = _instructions(code)

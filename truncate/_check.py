@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from truncate._errors import WrongResultError
-from truncate._example import Example, outputs_of, without_a_trace
+from truncate._example import Example, can_be_watched, outputs_of, without_a_trace
 from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import tensors_in
@@ -59,7 +59,7 @@ def _differing(
         ) from error
     for t, value in _leaves(arrangement, given):
         target = spine.targets[t]
-        if target.is_module and not same(value, expected[t][target.call]):
+        if can_be_watched(target) and not same(value, expected[t][target.call]):
             return target.text
     return None
 

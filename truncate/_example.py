@@ -240,12 +240,19 @@ def _watch(targets: list[Target], twins: dict[int, nn.Module], see: Callable[[in
     """Tells what each call of each target returns, or is given."""
     for t, target in enumerate(targets):
         twin = twins[id(target.module)]
-        if target.is_module and target.before:
+        if not can_be_watched(target):
+            continue
+        if target.before:
             twin.register_forward_pre_hook(
                 lambda m, args, kwargs, t=t: see(t, (args, kwargs)), with_kwargs=True, prepend=True
             )
-        elif target.is_module:
+        else:
             twin.register_forward_hook(lambda m, args, output, t=t: see(t, output))
+
+
+def can_be_watched(target: Target) -> bool:
+    """Whether hooks see a target: no operation, and nothing that TorchScript has compiled."""
+    return target.is_module and not isinstance(target.module, torch.jit.ScriptModule)
 
 
 def _twins(model: nn.Module, ghost: nn.Module) -> dict[int, nn.Module]:

@@ -215,7 +215,7 @@ def name_operations(body: Body, module: nn.Module) -> None:
         name = name_of(node).strip("_")
         if node.target in INPLACE.values():
             name = name[1:]  # `x += y` is an `add`
-        about_sizes = node.target is getattr or (
+        about_sizes = node.target in (getattr, len) or (
             node.kind is Kind.METHOD and name in ("size", "dim", "numel", "stride")
         )
         if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):

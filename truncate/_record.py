@@ -34,7 +34,7 @@ from truncate._graph import (
 from truncate._objects import made_plain, objects_in, plain_inside
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
-from truncate._shadow import Shadows, compares_bools, entry_of
+from truncate._shadow import Shadows, asks_for_none, compares_bools, entry_of
 from truncate._standin import StandIn, Unfollowable, recording_is, running
 from truncate._traced import Traced, traced
 from truncate._values import Values, once
@@ -57,6 +57,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         super().__init__(module, found_before)
         kind: Any = type(module)
         self.compares_bools = compares_bools(kind)
+        self.asks_for_none = asks_for_none(kind)
         self.path = path
         self.fixes_numbers = fixes_numbers
         self.modes: dict[str, bool] = {}
@@ -159,7 +160,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
-        self.fix_form(node, returned)
+        self.fix_form(node, returned, f"{path}(...)")
         returned = self._enter(returned, node)
         for number, (own, held) in enumerate(zip(containers, passed.containers)):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
@@ -176,7 +177,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             raise self.refuse_hook()
 
         def look(*given: Any) -> None:
-            if hook(*given) is not None:
+            versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
+            if hook(*given) is not None or observed_in(versions, None).writes:
                 raise self.fail("registers a hook that changes what a module returns")
 
         return descend(self.module, path).register_forward_hook(look, **options)

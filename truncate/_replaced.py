@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from truncate._constants import Constant
-from truncate._graph import Shape, map_nested
+from truncate._graph import Kind, Shape, map_nested
 from truncate._standin import Held, StandIn, running
 from truncate._traced import Traced
 
@@ -53,7 +53,9 @@ def _getattr(value: Any, name: str, *default: Any) -> Any:
     return getattr(value, name, *default)
 
 
-def _len(value: Any) -> int:
+def _len(value: Any) -> Any:
+    if issubclass(type(value), StandIn):
+        return value._recording.add(Kind.FUNCTION, len, (value,))
     return value.shape[0] if isinstance(value, torch.Tensor) else len(value)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from truncate._builtins import CachedFunction, builtin_seen, with_own_builtins
-from truncate._bytecode import attributes_stored, compares_with_bool, names_in
+from truncate._bytecode import asks_of_values, attributes_stored, compares_with_bool, names_in
 from truncate._constants import Constant
 from truncate._filled import Given
 from truncate._graph import Kind, descend, items_of, join, map_nested
@@ -253,6 +253,14 @@ def _attributes_set(cls: Any) -> frozenset[str]:
 def compares_bools(cls: Any) -> bool:
     """Whether the forward of a class compares something with True or False by ``is``, or what it calls by name does."""
     return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
+
+
+@functools.lru_cache(maxsize=4096)
+def asks_for_none(cls: Any) -> bool:
+    """Whether the forward of a class, or what it calls by name, asks whether something that it computes is None."""
+    forward = inspect.unwrap(cls.forward)
+    others = reached(_functions_of(cls)) - {forward}
+    return asks_of_values(forward.__code__, arguments=False) or any(asks_of_values(one.__code__) for one in others)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -311,7 +311,7 @@ def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
         asked = user in folded or user.target is torch._assert
         if asked and uses[node] == 1 and node in user.args and node not in needed and node.context == user.context:
             is_part = node.target in _PARTS or (node.kind is Kind.METHOD and node.target in ("dim", "size", "numel"))
-            if is_part or (node.target in _COMPARING and user.target not in _COMPARING):
+            if is_part or (node.target in _COMPARING and user.target is torch._assert):
                 folded.add(node)
     return folded
 
