@@ -639,3 +639,23 @@ def test_a_mode_of_the_caller_does_not_reach_the_parameters() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         truncate(model, "a", (x,))
     assert all(type(p) is nn.Parameter and torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_difference_in_training_is_excused_only_by_random_numbers(
+    draws: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the cut does not draw shift the others, so evaluation has the last word; without any it has not."""
+    model, made = (
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5) if draws else nn.ReLU(), nn.Linear(4, 4)),
+        _api.module_of,
+    )
+
+    def wrong_in_training(plan: Any, *args: Any) -> nn.Module:
+        part = made(plan, *args)
+        part.register_forward_hook(lambda module, args, output: output + module.training)
+        return part
+
+    monkeypatch.setattr(_api, "module_of", wrong_in_training)
+    with contextlib.nullcontext() if draws else pytest.raises(WrongResultError):
+        truncate(model, "2", (torch.randn(2, 4),))

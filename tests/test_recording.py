@@ -818,6 +818,9 @@ def test_an_object_that_is_changed_between_two_calls() -> None:
 # -- what children return --------------------------------------------------------------------------------------------
 
 
+FORMS = ["a part is None", "None", "items", "nested items", "keys", "other keys", "text", "type", "class"]
+
+
 class ReturnsAForm(nn.Module):
     """Returns something of one form for few rows, or in evaluation, and of another one else."""
 
@@ -838,6 +841,8 @@ class ReturnsAForm(nn.Module):
             "keys": {"y": y, "more": y * 3} if more else {"y": y},
             "text": (y, "more" if more else "no more"),
             "class": (y, y * 3) if more else y,
+            "other keys": {"y": y, "more": y} if more else {"y": y, "less": y},
+            "type": (y, torch.float64 if more else torch.float32),
         }
         return forms[self.form]
 
@@ -853,19 +858,21 @@ class AsksForTheForm(nn.Module):
             return x
         found = self.child(x)
         answers = {
-            "a part is None": lambda: found[0] if found[1] is None else found[1],
+            "a part is None": lambda: found[0] * (2 if found[1] is None else 1),
             "None": lambda: x if found is None else found,
             "items": lambda: found[-1],
             "nested items": lambda: found[0][0] * len(found[0][1]),
             "keys": lambda: found["more"] if "more" in found else found["y"],
             "text": lambda: found[0] * (2 if found[1] == "more" else 1),
+            "other keys": lambda: found["y"] * (2 if "more" in found else 1),
+            "type": lambda: found[0] * (2 if found[1] == torch.float64 else 1),
             "class": lambda: found[0] if isinstance(found, (tuple, list)) else found,
         }
         return self.b(answers[self.child.form]())
 
 
 @pytest.mark.parametrize("by_mode", [False, True], ids=["by-size", "by-mode"])
-@pytest.mark.parametrize("form", ["a part is None", "None", "items", "nested items", "keys", "text", "class"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("more_in_example", [False, True])
 def test_a_child_that_returns_another_form(form: str, by_mode: bool, more_in_example: bool) -> None:
     torch.manual_seed(0)
@@ -881,6 +888,36 @@ def test_a_child_that_returns_another_form(form: str, by_mode: bool, more_in_exa
         (AssertionError, TypeError), match="cut on an example with|for the class|must be Tensor, not (NoneType|tuple)"
     ):
         cut(unlike)
+
+
+class GivesMoreInTraining(nn.Module):
+    """Returns None or not as its mode is, of which its parent reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.fc(x), (x if self.training else None)
+
+
+class ReadsTheFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = GivesMoreInTraining()
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x if mask is None else x * mask
+        x, _ = self.child(x)
+        return x if grew(x) else self.b(x)
+
+
+def test_a_form_that_the_forward_does_not_ask_for() -> None:
+    """None is checked only where the forward may ask for it; what it asks of its own arguments is another matter."""
+    model = ReadsTheFirst().eval()
+    cut = truncate(model, "b", args=(EXAMPLE,))
+    assert equal(cut(WIDE), model(WIDE)) and equal(cut.train()(WIDE), model.train()(WIDE))
 
 
 class BranchesInAChild(nn.Module):

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -101,15 +101,20 @@ class Assumes(abc.ABC):
         if value is None and self.asks_for_none:
             check = self._claim(operator.is_, node, None, f"{text} is None")
             check.decides = node.kind is Kind.CHILD  # nothing else of the call would be read
-        elif type(value) is str:
+        elif isinstance(value, (str, bytes, torch.dtype)):
             self._claim(operator.eq, node, value, f"{text} == {value!r}")
-        elif isinstance(value, (tuple, list, dict)):
-            count = self.node(Kind.FUNCTION, len, (node,))
-            self._claim(operator.eq, count, len(value), f"len({text}) == {len(value)}")
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-                if depth and (item is None or isinstance(item, (str, tuple, list, dict))):
-                    part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
-                    self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
+        elif isinstance(value, dict):
+            keys = self.node(Kind.FUNCTION, list, (self.node(Kind.METHOD, "keys", (node,)),))
+            self._claim(operator.eq, keys, list(value), f"the keys of {text} being {list(value)}")
+        elif isinstance(value, (tuple, list)):
+            self._claim(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
+        elif isinstance(value, torch.Tensor) and node.kind is not Kind.CHILD and self.asks_for_none:
+            self._claim(operator.is_not, node, None, f"{text} is not None")
+        for key, item in _items(value) if depth else ():
+            if not isinstance(item, (int, float)) and (self.asks_for_none or not isinstance(item, torch.Tensor)):
+                self.fix_form(
+                    self.node(Kind.FUNCTION, operator.getitem, (node, key)), item, f"{text}[{key!r}]", depth - 1
+                )
 
     def _claim(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
         claim = self.node(Kind.FUNCTION, compare, (node, value))
@@ -129,6 +134,11 @@ class Assumes(abc.ABC):
         made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value, content)
         self.assumptions.append((self.node_count, made))
         return made
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    """The items of a list, tuple or dict with their keys."""
+    return value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, (tuple, list)) else ())
 
 
 def _reads_content(node: Node) -> bool:

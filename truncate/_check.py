@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from truncate._errors import WrongResultError
-from truncate._example import Example, can_be_watched, outputs_of, without_a_trace
+from truncate._example import Example, call_model, can_be_watched, outputs_of, without_a_trace
 from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import tensors_in
 from truncate._hollow import is_hollow
+from truncate._randomness import states_of_torch
 from truncate._spine import Spine
 
 
@@ -23,7 +24,7 @@ def compare(
     calls = forwards.passed.calls if forwards.passed is not None else None
     expected = outputs_of(model, example, spine.targets, calls=calls)
     differing = _differing(model, pieces, arrangement, example, spine, expected)
-    if differing is not None and any(module.training for module in model.modules()):
+    if differing is not None and any(module.training for module in model.modules()) and _draws(model, example):
         # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
         expected = outputs_of(model, example, spine.targets, training=False)
         differing = _differing(model, pieces, arrangement, example, spine, expected, training=False)
@@ -33,6 +34,16 @@ def compare(
             f"{where}: the result differs from the model on the example. Please report this, with the "
             f"model; check=False returns the result all the same.\n{pieces[-1]}"
         )
+
+
+def _draws(model: nn.Module, example: Example) -> bool:
+    """Whether a pass of the model draws random numbers."""
+    ghost = ghost_of(model, example.hollow.tensor)
+    states: list[list[torch.Tensor]] = []
+    ghost.register_forward_pre_hook(lambda *_: states.append(states_of_torch()))
+    ghost.register_forward_hook(lambda *_: states.append(states_of_torch()))
+    call_model(ghost, example)
+    return not all(map(torch.equal, states[0], states[-1]))
 
 
 def _differing(

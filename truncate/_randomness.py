@@ -11,6 +11,11 @@ from typing import Any
 import torch
 
 
+def states_of_torch() -> list[torch.Tensor]:
+    """The states of torch's generators, of the CPU and of each GPU that was started."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
     """What runs inside draws random numbers and leaves every generator as it was."""

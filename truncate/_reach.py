@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 from collections.abc import Iterable, Iterator
@@ -17,12 +18,15 @@ def is_theirs(module: types.ModuleType) -> bool:
 
 
 def globals_of(function: types.FunctionType) -> Iterator[Any]:
-    """The globals that a function names, and in modules of the user what it may name there."""
+    """The globals that a function names, in modules of the user what it may name there, and what its closure holds."""
     names = names_in(function.__code__)
     for value in [function.__globals__[name] for name in names if name in function.__globals__]:
         yield value
         if isinstance(value, types.ModuleType) and is_theirs(value):
             yield from (vars(value)[name] for name in names if name in vars(value))
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield cell.cell_contents
 
 
 def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:

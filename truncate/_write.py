@@ -22,7 +22,7 @@ from truncate._operations import INPLACE, is_tensor, name_of
 _BINARY_SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
     "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
-    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "is_": "is",
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "is_": "is", "is_not": "is not",
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
 _BUILTIN_TYPES = [value for value in vars(builtins).values() if isinstance(value, type)]
@@ -310,14 +310,19 @@ def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
     for node, user in zip(nodes[-2::-1], nodes[:0:-1]):
         asked = user in folded or user.target is torch._assert
         if asked and uses[node] == 1 and node in user.args and node not in needed and node.context == user.context:
-            is_part = node.target in _PARTS or (node.kind is Kind.METHOD and node.target in ("dim", "size", "numel"))
+            is_part = node.target in _PARTS or (
+                node.kind is Kind.METHOD and node.target in ("dim", "size", "numel", "keys")
+            )
             if is_part or (node.target in _COMPARING and user.target is torch._assert):
                 folded.add(node)
     return folded
 
 
-_PARTS = (len, getattr, operator.getitem, isinstance)
-_COMPARING = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.is_)
+_PARTS = (len, list, getattr, operator.getitem, isinstance)
+_PARTS_BY_METHOD = ("dim", "size", "numel", "keys")
+_COMPARING = (
+    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.is_, operator.is_not
+)  # fmt: skip
 _INPLACE_SIGNS = {
     function: (_BINARY_SIGNS.get(name[1:]) or _BINARY_SIGNS[f"{name[1:]}_"]) + "=" for name, function in INPLACE.items()
 }
