@@ -31,7 +31,7 @@ from truncate._graph import (
     observed_in,
     tensors_in,
 )
-from truncate._objects import made_plain, objects_in, plain_inside
+from truncate._objects import PLAIN, made_plain
 from truncate._operations import DUNDER, returns_list, written
 from truncate._randomness import python_draws_watched
 from truncate._shadow import Shadows, asks_for_none, compares_bools, entry_of
@@ -149,14 +149,10 @@ class Recording(Values, Answers, TorchFunctionMode):
         given = self.real(args), self.real(kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
-        objects = list(objects_in(given))
-        with self.paused(), recording_is(None), plain_inside(given):
-            before = [dict(vars(value)) for value in objects]
+        with self.objects_lent(path, given), self.paused(), recording_is(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             node.observed = observed_in(versions, returned)
-        for value, state in zip(objects, before):
-            self.take_in_changes(path, value, state)
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
@@ -168,7 +164,8 @@ class Recording(Values, Answers, TorchFunctionMode):
                 own[:], changes[number] = held, None
         told = self.told(changes, passed.containers)
         self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
-        self._returned[id(returned)] = node, returned
+        if type(returned) not in PLAIN:
+            self._returned[id(returned)] = node, returned
         return returned
 
     def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from truncate._assume import Assumes, users_frame
 from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested
-from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, revive
+from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, objects_in, plain_inside, revive
 from truncate._replaced import real_of
 from truncate._shadow import is_shadow
 from truncate._standin import StandIn
@@ -88,18 +89,24 @@ class Values(Written, Assumes):
             self._states[id(value)] = value, dict(vars(value))
         return value
 
-    def take_in_changes(self, path: str, value: Any, before: dict[str, Any]) -> None:
-        """A child has changed an object: the numbers that it left there may be read."""
+    @contextlib.contextmanager
+    def objects_lent(self, path: str, given: Any) -> Iterator[None]:
+        """A child runs, and may change the objects that it is given: numbers that it leaves there can be read."""
+        objects = list(objects_in(given))
+        with plain_inside(given):
+            before = [dict(vars(value)) for value in objects]
+            yield
 
         def unknown() -> Node:
             raise self.fail(f"reads what {path!r} has put into an object")
 
-        for name, item in list(vars(value).items()):
-            if type(item) in (int, float, bool) and before.get(name, unknown) is not item:
-                known = self._values.get(id(value))
-                lazy = unknown if known is None else self.node(Kind.FUNCTION, getattr, (force(known[0]), name))
-                vars(value)[name] = traced(item, self, lazy)
-        self._states[id(value)] = value, dict(vars(value))
+        for value, state in zip(objects, before):
+            known = self._values.get(id(value))
+            for name, item in list(vars(value).items()):
+                if type(item) in (int, float, bool) and state.get(name, unknown) is not item:
+                    lazy = unknown if known is None else self.node(Kind.FUNCTION, getattr, (force(known[0]), name))
+                    vars(value)[name] = traced(item, self, lazy)
+            self._states[id(value)] = value, dict(vars(value))
 
     def _refuse_changed(self, value: Any) -> None:
         """An object is the same one in each run, and is not changed in between: a child would get it as it was."""
