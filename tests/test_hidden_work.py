@@ -438,7 +438,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (SetsRandomState, "b", "seeds the random numbers", "the same"),
     (HidesInADeque, "b", "hides a value in a deque", "the same"),
     (HoldsSettingsThatRefuse, "b", BY_VALUE, RIGHT),
-    (RegistersAHook, "b", "registers a hook on a module", "registers a hook that changes what a module returns"),
+    (RegistersAHook, "b", "registers a hook on a module", "registers a hook that computes with what it sees"),
     (ModeIsTrue, "b", RIGHT, RIGHT),
     (MatchesTheMode, "b", RIGHT, RIGHT),
     (HelperComparesTheMode, "b", RIGHT, RIGHT),

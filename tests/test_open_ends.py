@@ -188,3 +188,38 @@ def test_children_still_fill_a_dict_behind_it(place: str) -> None:
     assert torch.equal(cut(x), capture(model, [place], x)[place][-1])
     with pytest.raises(CannotFollowError, match="reads what 'first' has put into a list or dict"):
         truncate(model, "b", (X,))
+
+
+def keeps_a_size(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    kept.append(output.shape[0])
+
+
+def keeps_an_answer(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    kept.append(2 if output.sum() > 0 else 3)
+
+
+def writes(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    output.clamp_(-50, 50)
+    kept.append(1)
+
+
+kept: list[float] = []
+
+
+class HooksThatCompute(Three):
+    def __init__(self, hook: Callable[..., None]) -> None:
+        super().__init__()
+        self.hook = hook
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept.clear()
+        handle = self.a.register_forward_hook(self.hook)
+        x = self.a(x)
+        handle.remove()
+        return x if x.shape[0] > 90 else self.b(x * kept[0])
+
+
+@pytest.mark.parametrize("hook", [keeps_a_size, keeps_an_answer, writes])
+def test_a_hook_of_the_forward_that_computes(hook: Callable[..., None]) -> None:
+    with pytest.raises(CannotFollowError, match="registers a hook that computes with what it sees"):
+        truncate(HooksThatCompute(hook), "b", (X,))

@@ -153,6 +153,16 @@ def computes_in_a_comprehension(self: Any, x: Tensor) -> Tensor:
 
 
 @free
+def changes_a_shape_in_place(self: Any, x: Tensor) -> Tensor:
+    """Its sizes were read before, and are used behind that."""
+    x = self.a(x) if not grew(x) else x
+    y = x[:2].repeat(2, 1).clone()
+    rows, columns, total = y.shape[0], y.size(1), y.numel()
+    y.t_()
+    return x if grew(x) else self.b(x * y.sum() / (rows + 2 * columns + total * y.shape[0]))
+
+
+@free
 def takes_half_of_the_batch(self: Any, x: Tensor) -> Tensor:
     return x if grew(x) else self.b(self.a(x[: int(x.shape[0] * 0.5) + 1]))
 
@@ -953,6 +963,59 @@ def test_what_a_child_returns_decides_by_its_mode(made_in: bool) -> None:
         for module in (model, cut, front, back):
             module.train(training)
         assert equal(cut(WIDE)[1], model(WIDE)) and equal(back(front(WIDE)), model(WIDE))
+
+
+# -- blocks without gradients ----------------------------------------------------------------------------------------
+
+
+def frozen_part(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = self.a(x)
+    return x if grew(x) else self.b(x)
+
+
+def asks_behind_a_frozen_part(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x = self.a(x)
+    x = self.norm(x)
+    return x if grew(x) else self.b(x * 2 if torch.is_grad_enabled() else x)
+
+
+def set_off(self: Any, x: Tensor) -> Tensor:
+    with torch.set_grad_enabled(False):
+        x = self.a(x)
+    return x if grew(x) else self.b(x)
+
+
+def set_as_it_is(self: Any, x: Tensor) -> Tensor:
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
+        x = self.a(x)
+    return x if grew(x) else self.b(x)
+
+
+@torch.no_grad()
+def all_of_it_is_frozen(self: Any, x: Tensor) -> Tensor:
+    return x if grew(x) else self.b(self.a(x))
+
+
+@pytest.mark.parametrize("cut_with", [True, False])
+@pytest.mark.parametrize(
+    "forward", [frozen_part, asks_behind_a_frozen_part, set_off, set_as_it_is, all_of_it_is_frozen]
+)
+def test_blocks_end_where_they_end(forward: Forward, cut_with: bool) -> None:
+    """What follows has gradients, or not, as the caller has them."""
+    model = model_of(forward)
+    with torch.set_grad_enabled(cut_with):
+        cut = truncate(model, "b", args=(EXAMPLE,))
+    for with_gradients in (True, False):
+        with torch.set_grad_enabled(with_gradients):
+            expected = hooked(model, WIDE)
+            try:
+                result = cut(WIDE)
+            except AssertionError:
+                assert "is_grad_enabled" in forward.__code__.co_names and with_gradients is not cut_with
+                continue
+        assert equal(result, expected) and result.requires_grad is expected.requires_grad
 
 
 # -- modes -----------------------------------------------------------------------------------------------------------

@@ -179,6 +179,8 @@ class _TorchView:
             return functools.partial(_call_parsing, real)
         if name in _CHECKS:
             return functools.partial(_check, real)
+        if name == "set_grad_enabled":
+            return lambda mode: real(bool(mode))
         if name in _GLOBAL and running.now is not None:
             return lambda *args: running.now.global_state(real, *args)
         return {"nn": _NN, "jit": _JIT}.get(name, real)

@@ -47,15 +47,16 @@ class Contexts:
 
     def grad_was_set(self, value: bool) -> None:
         """The forward calls ``_set_grad_enabled``: at the end of a block to take back what it set at its beginning."""
-        frame: Any = sys._getframe(2)
-        leaves = False
-        for _ in range(3):
-            leaves = leaves or frame.f_code.co_name == "__exit__"
+        frame: Any = sys._getframe(1)
+        while frame.f_code.co_filename.startswith((_OWN, _TORCH)):
+            if frame.f_code.co_name == "__exit__":
+                if self._grad:
+                    self._grad.pop()
+                return
+            if frame.f_code.co_name == "__enter__" and isinstance(frame.f_locals["self"], torch.set_grad_enabled):
+                return  # it has done so when it was made
             frame = frame.f_back
-        if not leaves:
-            self._grad.append(value)
-        elif self._grad:
-            self._grad.pop()
+        self._grad.append(value)
 
     @property
     def now(self) -> str:
@@ -81,3 +82,7 @@ class Contexts:
 def _autocast_state() -> list[tuple[bool, torch.dtype | None]]:
     """For each device whether autocast is on, and to which type."""
     return [(True, torch.get_autocast_dtype(d)) if torch.is_autocast_enabled(d) else _OFF for d in _DEVICES]
+
+
+_OWN = __file__.rpartition("_contexts")[0]
+_TORCH = torch.__file__.rpartition("__init__")[0]

@@ -66,6 +66,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         self.open_end: Unfollowable | None = None  # what was not recorded, if it did not matter so far
         self._last_wanted = 0  # how many nodes there were when a target had run, and no random numbers had been drawn
         self.is_paused = False  # while a child runs, whose own doing is no part of this graph
+        self._sizes_read: dict[int, list[Callable[[], Any]]] = {}  # of tensors, by id: how to write it down
         self._returned: dict[int, tuple[Node, Any]] = {}  # what children returned, by id, kept alive
 
     def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
@@ -173,9 +174,17 @@ class Recording(Values, Answers, TorchFunctionMode):
         if not path:
             raise self.refuse_hook()
 
+        def unknown() -> Node:
+            raise self.fail("registers a hook that computes with what it sees")
+
         def look(*given: Any) -> None:
-            versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
-            if hook(*given) is not None or observed_in(versions, None).writes:
+            seen = [tensor for tensor in tensors_in(given) if id(tensor) not in self._values]
+            self._values.update((id(tensor), (unknown, tensor)) for tensor in seen)
+            with self.resumed():
+                changed = hook(*given)
+            for tensor in seen:
+                del self._values[id(tensor)]
+            if changed is not None:
                 raise self.fail("registers a hook that changes what a module returns")
 
         return descend(self.module, path).register_forward_hook(look, **options)
@@ -217,6 +226,14 @@ class Recording(Values, Answers, TorchFunctionMode):
             self.__enter__()
             self.is_paused = False
 
+    @contextlib.contextmanager
+    def resumed(self) -> Iterator[None]:
+        """While a child runs, a hook of the recorded forward does."""
+        self.is_paused = False
+        with recording_is(self), self:
+            yield
+        self.is_paused = True
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if running.now is not self:
             return func(*args, **(kwargs or {}))
@@ -251,15 +268,19 @@ class Recording(Values, Answers, TorchFunctionMode):
             return None
         kind, target = self._operation(func, name)
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        before = _state_of(args)
         try:
             result = func(*self.real(args), **self.real(kwargs))
         except Exception as error:  # should the forward catch it, it would go on in another way than for other inputs
             self.fail(f"meets an error of torch: {error}")
             raise
+        if before != _state_of(args):  # what was read of it before comes before this
+            for write_down in self._sizes_read.pop(id(args[0]), ()):
+                write_down()
         if isinstance(result, torch.Size) and name == "size":
             self.fix_rank(lowered[0], len(result))
         if type(result) in (int, float, bool):
-            return traced(result, self, lambda: self.node(kind, target, lowered, named))
+            return traced(result, self, self._lazily(args, once(lambda: self.node(kind, target, lowered, named))))
         if isinstance(result, (str, torch.dtype, torch.layout)):
             self.check_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
             return result
@@ -273,6 +294,12 @@ class Recording(Values, Answers, TorchFunctionMode):
             return result
         return self._enter(result, node)
 
+    def _lazily(self, args: tuple[Any, ...], read: Callable[[], Node]) -> Callable[[], Node]:
+        """What is read of a tensor is written down when it is used, or before the tensor changes in that."""
+        if args and isinstance(args[0], torch.Tensor):
+            self._sizes_read.setdefault(id(args[0]), []).append(read)
+        return read
+
     def _operation(self, func: Any, name: str) -> tuple[Kind, Any]:
         if getattr(torch.Tensor, name, None) is not func:
             return Kind.FUNCTION, func
@@ -283,7 +310,7 @@ class Recording(Values, Answers, TorchFunctionMode):
     def _property(self, name: str, tensor: Any, value: Any) -> Any:
         """``tensor.name``"""
         lowered = self.lower(tensor)
-        read = once(lambda: self.node(Kind.FUNCTION, getattr, (lowered, name)))
+        read = self._lazily((tensor,), once(lambda: self.node(Kind.FUNCTION, getattr, (lowered, name))))
         if name == "dtype":
             self.check_equal(read, value, "a tensor was of type")
             return value
@@ -320,6 +347,14 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     def is_instance(self, standin: StandIn, classes: Any) -> bool:
         return isinstance(True, classes)
+
+
+def _state_of(args: tuple[Any, ...]) -> Any:
+    """What the first argument is like, whatever its content."""
+    first = args[0] if args else None
+    if not isinstance(first, torch.Tensor):
+        return None
+    return first.shape, first.requires_grad, first.stride() if first.layout is torch.strided else None
 
 
 _PASSED = frozenset(("__hash__", "__reduce_ex__", "_set_grad_enabled", "get_device"))
