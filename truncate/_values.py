@@ -102,8 +102,10 @@ class Values(Written, Assumes):
 
         for value, state in zip(objects, before):
             known = self._values.get(id(value))
+            if known is None and self.fixes_numbers:
+                continue  # they would all be read at once
             for name, item in list(vars(value).items()):
-                if type(item) in (int, float, bool) and state.get(name, unknown) is not item:
+                if type(item) in (int, float) and state.get(name, unknown) is not item:
                     lazy = unknown if known is None else self.node(Kind.FUNCTION, getattr, (force(known[0]), name))
                     vars(value)[name] = traced(item, self, lazy)
             self._states[id(value)] = value, dict(vars(value))
