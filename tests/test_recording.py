@@ -818,6 +818,37 @@ def test_numbers_that_children_leave_in_objects(path: str, starts_at: int | None
     assert equal(cut(WIDE), capture(model, [path], WIDE)[path][-1])
 
 
+class Notes(nn.Module):
+    """Leaves what it computes in an object, and returns something that nobody needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, cache: Cache) -> Tensor:
+        cache.seen.append(self.fc(x))
+        return x.sum()
+
+
+class ReadsNotes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last, self.b = Notes(), Notes(), Remembering(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cache = Cache()
+        self.one(x, cache)
+        self.two(x if x.shape[0] < 1000 else x * 2, cache)
+        return self.b(self.last(x, cache))
+
+
+@pytest.mark.parametrize("path", ["two.fc", "last.fc", "last", "b"])
+def test_a_call_is_kept_for_what_it_leaves_in_an_object(path: str) -> None:
+    model = ReadsNotes()
+    cut = truncate(model, path, args=(EXAMPLE,))
+    assert equal(cut(WIDE), capture(model, [path], WIDE)[path][-1])
+
+
 def test_an_object_that_is_changed_between_two_calls() -> None:
     model = ReadsCounts(0, changes=True)
     assert equal(truncate(model, "one.fc", args=(EXAMPLE,))(WIDE), capture(model, ["one.fc"], WIDE)["one.fc"][-1])

@@ -93,7 +93,8 @@ class BodyEffects:
         if node.kind is Kind.ASSIGN:
             return [node]
         if node.kind is Kind.CHILD:
-            return self._arguments(node, lambda summary: summary.written)
+            changed = node.observed.changed if node.observed is not None else ()
+            return [*self._arguments(node, lambda summary: summary.written), *changed]
         return written(node)
 
     def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:

@@ -31,6 +31,7 @@ class Observed:
 
     writes: bool  # changed one in place
     shares: bool  # returned memory of one
+    changed: tuple[Node, ...] = ()  # those that are, or hold, objects of which it changed the state
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -188,12 +189,16 @@ def containers_in(value: Any) -> Iterator[Any]:
         yield from containers_in(item)
 
 
-def observed_in(before: list[tuple[torch.Tensor, int]], result: Any) -> Observed:
-    """What a call did to tensors, given with their versions before it, if it returned `result`."""
+def observed_in(before: list[tuple[torch.Tensor, int]], result: Any, changed: Any = ()) -> Observed:
+    """What a call did to tensors, given with their versions before it, if it returned `result`.
+
+    `changed`: what stands for the objects that are other ones now.
+    """
     memory = {tensor.untyped_storage()._cdata for tensor, _ in before}
     return Observed(
         writes=any(tensor._version != version for tensor, version in before),
         shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(result)),
+        changed=tuple(nodes_in(changed)),
     )
 
 

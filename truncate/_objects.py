@@ -7,7 +7,7 @@ import enum
 import gc
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -54,6 +54,37 @@ def objects_in(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
         inside = (*inside, *vars(value).values())
     for item in inside:
         yield from objects_in(item, seen)
+
+
+class Lent:
+    """The objects that a call gets."""
+
+    def __init__(self, given: Any) -> None:
+        self.before = [(value, dict(vars(value))) for value in objects_in(given)]
+        self._items = [[items_of(item) for item in state.values()] for _, state in self.before]
+
+    @property
+    def changed(self) -> set[int]:
+        """The ids of those whose attributes are other ones now, or hold other items."""
+        return {
+            id(value)
+            for (value, state), items in zip(self.before, self._items)
+            if not _holds_the_same(list(vars(value).items()), list(state.items()))
+            or not all(map(_are_the_same, map(items_of, state.values()), items))
+        }
+
+    def holders(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+        """The second of each pair of which the first is, or holds, an object that has changed."""
+        changed = self.changed
+        return [other for value, other in pairs if changed and not changed.isdisjoint(map(id, objects_in(value)))]
+
+
+def _holds_the_same(now: list[tuple[str, Any]], before: list[tuple[str, Any]]) -> bool:
+    return len(now) == len(before) and all(a == b and one is other for (a, one), (b, other) in zip(now, before))
+
+
+def _are_the_same(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def revive(kind: type, state: dict[str, Any]) -> Any:

@@ -150,10 +150,11 @@ class Recording(Values, Answers, TorchFunctionMode):
         given = self.real(args), self.real(kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
-        with self.objects_lent(path, given), self.paused(), recording_is(None):
+        with self.objects_lent(path, given) as lent, self.paused(), recording_is(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
-            node.observed = observed_in(versions, returned)
+            stand_for = zip((*args, *kwargs.values()), (*lowered, *named.values()))
+            node.observed = observed_in(versions, returned, changed=lent.holders(stand_for))
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes

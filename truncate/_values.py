@@ -15,7 +15,7 @@ from torch import nn
 
 from truncate._assume import Assumes, users_frame
 from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested
-from truncate._objects import NOT_OPENED, PLAIN, hides, is_opaque, objects_in, plain_inside, revive
+from truncate._objects import NOT_OPENED, PLAIN, Lent, hides, is_opaque, plain_inside, revive
 from truncate._replaced import real_of
 from truncate._shadow import is_shadow
 from truncate._standin import StandIn
@@ -90,17 +90,16 @@ class Values(Written, Assumes):
         return value
 
     @contextlib.contextmanager
-    def objects_lent(self, path: str, given: Any) -> Iterator[None]:
+    def objects_lent(self, path: str, given: Any) -> Iterator[Lent]:
         """A child runs, and may change the objects that it is given: numbers that it leaves there can be read."""
-        objects = list(objects_in(given))
         with plain_inside(given):
-            before = [dict(vars(value)) for value in objects]
-            yield
+            lent = Lent(given)
+            yield lent
 
         def unknown() -> Node:
             raise self.fail(f"reads what {path!r} has put into an object")
 
-        for value, state in zip(objects, before):
+        for value, state in lent.before:
             known = self._values.get(id(value))
             if known is None and self.fixes_numbers:
                 continue  # they would all be read at once
