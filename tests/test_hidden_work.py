@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -617,6 +618,35 @@ def test_a_compiled_child_beside_the_way() -> None:
     model, x = HoldsWhatWasCompiled(), torch.randn(3, 4)
     with torch.no_grad():
         assert torch.equal(truncate(model, "b", (torch.randn(2, 4),))(x), capture(model, ["b"], x)["b"][-1])
+
+
+class HoldsWhatWasScripted(Three):
+    def add(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.scripted(self.a(x))
+        if self.training and len(x) < 90:
+            x = x * 2
+        return self.b(x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_example_leaves_a_scripted_child_as_it_was(training: bool) -> None:
+    """Its modes and statistics are not in Python, and both modes were run."""
+    model = HoldsWhatWasScripted().train(training)
+    before = copy.deepcopy(model.state_dict())
+    cut = truncate(model, "b", (torch.randn(2, 4),))
+    assert all(module.training is training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    for mode in (training, not training):
+        x, whole = torch.randn(3, 4), copy.deepcopy(model).train(mode)
+        torch.manual_seed(0)
+        expected = capture(whole, ["b"], x)["b"][-1]
+        torch.manual_seed(0)
+        assert torch.equal(copy.deepcopy(cut).train(mode)(x), expected)
 
 
 def test_cut_in_inference_mode() -> None:

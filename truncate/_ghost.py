@@ -28,6 +28,10 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
     originals = list(model.modules())
     memo: dict[int, Any] = {}
     for module in originals:
+        if isinstance(module, torch.jit.ScriptModule) and id(module) not in memo:  # its state is not in Python
+            memo.update((id(one), copied) for one, copied in zip(module.modules(), copy.deepcopy(module).modules()))
+    originals = [module for module in originals if id(module) not in memo]
+    for module in originals:
         memo[id(module)] = object.__new__(type(module))
     buffers = [buffer for module in originals for buffer in module._buffers.values() if buffer is not None]
     if not hollow:
