@@ -13,7 +13,7 @@ from truncate._forwards import Forwards
 from truncate._ghost import fresh, ghost_of
 from truncate._graph import tensors_in
 from truncate._hollow import is_hollow
-from truncate._randomness import states_of_torch
+from truncate._randomness import same_states, states_of_torch
 from truncate._spine import Spine
 
 
@@ -43,7 +43,7 @@ def _draws(model: nn.Module, example: Example) -> bool:
     ghost.register_forward_pre_hook(lambda *_: states.append(states_of_torch()))
     ghost.register_forward_hook(lambda *_: states.append(states_of_torch()))
     call_model(ghost, example)
-    return not all(map(torch.equal, states[0], states[-1]))
+    return not same_states(states[0], states[-1])
 
 
 def _differing(

@@ -5,24 +5,39 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+# Torch holds the lock of a generator while it makes the tensor for its state, and Python may let another thread run in
+# between: should that one ask for the state too, both would wait for ever.
+_one_at_a_time = threading.Lock()
+
 
 def states_of_torch() -> list[torch.Tensor]:
-    """The states of torch's generators, of the CPU and of each GPU that was started."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    """The states of torch's generators: of the CPU, and of each GPU, unless none was started and so none has drawn."""
+    with _one_at_a_time:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
+def _set_states_of_torch(states: list[torch.Tensor]) -> None:
+    with _one_at_a_time:
+        torch.set_rng_state(states[0])
+        for gpu, state in enumerate(states[1:]):
+            torch.cuda.set_rng_state(state, gpu)
 
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
     """What runs inside draws random numbers and leaves every generator as it was."""
-    # Asking a GPU for its state would start it, and one that was not started has drawn nothing.
-    gpus = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
-    with torch.random.fork_rng(devices=list(range(gpus))), python_draws_watched():
-        yield
+    before = states_of_torch()
+    try:
+        with python_draws_watched():
+            yield
+    finally:
+        _set_states_of_torch(before)
 
 
 @contextlib.contextmanager
@@ -42,16 +57,20 @@ def python_draws_watched() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def random_state_watched() -> Iterator[Callable[[], bool]]:
-    """Likewise for torch's generator of the CPU too, which following a forward on stand-ins does not use."""
-    before = torch.get_rng_state()
+    """Likewise for torch's generators too, which following a forward on stand-ins does not use."""
+    before = states_of_torch()
     changed: list[bool] = []
     with python_draws_watched() as drawn:
         try:
             yield lambda: drawn() or changed[0]
         finally:
-            changed.append(not torch.equal(before, torch.get_rng_state()))
+            changed.append(not same_states(before, states_of_torch()))
             if changed[0]:
-                torch.set_rng_state(before)
+                _set_states_of_torch(before)
+
+
+def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    return len(before) == len(after) and all(map(torch.equal, before, after))
 
 
 def _python_states() -> tuple[Any, Any]:
