@@ -104,8 +104,8 @@ class Assumes(abc.ABC):
         elif isinstance(value, (str, bytes, torch.dtype)):
             self._claim(operator.eq, node, value, f"{text} == {value!r}")
         elif isinstance(value, dict):
-            keys = self.node(Kind.FUNCTION, list, (self.node(Kind.METHOD, "keys", (node,)),))
-            self._claim(operator.eq, keys, list(value), f"the keys of {text} being {list(value)}")
+            keys = self.node(Kind.FUNCTION, list, (node,))
+            self._claim(operator.eq, keys, list(value), f"list({text}) == {list(value)}")
         elif isinstance(value, (tuple, list)):
             self._claim(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
         elif isinstance(value, torch.Tensor) and node.kind is not Kind.CHILD and self.asks_for_none:

@@ -93,8 +93,7 @@ class BodyEffects:
         if node.kind is Kind.ASSIGN:
             return [node]
         if node.kind is Kind.CHILD:
-            changed = node.observed.changed if node.observed is not None else ()
-            return [*self._arguments(node, lambda summary: summary.written), *changed]
+            return self._arguments(node, lambda summary: summary.written)
         return written(node)
 
     def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
@@ -181,7 +180,7 @@ class BodyEffects:
         `elsewhere`: tensors of the module that another piece of it reads, now or in the next call.
         """
         dead = [node for node in nodes if node not in live and node.kind not in _SOURCES]
-        return self.read_writers(dead, live, reads, own, writes, elsewhere)
+        return [*self.read_writers(dead, live, reads, own, writes, elsewhere), *_leaving(dead, live)]
 
     def read_writers(
         self,
@@ -247,6 +246,16 @@ class BodyEffects:
     def group(self, node: Node) -> Node:
         """One node that stands for all whose values may share memory with that of this one."""
         return self._groups[node]
+
+
+def _leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:
+    """The calls among some nodes that change an object which a live node gets later."""
+    last_given: dict[Node, int] = {}
+    for node in live:
+        for source in node.inputs():
+            last_given[source] = max(last_given.get(source, -1), node.index)
+    changing = ((node, node.observed.changed) for node in nodes if node.observed is not None)
+    return [node for node, changed in changing if any(last_given.get(one, -1) > node.index for one in changed)]
 
 
 _HELD = frozenset((Kind.ATTRIBUTE, Kind.ASSIGN))

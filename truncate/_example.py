@@ -19,7 +19,7 @@ from truncate._explain import explain
 from truncate._ghost import UNCHANGING, fresh, ghost_of, parameters_kept
 from truncate._graph import Body, Kind, Node, Observed, descend, join, map_nested, observed_in, tensors_in
 from truncate._hollow import Hollow
-from truncate._objects import PLAIN, Lent
+from truncate._objects import PLAIN
 from truncate._randomness import random_state_kept
 from truncate._record import Recording
 from truncate._spine import Spine
@@ -264,17 +264,14 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
     """What the calls of one module do to their arguments, in a pass of the model."""
     ghost = ghost_of(model, example.hollow.tensor)
     twin = _twins(model, ghost)[id(child)]
-    given: list[tuple[list[tuple[torch.Tensor, int]], Lent]] = []
+    given: list[list[tuple[torch.Tensor, int]]] = []
     seen: list[Observed] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        versions = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))]
-        given.append((versions, Lent((args, kwargs))))
+        given.append([(tensor, tensor._version) for tensor in tensors_in((args, kwargs))])
 
     def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        versions, lent = given.pop()
-        observed = observed_in(versions, result)
-        seen.append(Observed(observed.writes or bool(lent.changed), observed.shares))
+        seen.append(observed_in(given.pop(), result))
 
     twin.register_forward_pre_hook(enter, with_kwargs=True)
     twin.register_forward_hook(leave, with_kwargs=True)

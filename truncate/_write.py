@@ -310,16 +310,14 @@ def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
     for node, user in zip(nodes[-2::-1], nodes[:0:-1]):
         asked = user in folded or user.target is torch._assert
         if asked and uses[node] == 1 and node in user.args and node not in needed and node.context == user.context:
-            is_part = node.target in _PARTS or (
-                node.kind is Kind.METHOD and node.target in ("dim", "size", "numel", "keys")
-            )
+            is_part = node.target in (_PARTS_BY_METHOD if node.kind is Kind.METHOD else _PARTS)
             if is_part or (node.target in _COMPARING and user.target is torch._assert):
                 folded.add(node)
     return folded
 
 
 _PARTS = (len, list, getattr, operator.getitem, isinstance)
-_PARTS_BY_METHOD = ("dim", "size", "numel", "keys")
+_PARTS_BY_METHOD = ("dim", "size", "numel")
 _COMPARING = (
     operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.is_, operator.is_not
 )  # fmt: skip
