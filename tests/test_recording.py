@@ -491,7 +491,7 @@ def grows_a_list_of_its_own(self: Any, x: Tensor) -> Tensor:
 def test_refuses(forward: Forward, match: str) -> None:
     with pytest.raises(CannotFollowError, match=match) as caught:
         truncate(model_of(forward), "b", args=(EXAMPLE,))
-    assert "test_recording.py" in str(caught.value)
+    assert "test_recording.py" in str(caught.value) and "This cannot be recorded. Stop before it." in str(caught.value)
 
 
 # -- structures, arguments -------------------------------------------------------------------------------------------

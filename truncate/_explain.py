@@ -27,8 +27,11 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     line = source_line(file, number)
     name = f"{path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
     if recorded:
-        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__}: {error}"
+        what = f"raises {type(error).__name__}: {error}"
         remedy = "It was run on the example; does the model itself run on it?"
+        if isinstance(error, Unfollowable):
+            what = str(error)
+            remedy = "This cannot be recorded. Stop before it" + f", or at {path!r} or beside it" * bool(path) + "."
     else:
         what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
         remedy = "Give an example input, args=(x,) or kwargs={...}: then this forward is recorded on it."
