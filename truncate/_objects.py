@@ -57,21 +57,17 @@ def objects_in(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 
 class Lent:
-    """The objects that a call gets."""
+    """The objects that a call gets, and how they were before it."""
 
     def __init__(self, given: Any) -> None:
         self.before = [(value, dict(vars(value))) for value in objects_in(given)]
-        self._items = [[items_of(item) for item in state.values()] for _, state in self.before]
+        self._contents = [_contents(value) for value, _ in self.before]
 
     @property
     def changed(self) -> set[int]:
-        """The ids of those whose attributes are other ones now, or hold other items."""
-        return {
-            id(value)
-            for (value, state), items in zip(self.before, self._items)
-            if not _holds_the_same(list(vars(value).items()), list(state.items()))
-            or not all(map(_are_the_same, map(items_of, state.values()), items))
-        }
+        """The ids of those that have other attributes now, or whose attributes hold other items."""
+        compared = zip(self.before, self._contents)
+        return {id(value) for (value, _), contents in compared if not _are_alike(_contents(value), contents)}
 
     def holders(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
         """The second of each pair of which the first is, or holds, an object that has changed."""
@@ -79,11 +75,11 @@ class Lent:
         return [other for value, other in pairs if changed and not changed.isdisjoint(map(id, objects_in(value)))]
 
 
-def _holds_the_same(now: list[tuple[str, Any]], before: list[tuple[str, Any]]) -> bool:
-    return len(now) == len(before) and all(a == b and one is other for (a, one), (b, other) in zip(now, before))
+def _contents(value: Any) -> list[Any]:
+    return [part for name, item in vars(value).items() for part in (name, item, *items_of(item))]
 
 
-def _are_the_same(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+def _are_alike(now: list[Any], before: list[Any]) -> bool:
     return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
