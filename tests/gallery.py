@@ -2026,7 +2026,7 @@ class SwallowsErrors(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
         with contextlib.suppress(Exception):
-            x = x * len(x)
+            x = x * int(x.shape[0])
         return self.b(x)
 
 

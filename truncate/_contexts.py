@@ -25,11 +25,11 @@ class Contexts:
     def running(self) -> Iterator[None]:
         """Gradients are on meanwhile, so that switching them off is seen."""
         before = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(True)
+        _set_grad(True)
         try:
             yield
         finally:
-            torch._C._set_grad_enabled(before)
+            _set_grad(before)
 
     @property
     def grad(self) -> bool:
@@ -39,11 +39,11 @@ class Contexts:
     @contextlib.contextmanager
     def unwatched(self) -> Iterator[None]:
         """For a child that runs for real: some of torch's modules compute in another way where gradients are on."""
-        torch._C._set_grad_enabled(self.grad)
+        _set_grad(self.grad)
         try:
             yield
         finally:
-            torch._C._set_grad_enabled(self._grad[-1] if self._grad else True)
+            _set_grad(self._grad[-1] if self._grad else True)
 
     def grad_was_set(self, value: bool) -> None:
         """The forward calls ``_set_grad_enabled``: at the end of a block to take back what it set at its beginning."""
@@ -77,6 +77,11 @@ class Contexts:
     def in_custom_function(self) -> bool:
         """Whether an ``autograd.Function`` runs, or ``inference_mode``: they switch gradients off by themselves."""
         return torch.is_grad_enabled() is not (self._grad[-1] if self._grad else True)
+
+
+def _set_grad(value: bool) -> None:
+    with torch._C.DisableTorchFunction():  # nobody who watches sees it
+        torch._C._set_grad_enabled(value)
 
 
 def _autocast_state() -> list[tuple[bool, torch.dtype | None]]:
