@@ -250,11 +250,13 @@ class BodyEffects:
 
 def _leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:
     """The calls among some nodes that change an object which a live node gets later."""
+    changing = [(node, node.observed.changed) for node in nodes if node.observed is not None and node.observed.changed]
+    if not changing:
+        return []
     last_given: dict[Node, int] = {}
     for node in live:
         for source in node.inputs():
             last_given[source] = max(last_given.get(source, -1), node.index)
-    changing = ((node, node.observed.changed) for node in nodes if node.observed is not None)
     return [node for node, changed in changing if any(last_given.get(one, -1) > node.index for one in changed)]
 
 

@@ -230,6 +230,8 @@ def name_operations(body: Body, module: nn.Module) -> None:
 
 def _only_checked(body: Body) -> set[Node]:
     """The checks, and the operations whose values only they read."""
+    if all(node.target is not torch._assert for node in body.nodes):
+        return set()
     checks: set[Node] = set()
     read_by_checks: set[Node] = set()
     read = set(nodes_in(body.result))

@@ -16,10 +16,11 @@ import torch
 _one_at_a_time = threading.Lock()
 
 
-def states_of_torch() -> list[torch.Tensor]:
+def states_of_torch(gpus: bool = True) -> list[torch.Tensor]:
     """The states of torch's generators: of the CPU, and of each GPU, unless none was started and so none has drawn."""
     with _one_at_a_time:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+        started = gpus and torch.cuda.is_initialized()
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if started else ())]
 
 
 def _set_states_of_torch(states: list[torch.Tensor]) -> None:
@@ -57,14 +58,14 @@ def python_draws_watched() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def random_state_watched() -> Iterator[Callable[[], bool]]:
-    """Likewise for torch's generators too, which following a forward on stand-ins does not use."""
-    before = states_of_torch()
+    """Likewise for torch's generator of the CPU too, which following a forward on stand-ins does not use."""
+    before = states_of_torch(gpus=False)
     changed: list[bool] = []
     with python_draws_watched() as drawn:
         try:
             yield lambda: drawn() or changed[0]
         finally:
-            changed.append(not same_states(before, states_of_torch()))
+            changed.append(not same_states(before, states_of_torch(gpus=False)))
             if changed[0]:
                 _set_states_of_torch(before)
 

@@ -25,7 +25,7 @@ _BINARY_SIGNS = {
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "is_": "is", "is_not": "is not",
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
-_BUILTIN_TYPES = [value for value in vars(builtins).values() if isinstance(value, type)]
+_BUILTIN_TYPES = {value: value.__name__ for value in vars(builtins).values() if isinstance(value, type)}
 _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
 
 
@@ -75,8 +75,8 @@ class Writer:
             return repr(value) if math.isfinite(value) else f'float("{value}")'
         if kind in _PRINTED:
             return "..." if value is ... else self._spelled(value)
-        if value in _BUILTIN_TYPES:
-            return str(value.__name__)
+        if isinstance(value, type) and value in _BUILTIN_TYPES:
+            return _BUILTIN_TYPES[value]
         if kind is torch.device:
             return f'{self.names.torch}.device("{value}")'
         if kind in (tuple, torch.Size):
@@ -305,6 +305,8 @@ class Writer:
 
 def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
     """Questions that are written where their answer is checked: ``torch._assert(x.dim() == 4, ...)``."""
+    if all(node.target is not torch._assert for node in nodes):
+        return set()
     uses = collections.Counter(value for node in nodes for value in _values_in((node.args, node.kwargs)))
     folded: set[Node] = set()
     for node, user in zip(nodes[-2::-1], nodes[:0:-1]):
