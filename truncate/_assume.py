@@ -6,14 +6,14 @@ import abc
 import dataclasses
 import operator
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import torch
 
 from truncate._bytecode import source_line
-from truncate._graph import Kind, Node
+from truncate._graph import Kind, Node, pairs
 from truncate._operations import contrary
 from truncate._traced import Traced, TracedBool
 
@@ -85,13 +85,11 @@ class Assumes(abc.ABC):
         if tensor not in self._ranks:
             self._ranks.add(tensor)
             dims = self.node(Kind.METHOD, "dim", (tensor,))
-            claim = self.node(Kind.FUNCTION, operator.eq, (dims, rank))
-            self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {rank} dimensions here"))
+            self._claim(operator.eq, dims, rank, f"{rank} dimensions here")
 
     def fix_length(self, items: Node, count: int) -> None:
         """Python may have gone through the items without being seen, so there must be as many as in the example."""
-        claim = self.node(Kind.FUNCTION, operator.eq, (self.node(Kind.FUNCTION, len, (items,)), count))
-        self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {count} items here"))
+        self._claim(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
 
     def fix_form(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
         """Python asks unheard for the form of what a child returned: how many items, a text, whether it is None.
@@ -110,11 +108,10 @@ class Assumes(abc.ABC):
             self._claim(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
         elif isinstance(value, torch.Tensor) and node.kind is not Kind.CHILD and self.asks_for_none:
             self._claim(operator.is_not, node, None, f"{text} is not None")
-        for key, item in _items(value) if depth else ():
+        for key, item in pairs(value) if depth and isinstance(value, (tuple, list, dict)) else ():
             if not isinstance(item, (int, float)) and (self.asks_for_none or not isinstance(item, torch.Tensor)):
-                self.fix_form(
-                    self.node(Kind.FUNCTION, operator.getitem, (node, key)), item, f"{text}[{key!r}]", depth - 1
-                )
+                part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
+                self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
 
     def _claim(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
         claim = self.node(Kind.FUNCTION, compare, (node, value))
@@ -134,11 +131,6 @@ class Assumes(abc.ABC):
         made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value, content)
         self.assumptions.append((self.node_count, made))
         return made
-
-
-def _items(value: Any) -> Iterable[tuple[Any, Any]]:
-    """The items of a list, tuple or dict with their keys."""
-    return value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, (tuple, list)) else ())
 
 
 def _reads_content(node: Node) -> bool:

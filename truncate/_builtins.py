@@ -275,11 +275,9 @@ class _NumpyView:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(sys.modules["numpy"], name)
-        return (
-            real
-            if isinstance(real, (type, types.ModuleType)) or not callable(real)
-            else functools.partial(fixing, real)
-        )
+        if isinstance(real, (type, types.ModuleType)) or not callable(real):
+            return real
+        return functools.partial(fixing, real)
 
 
 _NUMPY = _NumpyView()

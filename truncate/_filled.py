@@ -8,12 +8,12 @@ from __future__ import annotations
 import collections
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from truncate._graph import containers_in
+from truncate._graph import containers_in, pairs
 
 ADDED = object()  # stands for where an item was before the call: nowhere
 Change = dict[Any, Any]  # each key or position after a call -> where that item was before it
@@ -43,14 +43,10 @@ def held_by_several(model: nn.Module) -> frozenset[int]:
 
 
 def _change(before: list[Any] | dict[Any, Any], after: list[Any] | dict[Any, Any]) -> Change | None:
-    was, now = dict(_pairs(before)), dict(_pairs(after))
+    was, now = dict(pairs(before)), dict(pairs(after))
     if list(was) == list(now) and all(was[key] is now[key] for key in was):
         return None
     return {key: _place_of(item, was, key) for key, item in now.items()}
-
-
-def _pairs(container: list[Any] | dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
-    return iter(container.items()) if isinstance(container, dict) else enumerate(container)
 
 
 def _place_of(item: Any, was: dict[Any, Any], key: Any) -> Any:

@@ -142,7 +142,7 @@ class Forwards:
             if doing(same) == doing(body):
                 return
             # What a child does differs with its mode. Its own is not asked for, but all of them were the other way.
-            own = next(module for module in self._model.modules() if id(module) == key[0]).training
+            own = self._module(key).training
             same.modes, body.modes = {**same.modes, "training": own}, {**body.modes, "training": not own}
         known.append(body)
 
@@ -169,8 +169,11 @@ class Forwards:
         self._outlines.clear()
 
     def _named(self, key: tuple[int, str], body: Body) -> Body:
-        name_operations(body, next(module for module in self._model.modules() if id(module) == key[0]))
+        name_operations(body, self._module(key))
         return body
+
+    def _module(self, key: tuple[int, str]) -> nn.Module:
+        return next(module for module in self._model.modules() if id(module) == key[0])
 
     def observed(self, module: nn.Module) -> Observed | None:
         """What the example shows that the calls of a module do to their arguments, if there is one."""

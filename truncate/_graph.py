@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -164,6 +164,11 @@ def items_of(value: Any) -> tuple[Any, ...]:
     kind: Any = type(value)
     take = _taking_items_of(kind)
     return () if take is None else take(value)
+
+
+def pairs(container: Any) -> Iterable[tuple[Any, Any]]:
+    """The items of a list, tuple or dict, with their keys or positions."""
+    return container.items() if isinstance(container, dict) else enumerate(container)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ import torch
 from truncate._constants import Constant
 from truncate._graph import Kind, Shape, map_nested
 from truncate._standin import Held, StandIn, running
-from truncate._traced import Traced
+from truncate._traced import Traced, fixed
 
 ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 STANDS_FOR = "_truncate_stands_for"  # on the class of a shadow: that whose place it takes
@@ -26,7 +26,8 @@ def computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def fixing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    args, kwargs = map_nested((args, kwargs), lambda item: item.fixed() if issubclass(type(item), Traced) else item)
+    """What a function computes that follows no other sizes."""
+    args, kwargs = map_nested((args, kwargs), fixed)
     return function(*args, **kwargs)
 
 
@@ -108,7 +109,7 @@ def _number(kind: type) -> Callable[..., Any]:
 
 
 def _range(*bounds: Any) -> range:
-    return range(*(bound.fixed() if issubclass(type(bound), Traced) else bound for bound in bounds))
+    return range(*map(fixed, bounds))
 
 
 def _replaced(real: type, make: Callable[..., Any]) -> type:

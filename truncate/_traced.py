@@ -64,8 +64,7 @@ class Traced:
         value = function(*map(plain, args))
         if type(value) not in _KINDS:
             for arg in args:
-                if issubclass(type(arg), Traced):
-                    arg.fixed()
+                fixed(arg)
         return self._derived(value, function, args)
 
     def _derived(self, value: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -171,6 +170,11 @@ def _asking() -> FrameType:
 
 
 _OWN = __file__.rpartition("_traced")[0]
+
+
+def fixed(value: Any) -> Any:
+    """The plain number behind a traced one, for a use that cannot follow other values; anything else as it is."""
+    return value.fixed() if issubclass(type(value), Traced) else value
 
 
 def plain(value: Any) -> Any:
