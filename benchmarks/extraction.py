@@ -27,9 +27,11 @@ from torchvision.models import alexnet, resnet50
 from benchmarks import report
 from benchmarks.report import PAGE
 from benchmarks.timing import ratio, times
-from truncate import _models, _photos, extract, truncate
-from truncate._shards import Output
-from truncate._work import Worker
+from truncate import extract, truncate
+from truncate._cli import models as _models
+from truncate._jobs import images as _photos
+from truncate._jobs.shards import Output
+from truncate._jobs.worker import Worker
 
 PYRAMID = ["layer1", "layer2", "layer3"]
 

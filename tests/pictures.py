@@ -15,8 +15,9 @@ import tiny  # noqa: F401  # here and not in each child, as is what the command 
 import torchvision.models  # noqa: F401
 from PIL import Image
 
-from truncate import _models, _shards, _work  # noqa: F401
-from truncate._cli import main
+from truncate._cli import models as _models
+from truncate._cli.commands import main
+from truncate._jobs import worker as _work  # noqa: F401
 
 Image.init()
 

@@ -20,7 +20,7 @@ from filelock import FileLock
 from oracle import capture
 from torch import Tensor
 
-from truncate._cli import main
+from truncate._cli.commands import main
 
 PAGE = Path(__file__).parent.parent / "docs" / "export.md"
 

@@ -21,8 +21,11 @@ from oracle import equal
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from truncate import _models, _save, _verify, truncate
-from truncate._cli import main, script
+from truncate import truncate
+from truncate._cli import models as _models
+from truncate._cli import saving as _save
+from truncate._cli import verifying as _verify
+from truncate._cli.commands import main, script
 
 HERE = Path(__file__).parent
 SHAPE = "--shape=1,3,8,8"
@@ -135,7 +138,7 @@ def test_random_models_are_compared_on_the_same_random_numbers(capsys: pytest.Ca
 
 def test_a_cut_that_differs_is_not_saved(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cut = truncate(tiny_net(), "conv")
-    monkeypatch.setattr("truncate._models.truncate", lambda model, upto: cut)
+    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, upto: cut)
     assert main(["cut", "tiny:net", "--upto", "act:0", SHAPE, "--save", "x.pt"]) == 1
     assert capsys.readouterr().err.startswith("error: the cut returns something else than the model has at act:0")
     assert not list(Path().iterdir())

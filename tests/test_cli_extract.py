@@ -19,10 +19,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from truncate import _models, extract, truncate
-from truncate._cli import cli, main
-from truncate._cli_extract import AUTOCAST
-from truncate._pool import POOLS
+from truncate import extract, truncate
+from truncate._build.pool import POOLS
+from truncate._cli import models as _models
+from truncate._cli.commands import cli, main
+from truncate._cli.extracting import AUTOCAST
 
 HERE = Path(__file__).parent
 

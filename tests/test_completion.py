@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 import pytest
 
-from truncate._cli import cli
-from truncate._completion import Bash
+from truncate._cli.commands import cli
+from truncate._cli.completion import Bash
 
 ROOT = Path(__file__).parent.parent
 VARIABLE = "_TORCH_TRUNCATE_COMPLETE"

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from truncate import TruncateError, draw, layers, truncate
-from truncate._picture import Branch, Mark, Picture, folded, percent
-from truncate._svg import page as svg
+from truncate._show.svg import page as svg
+from truncate._show.tree import Branch, Mark, Picture, folded, percent
 
 PHOTO = (torch.empty(1, 3, 64, 64, device="meta"),)
 

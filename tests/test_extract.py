@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from truncate import ExtractError, Features, TruncateError, _compute, _sinks, extract, truncate
-from truncate._batches import Batch
+from truncate import ExtractError, Features, TruncateError, extract, truncate
+from truncate._extract import compute as _compute
+from truncate._extract import sinks as _sinks
+from truncate._extract.batches import Batch
 
 ROWS = 23
 INPUTS = torch.arange(ROWS * 6, dtype=torch.float32).reshape(ROWS, 6) / 100
@@ -303,7 +305,7 @@ def test_another_device_gets_a_copy() -> None:
 
 
 def _compute_placed(net: nn.Module, device: str) -> tuple[nn.Module, torch.device]:
-    from truncate._extract import _placed
+    from truncate._extract.features import _placed
 
     return _placed(net, device)
 
@@ -417,7 +419,7 @@ def test_parquet_says_the_shape_and_is_read_by_others(tmp_path: Path) -> None:
 
 
 def test_parquet_is_written_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from truncate import _parquet
+    from truncate._extract import parquet as _parquet
 
     monkeypatch.setattr(_parquet, "_GROUP_BYTES", 7 * 32)  # a row is 24 bytes of features and 8 of label
     path = extract(Returns(lambda x: x), batches(), to=tmp_path / "features.parquet")
@@ -427,7 +429,7 @@ def test_parquet_is_written_in_groups(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_folder_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from truncate import _parquet
+    from truncate._extract import parquet as _parquet
 
     monkeypatch.setattr(_parquet, "_SHARD_BYTES", 300)
     path = extract(Returns(lambda x: x), batches(), to=tmp_path / "features", keys=map(str, range(ROWS)))
@@ -442,7 +444,7 @@ def test_a_folder_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_folder_that_failed_can_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    from truncate import _parquet
+    from truncate._extract import parquet as _parquet
 
     monkeypatch.setattr(_parquet, "_SHARD_BYTES", 300)  # some are complete when it fails
     path = tmp_path / "features"
@@ -624,7 +626,7 @@ def test_refused(
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "truncate._parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "truncate._extract.parquet", raising=False)
     with pytest.raises(ExtractError, match=r"Parquet needs pyarrow, which is missing: pip install 'torch-truncate\[ex"):
         extract(Net(), batches(), to=tmp_path / "x.parquet")
 
@@ -635,7 +637,7 @@ def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*_: Any, **__: Any) -> int:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("truncate._whole.os.open", refuse)
+    monkeypatch.setattr("truncate._files.atomic.os.open", refuse)
     with pytest.raises(ExtractError, match=r"cannot write .*x.npy: Read-only file system"):
         extract(Net(), [INPUTS], to=tmp_path / "x.npy")
 

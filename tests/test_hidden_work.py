@@ -21,7 +21,8 @@ from oracle import capture
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from truncate import CannotFollowError, TruncateError, WrongResultError, _api, layers, split, truncate
+from truncate import CannotFollowError, TruncateError, WrongResultError, layers, split, truncate
+from truncate import _api as _api
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
 RIGHT = ""  # else: what the refusal says

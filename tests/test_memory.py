@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import resolve_name
 from torch.utils import _pytree
 
-from truncate._graph import Kind, Node
-from truncate._operations import shares_memory_with, written
+from truncate._graph.graph import Kind, Node
+from truncate._graph.operations import shares_memory_with, written
 
 # What torch's own tests import, and what the functions themselves warn of.
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from truncate import _photos
-from truncate._photos import Undecodable, decode, find, path_of, path_text
-from truncate._usage import NotUsable
+from truncate._errors import NotUsable
+from truncate._jobs import images as _photos
+from truncate._jobs.images import Undecodable, decode, find, path_of, path_text
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

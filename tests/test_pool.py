@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from truncate import TruncateError
-from truncate._pool import POOLS, pooling
+from truncate._build.pool import POOLS, pooling
 
 # name and rank: what torch has for it
 SAME_AS: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {

@@ -14,10 +14,10 @@ import pictures
 import pyarrow.parquet
 import pytest
 
-from truncate import _ranks
-from truncate._cli import main
-from truncate._shards import Output
-from truncate._usage import NotUsable
+from truncate._cli.commands import main
+from truncate._errors import NotUsable
+from truncate._jobs import ranks as _ranks
+from truncate._jobs.shards import Output
 
 HERE = Path(__file__).parent
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from truncate import ExtractError, Extractor, extract, truncate
-from truncate._cli import main
+from truncate._cli.commands import main
 
 HERE = Path(__file__).parent
 

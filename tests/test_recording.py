@@ -36,7 +36,7 @@ from truncate import (
     split,
     truncate,
 )
-from truncate._record import Recording
+from truncate._record.recording import Recording
 
 Forward = Callable[..., Any]
 LOGGER = logging.getLogger(__name__)

@@ -20,10 +20,12 @@ import pictures
 import pyarrow.parquet
 import pytest
 
-from truncate import ExtractError, _shards, _whole
-from truncate._cli import main
-from truncate._shards import Output
-from truncate._work import Worker
+from truncate import ExtractError
+from truncate._cli.commands import main
+from truncate._files import atomic as _whole
+from truncate._jobs import shards as _shards
+from truncate._jobs.shards import Output
+from truncate._jobs.worker import Worker
 
 HERE = Path(__file__).parent
 ARGUMENTS = ["extract", "tiny:net", "photos", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--workers", "0"]
@@ -261,7 +263,7 @@ def test_all_that_a_module_holds_is_compared() -> None:
     import torch
     from torch import nn
 
-    from truncate._cli_extract import _hash
+    from truncate._cli.extracting import _hash
 
     class Holding(nn.Module):
         def __init__(self, saved: float = 1.0, unsaved: float = 2.0, extra: Any = 3) -> None:
@@ -281,7 +283,7 @@ def test_all_that_a_module_holds_is_compared() -> None:
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pictures.make(Path("photos"), 2)
     assert main(command()) == 0
-    monkeypatch.setattr("truncate._cli_extract._versions", lambda model: {"torch": "9.9"})
+    monkeypatch.setattr("truncate._cli.extracting._versions", lambda model: {"torch": "9.9"})
     assert 'made with other settings (versions: {"torch": "2.' in refused(capsys, *command())
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split, truncate
-from truncate._graph import Kind, Node
-from truncate._operations import written
+from truncate._graph.graph import Kind, Node
+from truncate._graph.operations import written
 
 # -- every place of every hostile model ------------------------------------------------------------------------------
 

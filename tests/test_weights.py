@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from truncate import WeightsError, load_weights, truncate
-from truncate._checkpoint import PIECE
+from truncate._weights.checkpoint import PIECE
 
 State = dict[str, Tensor]
 

@@ -10,13 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from truncate._build import build, shallow_copy
-from truncate._check import compare
-from truncate._divide import Division
+from truncate._build import build, compare, pooling, shallow_copy
 from truncate._errors import ContentWarning, NotReachedError, TruncateError, WrongResultError, require_module
-from truncate._example import Example, example_of, outside_inference_mode
-from truncate._plan import Plan, assumptions_of
-from truncate._pool import pooling
+from truncate._plan import Division, Plan, assumptions_of
+from truncate._sandbox import Example, example_of, outside_inference_mode
 from truncate._target import Target, resolve
 
 

@@ -1,7 +1,7 @@
 """The public names."""
 
 from truncate._api import split, truncate
-from truncate._drawing import Drawing, draw
+from truncate._build import source
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
@@ -14,13 +14,9 @@ from truncate._errors import (
     WeightsError,
     WrongResultError,
 )
-from truncate._extract import Features, extract
-from truncate._extractor import Extractor
-from truncate._freeze import freeze, unfreeze
-from truncate._heads import with_head
-from truncate._layers import Layers, layers
-from truncate._places import Place
-from truncate._standalone import source
+from truncate._extract import Extractor, Features, extract
+from truncate._show import Drawing, Layers, Place, draw, layers
+from truncate._tune import freeze, unfreeze, with_head
 from truncate._weights import LoadReport, load_weights
 
 __all__ = [

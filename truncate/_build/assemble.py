@@ -1,0 +1,276 @@
+"""From a plan to modules: what is kept is kept as it is, and each module of the spine gets a forward of its own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import linecache
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from truncate._errors import CannotFollowError
+from truncate._graph import Kind, descend, join, map_nested
+from truncate._build.held import carry_over
+from truncate._build.names import PROVIDED, numbered
+from truncate._graph import is_mode
+from truncate._plan import Plan
+from truncate._follow import has_own_call, is_chain
+from truncate._build.forward_source import source_of
+
+
+class Truncated(nn.Module):
+    """A module of the model that holds the target, rebuilt so that its forward ends there.
+
+    Its children, parameters and buffers are those of the original that the target needs, under their own names.
+    """
+
+    _truncated_source: str  # of its forward
+    _truncated_names: dict[str, Any]  # what the names in the source stand for
+
+    def __reduce__(self) -> Any:
+        return _restore, (type(self).__name__, self._truncated_source, self._truncated_names), self.__dict__
+
+
+class Container(nn.Module):
+    """Holds what is left of a module that is not called itself, under the same names."""
+
+
+def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = MappingProxyType({})) -> nn.Module:
+    """The module of a plan. It returns `result`: nested containers with the numbers of targets in place of values.
+
+    Without `result`, which is for the modules inside: its own output if the plan asks for it, then its picks.
+    `then`: modules through which each value is passed in turn, with the names that they should have in it.
+    """
+    if result is not None and plan.own and plan.module._forward_hooks:
+        return _hooked_root(plan, result, then)
+    children = {child: build(sub) for child, sub in plan.children.items()}
+    pieces = _pieces(plan, children)
+    then = _under_free_names(then, plan.module)
+    if result is None and _is_slice(plan, pieces):
+        return _slice(plan, {**pieces, **then})
+    made = Truncated()
+    made.training = plan.module.training
+    _fill(made, plan.module, {**pieces, **then})
+    source, names = source_of(plan, made, result, list(then))
+    made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
+    _keep_hooks(made, plan)
+    carry_over(plan.module, made)
+    return made
+
+
+# -- what it holds ---------------------------------------------------------------------------------------------------
+
+
+def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
+    """What the rebuilt module has to hold, by path: rebuilt children, and everything else as it is."""
+    module = plan.module
+    pieces: dict[str, Any] = {}
+    modes: set[str] = set()
+    for way in plan.ways:
+        modes |= set(way.body.modes)
+        for node in way.live:
+            if node.kind is Kind.CHILD:
+                child = descend(module, node.target)
+                pieces[node.target] = children.get(id(child), child)
+            elif is_mode(node):
+                modes.add(node.target)
+            elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not (node.kind is Kind.ATTRIBUTE and node.args):
+                holder, _, name = node.target.rpartition(".")
+                constant = way.body.constants.get(node.target)
+                pieces[node.target] = _held(plan, holder, name) if constant is None else constant
+    if module._forward_pre_hooks and plan.is_entered_at_its_beginning:  # they may use anything that it holds itself
+        pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
+    _refuse_nested(plan, pieces)
+    for flag in modes:
+        holder = flag.rpartition(".")[0]
+        if holder and holder not in pieces:
+            pieces[holder] = _container(descend(module, holder), {})
+    return pieces
+
+
+def _held(plan: Plan, holder: str, name: str) -> Any:
+    try:
+        return getattr(descend(plan.module, holder), name)
+    except AttributeError:
+        raise CannotFollowError(
+            f"the forward of {plan.path!r} ({type(plan.module).__name__}) reads {join(holder, name)!r}, which is there "
+            f"only while the model runs: a hook sets it, perhaps. Stop at {plan.path!r} or beside it"
+        ) from None
+
+
+def _refuse_nested(plan: Plan, pieces: dict[str, Any]) -> None:
+    """A child that is rebuilt cannot be a part of another one too that is kept, or rebuilt in another way."""
+    for path, piece in pieces.items():
+        *holders, _ = path.split(".")
+        for outer in filter(pieces.__contains__, itertools.accumulate(holders, join)):
+            there = pieces[outer]
+            for name in path[len(outer) + 1 :].split("."):
+                there = getattr(there, name, None)
+            if there is not None and there is not piece:
+                inner, outer = join(plan.path, path), join(plan.path, outer)
+                raise CannotFollowError(
+                    f"{inner!r} is called by itself and as a part of {outer!r}, and only one of these calls would be "
+                    f"cut. Cut at another place, or only one of these calls at a time"
+                )
+
+
+def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
+    """Puts pieces below a module, under their paths and in the order of the original."""
+    below: dict[str, dict[str, Any]] = {}
+    for path, piece in pieces.items():
+        name, _, rest = path.partition(".")
+        below.setdefault(name, {})[rest] = piece
+    order = {name: i for i, name in enumerate([*original._parameters, *original._buffers, *original._modules])}
+    for name in sorted(below, key=lambda name: order.get(name, len(order))):
+        parts = below[name]
+        if name in original._modules:
+            child = descend(original, name)
+            whole: Any = parts.pop("", None)
+            if whole is None:
+                whole = made._modules.get(name) or _container(child, parts)
+            made._modules[name] = whole
+            if whole is not child:  # what is kept whole holds them already
+                _fill(whole, child, parts)
+        elif isinstance(parts.get(""), nn.Module):
+            made._modules[name] = parts[""]
+        elif name in original._parameters:
+            made._parameters[name] = parts[""]
+        elif name in original._buffers:
+            made._buffers[name] = parts[""]
+            if name in original._non_persistent_buffers_set:
+                made._non_persistent_buffers_set.add(name)
+        else:
+            made.__dict__[name] = parts[""]
+
+
+def _under_free_names(then: Mapping[str, nn.Module], original: nn.Module) -> dict[str, nn.Module]:
+    """Modules that are put behind a cut, under names that the original does not have."""
+    return {next(n for n in numbered(name) if not hasattr(original, n)): module for name, module in then.items()}
+
+
+def _container(original: nn.Module, parts: dict[str, Any]) -> nn.Module:
+    """An empty module of the plainest kind that can hold these parts of the original."""
+    names = {path.partition(".")[0] for path in parts}
+    made: nn.Module = Container()
+    if isinstance(original, nn.ModuleDict):
+        made = nn.ModuleDict()
+    elif isinstance(original, nn.ModuleList) and names == {str(i) for i in range(len(names))}:
+        made = nn.ModuleList()
+    made.training = original.training
+    return made
+
+
+def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
+    """Whether the cut leaves the first children of a plain Sequential."""
+    module = plan.module
+    if not is_chain(module):
+        return False
+    for sub in plan.children.values():
+        if len(sub.used) + sub.slots != 1 or len(sub.forms) != 1:
+            return False  # a Sequential passes one value on, and needs one
+    if len(plan.used) + plan.slots != 1 or len(plan.forms) != 1 or plan.own == bool(plan.picks) or len(plan.picks) > 1:
+        return False
+    names, kept = list(module._modules), list(pieces)
+    first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
+    return names[first : first + len(kept)] == kept
+
+
+def _slice(plan: Plan, pieces: dict[str, nn.Module]) -> nn.Module:
+    """A Sequential of the same class that holds only these children."""
+    made = shallow_copy(plan.module)
+    made._modules = dict(pieces)
+    if not plan.own:
+        made._forward_hooks = OrderedDict()  # they would be given an output that is no longer computed
+    if not plan.is_entered_at_its_beginning:
+        made._forward_pre_hooks = OrderedDict()  # and these were given the input
+    return made
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """Another module of the same class that shares everything, but with registries of its own."""
+    made = object.__new__(type(module))
+    made.__dict__.update({k: v.copy() if type(v) in (dict, OrderedDict, set) else v for k, v in vars(module).items()})
+    made._compiled_call_impl = None  # that of the original, if `module.compile()` was called
+    return made
+
+
+def _hooked_root(plan: Plan, result: Any, then: Mapping[str, nn.Module]) -> nn.Module:
+    """The model itself with its forward hooks, which are given its own output before all outputs are arranged."""
+    made = build(plan)
+    then = _under_free_names(then, plan.module)
+    made._modules.update(then)
+    made.register_forward_hook(Arrange(result, [pick.target for pick in plan.picks], list(then)))
+    return made
+
+
+def _keep_hooks(made: nn.Module, plan: Plan) -> None:
+    """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
+    if has_own_call(plan.module):
+        return  # all that it does around its forward was followed with it
+    if plan.is_entered_at_its_beginning:
+        for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+            getattr(made, name).update(getattr(plan.module, name))
+    if plan.own:
+        for key, hook in plan.module._forward_hooks.items():
+            with_kwargs = key in plan.module._forward_hooks_with_kwargs
+            made.register_forward_hook(OnOwnOutput(hook) if plan.picks else hook, with_kwargs=with_kwargs)
+
+
+class OnOwnOutput:
+    """A forward hook for a module that returns picks beside its own output, which alone the hook is given."""
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook
+
+    def __call__(self, module: nn.Module, *given: Any) -> Any:
+        *arguments, output = given
+        changed = self.hook(module, *arguments, output[0])
+        return None if changed is None else (changed, *output[1:])
+
+
+class Arrange:
+    """A forward hook that brings the own output of a model and its picks, in this order, into the shape asked for."""
+
+    def __init__(self, result: Any, picks: list[int], then: list[str]) -> None:
+        self.result = result
+        self.picks = picks
+        self.then = then  # children through which each value is passed in turn
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        own, *picked = output if self.picks else (output,)
+        values = dict(zip(self.picks, picked))
+        through = [module._modules[name] for name in self.then]
+        return map_nested(self.result, lambda t: functools.reduce(_call, through, values.get(t, own)))
+
+
+def _call(value: Any, module: Any) -> Any:
+    return module(value)
+
+
+# -- its class -------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def _compile(source: str) -> tuple[Any, str]:
+    filename = f"<truncate {hashlib.sha1(source.encode()).hexdigest()[:12]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for TorchScript
+    return compile(source, filename, "exec"), filename
+
+
+def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
+    code, _ = _compile(source)
+    # Not a name of ours: a cut that is cut again is followed like anyone's code.
+    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated"}
+    exec(code, space)
+    members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
+    return type(name, (Truncated,), {**members, "__module__": __name__})
+
+
+def _restore(name: str, source: str, names: dict[str, Any]) -> Truncated:
+    made = _class(name, source, names)
+    return made.__new__(made)

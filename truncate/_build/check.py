@@ -1,0 +1,94 @@
+"""Comparing a result with the model on the example that it was cut on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._errors import WrongResultError
+from truncate._sandbox import Example, call_model, can_be_watched, outputs_of, without_a_trace
+from truncate._record import Forwards
+from truncate._sandbox import fresh, ghost_of
+from truncate._graph import tensors_in
+from truncate._sandbox import is_hollow
+from truncate._sandbox import same_states, states_of_torch
+from truncate._target import Spine
+
+
+def compare(
+    model: nn.Module, pieces: list[nn.Module], arrangement: Any, example: Example, spine: Spine, forwards: Forwards
+) -> None:
+    """Raises `WrongResultError` if pieces, run in turn, give anything else on the example than hooks on the model."""
+    calls = forwards.passed.calls if forwards.passed is not None else None
+    expected = outputs_of(model, example, spine.targets, calls=calls)
+    differing = _differing(model, pieces, arrangement, example, spine, expected)
+    if differing is not None and any(module.training for module in model.modules()) and _draws(model, example):
+        # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
+        expected = outputs_of(model, example, spine.targets, training=False)
+        differing = _differing(model, pieces, arrangement, example, spine, expected, training=False)
+    if differing is not None:
+        where = repr(differing) if differing else "the output of the model"
+        raise WrongResultError(
+            f"{where}: the result differs from the model on the example. Please report this, with the "
+            f"model; check=False returns the result all the same.\n{pieces[-1]}"
+        )
+
+
+def _draws(model: nn.Module, example: Example) -> bool:
+    """Whether a pass of the model draws random numbers."""
+    ghost = ghost_of(model, example.hollow.tensor)
+    states: list[list[torch.Tensor]] = []
+    ghost.register_forward_pre_hook(lambda *_: states.append(states_of_torch()))
+    ghost.register_forward_hook(lambda *_: states.append(states_of_torch()))
+    call_model(ghost, example)
+    return not same_states(states[0], states[-1])
+
+
+def _differing(
+    model: nn.Module,
+    pieces: list[nn.Module],
+    arrangement: Any,
+    example: Example,
+    spine: Spine,
+    expected: list[list[Any]],
+    training: bool = True,
+) -> str | None:
+    """The first target of which the last piece gives another value than expected; in evaluation unless `training`."""
+    ghosts = [ghost_of(piece, example.hollow.tensor) for piece in pieces]
+    first, *rest = ghosts if training else [ghost.eval() for ghost in ghosts]
+    try:
+        with without_a_trace(model, example):
+            given = first(*fresh(example.args), **fresh(example.kwargs))
+            for piece in rest:
+                given = piece(given)
+    except Exception as error:
+        raise WrongResultError(
+            f"the result does not run on the example: {type(error).__name__}: {error}. What the model does cannot "
+            f"be recorded, such as going on after an error; check=False returns the result all the same"
+        ) from error
+    for t, value in _leaves(arrangement, given):
+        target = spine.targets[t]
+        if can_be_watched(target) and not same(value, expected[t][target.call]):
+            return target.text
+    return None
+
+
+def _leaves(arrangement: Any, given: Any) -> list[tuple[int, Any]]:
+    if isinstance(arrangement, int):
+        return [(arrangement, given)]
+    keys = arrangement if isinstance(arrangement, dict) else range(len(arrangement))
+    return [leaf for key in keys for leaf in _leaves(arrangement[key], given[key])]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested values hold the same tensors, bit for bit; NaN equals NaN."""
+    ones, others = list(tensors_in(one)), list(tensors_in(other))
+    return len(ones) == len(others) and all(map(_same_tensor, ones, others))
+
+
+def _same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype or is_hollow(one) or is_hollow(other):
+        return one.shape == other.shape and one.dtype == other.dtype
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

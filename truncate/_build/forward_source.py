@@ -1,0 +1,190 @@
+"""The source of the forward of a rebuilt module: its signature, and a body for each way and form of its plan."""
+
+from __future__ import annotations
+
+import functools
+import keyword
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from truncate._graph import declared_types
+from truncate._graph import Kind, Node, map_nested
+from truncate._build.signature import head, refuse_way
+from truncate._plan import Pick
+from truncate._build.names import Names, numbered
+from truncate._plan import Plan, Slot, Way
+from truncate._build.writer import Copy, Tap, Writer, base_name
+
+
+def source_of(
+    plan: Plan, made: nn.Module, result: Any, then: list[str], guarded: bool = True
+) -> tuple[str, dict[str, Any]]:
+    """The forward of `made`, and what the names in it stand for.
+
+    `result`: what it returns, as for `build`; `then`: its children through which each of these values is passed;
+    `guarded`: whether it refuses arguments that differ from those that were fixed.
+    """
+    slots = _slot_names(plan)
+    names = Names([*plan.used, *slots, FORM, *(p.name for p in plan.parameters or ())])
+    hints = {**declared_types(plan.module), FORM: int}
+    define, opening, inputs = _head(plan, names, slots, hints)
+    opening = opening if guarded or plan.slots else []
+    spell = functools.partial(_spell, made)
+    forms = []
+    for form, _ in enumerate(plan.forms):
+        bodies = []
+        for way in plan.ways:
+            if way.form == form:
+                lines = (
+                    refuse_way(names, way.missing)
+                    if way.missing
+                    else _write(plan, way, names, spell, inputs, slots, result, then)
+                )
+                bodies.append((dict(way.body.modes), lines))
+        forms.append(_by_mode(bodies, spell, names))
+    body = forms[-1]
+    for form, lines in reversed(list(enumerate(forms[:-1]))):
+        body = _branch(f"{FORM} == {form}", lines, body)
+    return "\n    ".join([define, *opening, *body]) + "\n", names.globals
+
+
+def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+    if plan.path or not slots:
+        return head(names, plan.parameters, plan.forms[0].call, [*slots, *plan.used, *[FORM] * plan.has_forms], hints)
+    # The model itself takes what crosses as one argument, as what runs before returns it.
+    if len(slots) == 1:
+        return f"def forward(self, {slots[0]}):", [], {}
+    names.globals["Tuple"] = typing.Tuple  # noqa: UP006 (as TorchScript reads it)
+    types = ", ".join(["Tensor"] * len(slots))
+    return f"def forward(self, crossing: Tuple[{types}]):", [f"{', '.join(slots)} = crossing"], {}
+
+
+def _slot_names(plan: Plan) -> list[str]:
+    """A name for each value with which a forward goes on: that of a variable that a person would write for it."""
+    taken = Names([*plan.used, FORM, "crossing"])
+    slots: list[str] = []
+    if not plan.path and plan.slots == 1:
+        return ["x"]
+    for k in range(plan.slots):
+        entry = next(way.entry for way in plan.ways if way.entry is not None and k < len(way.entry.given))
+        value = entry.given[k]
+        if isinstance(value, Slot):
+            base = _slot_names(plan.children[plan.child_id(entry.site)])[value.index]
+        else:
+            base = value.target if value.kind is Kind.INPUT else base_name(value)
+        slots.append(next(n for n in numbered(base) if n not in slots and not taken.taken(n)))
+    return slots
+
+
+FORM = "form"  # the argument that tells a rebuilt child, if it is called in different ways, which one it is
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[str], str], names: Names) -> list[str]:
+    """One body for all modes if they agree, else a branch on the first flag that tells them apart."""
+    if all(lines == bodies[0][1] for _, lines in bodies):
+        return bodies[0][1]
+    flag = next(iter(bodies[0][0]))
+    sides = []
+    for value in (True, False):
+        side = [
+            ({k: v for k, v in modes.items() if k != flag}, lines) for modes, lines in bodies if modes[flag] is value
+        ]
+        sides.append(
+            _by_mode(side, spell, names)
+            if side
+            else refuse_way(names, "this combination of modes was not run on the example")
+        )
+    return sides[0] if sides[0] == sides[1] else _branch(spell(flag), *sides)
+
+
+def _branch(condition: str, one: list[str], other: list[str]) -> list[str]:
+    # TorchScript refuses to delete in a branch what was not there before it.
+    one, other = [[line for line in lines if not line.lstrip().startswith("del ")] for lines in (one, other)]
+    return [f"if {condition}:", *_indented(one), "else:", *_indented(other)]
+
+
+def _write(
+    plan: Plan,
+    way: Way,
+    names: Names,
+    spell: Callable[[str], str],
+    inputs: dict[str, str],
+    slots: list[str],
+    result: Any,
+    then: list[str],
+) -> list[str]:
+    inner: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
+    bundles: dict[Node, list[Node | Tap]] = {}
+    reads: dict[Node, list[Any]] = {}
+    given: dict[Node | Tap, str] = {}
+    below: dict[Slot, Tap] = {}
+    for name, entered in zip(slots, way.entry.given if way.entry is not None else ()):
+        given[below.setdefault(entered, Tap()) if isinstance(entered, Slot) else entered] = name
+    for node in way.live:
+        sub = plan.child_of(node)
+        if sub is None:
+            continue
+        alone = not sub.own and len(sub.picks) == 1
+        inner.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
+        if not alone:
+            own: list[Node | Tap] = [node] if sub.own else []
+            bundles[node] = own + [inner[node, pick] for pick in sub.picks]
+        if sub.parameters is None:
+            form = way.given[node]
+            sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
+            crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
+            reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
+    picked: dict[Pick, Any] = {}
+    copies: dict[tuple[int, str], Copy] = {}
+    for tap, pick in zip(way.taps, plan.picks):
+        if tap is None:
+            picked[pick] = None
+            continue
+        value = tap.value if tap.inner is None else inner[tap.value, tap.inner]
+        if tap in way.cloned:
+            key = (tap.moment, repr(map_nested(value, id)))
+            value = copies.setdefault(key, Copy(value, tap.moment, Tap())).copy
+        picked[pick] = value
+    live = list(way.live)
+
+    def finished(value: Any) -> Any:
+        for name in then:
+            value = Node(Kind.CHILD, name, (value,), index=len(way.body.nodes) + len(live))
+            live.append(value)
+        return value
+
+    if result is None:
+        values = [*map(finished, [way.body.result] * plan.own + list(picked.values()))]
+        result = values[0] if len(values) == 1 else tuple(values)
+    else:
+        by_target = {pick.target: value for pick, value in picked.items()}
+        result = map_nested(result, lambda t: finished(by_target.get(t, way.body.result)))
+    writer = Writer(names, spell, inputs, reads, given)
+    for changed in way.entry.cloned if way.entry is not None else ():
+        writer.renew(below[changed] if isinstance(changed, Slot) else changed)
+    writer.write(live, bundles, list(copies.values()), result)
+    return writer.lines
+
+
+def _spell(made: nn.Module, path: str) -> str:
+    """The expression by which a forward reaches what its module holds at a path."""
+    expression = "self"
+    holder: Any = made
+    for name in path.split("."):
+        if isinstance(holder, nn.ModuleDict):
+            expression += f"[{name!r}]"
+        elif name.isidentifier() and not keyword.iskeyword(name):
+            expression += f".{name}"
+        elif isinstance(holder, (nn.ModuleList, nn.Sequential)) and name in map(str, range(len(holder))):
+            expression += f"[{list(holder._modules).index(name)}]"
+        else:
+            expression = f"getattr({expression}, {name!r})"
+        holder = getattr(holder, "_modules", {}).get(name)
+    return expression

@@ -1,0 +1,127 @@
+"""The head of a written forward: its signature, where the inputs lie in the arguments, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from typing import Any
+
+from torch import Tensor
+
+from truncate._graph import Call
+from truncate._errors import FixedArgumentError, NotReachedError
+from truncate._graph import Node, is_container, is_dataclass_value
+from truncate._build.names import Names
+from truncate._build.writer import Writer
+
+
+def annotation(names: Names, hint: Any) -> str:
+    """The text of a type that TorchScript knows, or nothing."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return "None"
+    if hint is Tensor or hint in (int, float, bool, str):
+        return str(hint.__name__)
+    inner = [annotation(names, arg) for arg in args if arg is not type(None)]
+    if not origin or not all(inner):
+        return ""
+    if origin in (typing.Union, types.UnionType) and len(inner) == 1 and len(args) == 2:
+        names.globals["Optional"] = typing.Optional
+        return f"Optional[{inner[0]}]"
+    if origin in (list, dict, tuple):
+        spelled = origin.__name__.capitalize()
+        names.globals[spelled] = getattr(typing, spelled)
+        return f"{spelled}[{', '.join(inner)}]"
+    return ""
+
+
+def head(
+    names: Names,
+    signature_kept: tuple[inspect.Parameter, ...] | None,
+    call: Call,
+    used: list[str],
+    hints: dict[str, Any],
+) -> tuple[str, list[str], dict[str, str]]:
+    """The ``def`` line, the statements that open the body, and the expression for each input."""
+    if signature_kept is None:
+        typed = [(name, annotation(names, hints.get(name))) for name in used]
+        parameters = ["self", *(f"{name}: {text}" if text else name for name, text in typed)]
+        return f"def forward({', '.join(parameters)}):", [], {name: name for name in used}
+    signature = inspect.Signature(list(signature_kept))
+    bound = signature.bind(*call.args, **call.kwargs).arguments
+    written: list[str] = ["self"]
+    opening: list[str] = []
+    inputs: dict[str, str] = {}
+    for parameter in signature_kept:
+        name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
+        stars = _STARS.get(parameter.kind, "")
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
+            written.append("*")
+        text = f"{stars}{name}"
+        if hint := annotation(names, hints.get(name)):
+            text += f": {hint}"
+        if parameter.default is not parameter.empty:
+            text += f" = {_constant(names, parameter.default)}"
+        written.append(text)
+        if given is _LEFT_OUT and not stars:
+            given = parameter.default
+        elif given is _LEFT_OUT:
+            given = () if stars == "*" else {}
+        if parameter.default is None and (type(given) is Node or is_container(given)):
+            _refuse(names, f"{name} is None", name, "something that the example gave", opening)
+        _open(names, name, given, opening, inputs)
+    return f"def forward({', '.join(written)}):", opening, inputs
+
+
+_LEFT_OUT = object()
+_STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+
+
+def _constant(names: Names, value: Any) -> str:
+    return Writer(names, str, {}).value(value)
+
+
+def _open(names: Names, expression: str, given: Any, opening: list[str], inputs: dict[str, str]) -> None:
+    """Reads the inputs out of one argument, and refuses what differs from the constants that were assumed."""
+    if type(given) is Node:
+        inputs[given.target] = expression
+        return
+    if is_dataclass_value(given):
+        for field in dataclasses.fields(given):
+            _open(names, f"{expression}.{field.name}", getattr(given, field.name), opening, inputs)
+        return
+    if isinstance(given, (tuple, list, dict)):
+        if not given or not isinstance(given, dict):
+            differs = f"len({expression}) != {len(given)}"
+        else:
+            differs = f"set({expression}) != {{{', '.join(map(repr, given))}}}"
+        _refuse(names, differs, expression, _shape_text(given), opening)
+        for key, item in given.items() if isinstance(given, dict) else enumerate(given):
+            _open(names, f"{expression}[{key!r}]", item, opening, inputs)
+        return
+    plain = type(given) in (bool, int, float, str)
+    differs = (
+        f"{expression} != {_constant(names, given)}" if plain else f"{expression} is not {_constant(names, given)}"
+    )
+    _refuse(names, differs, expression, _constant(names, given), opening)
+
+
+def _shape_text(given: Any) -> str:
+    return f"{type(given).__name__} of {len(given)}"
+
+
+def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: list[str]) -> None:
+    names.globals["FixedArgumentError"] = FixedArgumentError
+    text = (
+        f"this module was cut with {expression} = {fixed}, and its forward was followed for that value alone. "
+        f"Leave {expression} out, or cut the model again on an example that gives it"
+    )
+    opening += [f"if {condition}:", f"    raise FixedArgumentError({text!r})"]
+
+
+def refuse_way(names: Names, reason: str) -> list[str]:
+    """The body of a way that does not lead to the target."""
+    names.globals["NotReachedError"] = NotReachedError
+    return [f"raise NotReachedError({reason!r})"]

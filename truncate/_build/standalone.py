@@ -1,0 +1,383 @@
+"""A module as Python source that stands by itself, as a person would write it down."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import keyword
+import re
+import types
+import typing
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from truncate._build.assemble import Truncated
+from truncate._plan import Cutter
+from truncate._plan import Effects
+from truncate._errors import CannotFollowError, TruncateError, require_module
+from truncate._sandbox import example_of
+from truncate._record import Forwards
+from truncate._graph import Kind, descend, join, tensors_in
+from truncate._build.layout import Around, Listed, Text, laid_out
+from truncate._build.names import Names, numbered
+from truncate._graph import is_mode
+from truncate._plan import Form
+from truncate._sandbox import random_state_kept
+from truncate._build.forward_source import source_of
+from truncate._target import Spine
+from truncate._build.writer import Writer
+
+_HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
+_TOO_MANY = 64  # numbers of a buffer that is not in the state dict, to be written out
+
+
+def source(module: nn.Module, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> str:
+    """A module as readable Python: a class for each module with a forward of its own, and ``model``, made of them.
+
+    Args:
+        module: Any module, usually one that `truncate` returned. It is not changed.
+        args: Positional arguments of an example call, for kept modules whose forward has to be recorded.
+        kwargs: Keyword arguments of that call.
+
+    Returns:
+        Source that imports torch, and what else the forwards use. Executing it defines ``model``, with fresh weights,
+        all in training mode; ``model.load_state_dict(module.state_dict())`` makes it equal to `module`. Modules that a
+        constructor call can make again are written as one; for all others a class is written, from the operations that
+        their forward runs. To see which can be made again, their constructors are called, on the meta device; what
+        one does beside making its module, as printing or counting, it does then.
+
+    Raises:
+        CannotFollowError: The forward of a module depends on values, and no example is given.
+        TruncateError: Something that the module holds cannot be written down.
+    """
+    require_module("source", module)
+    return _Document(module, None if args is None and kwargs is None else example_of(module, args, kwargs)).text()
+
+
+class _Document:
+    """The source of one module and of everything below it."""
+
+    def __init__(self, root: nn.Module, example: Any) -> None:
+        self._root = root
+        for path, module in root.named_modules():
+            _refuse_what_has_no_source(module, path)
+        self._calls = {id(m): call for m in root.modules() if (call := _constructor(m)) is not None}
+        written = _Everything(self._needs_class(root))
+        self._forwards = Forwards(root, written, example)
+        self._cutter = Cutter(root, written, Effects(self._forwards))
+        self._paths: dict[int, tuple[str, Form]] = {}  # where a module is called first, and how
+        self._globals: dict[str, Any] = {}
+        self._classes: dict[str, str] = {}  # name -> text
+
+    def _needs_class(self, module: nn.Module) -> Iterator[nn.Module]:
+        if id(module) not in self._calls and not _is_container(module):
+            yield module
+        if id(module) not in self._calls:
+            for child in module.children():
+                yield from self._needs_class(child)
+
+    def text(self) -> str:
+        self._visit(self._root, "", Form(self._forwards.entry))
+        made = self._expression(self._root, "", top=True)
+        body = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
+        if "OrderedDict(" in body:
+            self._globals["OrderedDict"] = OrderedDict
+        used = set(re.findall(r"\w+", body))
+        # How a forward writes these modules if it has an argument of that name.
+        self._globals |= {name: module for name, module in (("torch_1", torch), ("F_1", F)) if name in used}
+        imports = sorted(_import(name, value) for name, value in self._globals.items() if name in used)
+        return "".join([*imports, _HEAD, "\n\n", body])
+
+    # -- how each module is called -----------------------------------------------------------------------------------
+
+    def _visit(self, module: nn.Module, path: str, form: Form) -> None:
+        if id(module) in self._calls or id(module) in self._paths:
+            if id(module) in self._paths and self._paths[id(module)][1].key != form.key:
+                raise TruncateError(
+                    f"{path!r} ({type(module).__name__}) is called in different ways, which one class cannot show"
+                )
+            return
+        self._paths[id(module)] = path, form
+        for body in self._forwards.bodies(module, path, form.call):
+            for node in body.nodes:
+                if node.kind is Kind.CHILD:
+                    child = descend(module, node.target)
+                    self._visit(child, join(path, node.target), Form(self._forwards.call(module, path, node)))
+
+    # -- expressions -------------------------------------------------------------------------------------------------
+
+    def _expression(self, module: nn.Module, path: str, top: bool = False) -> Text:
+        """A call that makes a module like this one."""
+        if id(module) in self._calls:
+            return self._constructed(module)
+        parts = {name: self._expression(child, join(path, name)) for name, child in module._modules.items() if child}
+        if _is_container(module):
+            return _container(module, parts)
+        if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
+            raise TruncateError(f"{path!r} is a {type(module).__name__}, which has no plain way to be written down")
+        tensors = {**module._parameters, **module._buffers}
+        own = {name: self._tensor(module, path, name) for name, value in tensors.items() if value is not None}
+        return self._of_class(module, path, {**parts, **own}, top)
+
+    def _constructed(self, module: nn.Module) -> Text:
+        kind, arguments = type(module), self._calls[id(module)]
+        if getattr(nn, kind.__name__, None) is kind:
+            name = f"nn.{kind.__name__}"
+        else:
+            name = self._global(kind)
+        return f"{name}({', '.join(_argument(*item) for item in arguments)})"
+
+    def _tensor(self, module: nn.Module, path: str, name: str) -> str:
+        value = module._parameters.get(name)
+        if value is not None:
+            frozen = "" if value.requires_grad else ", requires_grad=False"
+            return f"nn.Parameter({_empty(value)}{frozen})"
+        buffer: Any = module._buffers[name]
+        if name not in module._non_persistent_buffers_set:
+            return _empty(buffer)
+        values, shape = buffer.flatten(), tuple(buffer.shape)
+        if buffer.numel() > 1 and torch.equal(values, torch.arange(len(values), dtype=buffer.dtype)):
+            return f"torch.arange({len(values)}, dtype={buffer.dtype}).reshape({shape})"
+        if buffer.numel() > 1 and bool((values == values[0]).all()):
+            return f"torch.full({shape}, {values[0].item()}, dtype={buffer.dtype})"
+        if buffer.numel() > _TOO_MANY:
+            raise TruncateError(
+                f"{join(path, name)!r} is a buffer of {buffer.numel()} numbers that no state dict holds, so the source "
+                f"would have to spell them all"
+            )
+        return f"torch.tensor({buffer.tolist()}, dtype={buffer.dtype})"
+
+    # -- classes -----------------------------------------------------------------------------------------------------
+
+    def _of_class(self, module: nn.Module, path: str, parts: dict[str, Text], top: bool) -> Text:
+        forward, names = self._forward(module, path)
+        for name, value in names.items():
+            if self._globals.setdefault(name, value) is not value:
+                raise TruncateError(f"{name!r} stands for two things in the source of {path!r}, and one elsewhere")
+        lines = []
+        plain = {name: name.isidentifier() and not keyword.iskeyword(name) and name != "self" for name in parts}
+        arguments = {name: name if plain[name] else f"part_{i}" for i, name in enumerate(parts)}
+        for name, part in parts.items():
+            value = laid_out(part, 8) if top else arguments[name]
+            if name in module._buffers:
+                persistent = ", persistent=False" * (name in module._non_persistent_buffers_set)
+                lines.append(f"self.register_buffer({name!r}, {value}{persistent})")
+            elif name.isidentifier() and not keyword.iskeyword(name):
+                lines.append(f"self.{name} = {value}")
+            else:
+                lines.append(f"self.add_module({name!r}, {value})")
+        given = ("self",) if top else ("self", *arguments.values())
+        define = laid_out(Listed("def __init__(", given, "):"), 4)
+        init = "\n        ".join([define, "super().__init__()", *lines])
+        body = "\n\n    ".join([init, forward.rstrip().replace("\n", "\n    ")])
+        name = next(n for n in numbered(type(module).__name__) if self._is_free(n, body))
+        self._classes[name] = _class_text(name, body)
+        given_parts = () if top else tuple(Around(f"{arguments[key]}=", part) for key, part in parts.items())
+        return Listed(f"{name}(", given_parts, ")")
+
+    def _is_free(self, name: str, body: str) -> bool:
+        """Whether a class may have a name: nothing else has it, or one that is the same."""
+        if name in self._classes:
+            return self._classes[name] == _class_text(name, body)
+        return name not in self._globals and not hasattr(nn, name)
+
+    def _forward(self, module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:
+        if isinstance(module, Truncated):
+            return module._truncated_source, module._truncated_names
+        if id(module) not in self._paths:
+            raise CannotFollowError(f"{path!r} ({type(module).__name__}) is never called, so its forward is not known")
+        where, form = self._paths[id(module)]
+        # Its callers, which are here too, pass all arguments, those too that are the same in each call.
+        signature = tuple(inspect.signature(module.forward).parameters.values())
+        form = Form(dataclasses.replace(form.call, parameters=signature))
+        plan = self._cutter.whole(module, where, form)
+        for node in (node for way in plan.ways for node in way.live if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN)):
+            if not is_mode(node) and not _is_registered(module, node.target):
+                raise TruncateError(
+                    f"the forward of {path!r} ({type(module).__name__}) reads or sets {node.target!r}, which is "
+                    f"neither a parameter nor a buffer, so no state dict holds it"
+                )
+        return source_of(plan, module, None, [], guarded=False)
+
+    def _global(self, value: Any) -> str:
+        name = value.__name__
+        if self._globals.setdefault(name, value) is not value:
+            raise TruncateError(f"{name!r} is the name of two different classes")
+        return str(name)
+
+
+def _class_text(name: str, body: str) -> str:
+    return f"class {name}(nn.Module):\n    {body}\n"
+
+
+class _Everything(Spine):
+    """A spine of which every module is a part that needs a class."""
+
+    def __init__(self, modules: Iterator[nn.Module]) -> None:
+        super().__init__([])
+        self._ids = set(map(id, modules))
+
+    def holds(self, module: nn.Module) -> frozenset[int]:
+        return frozenset([0]) if id(module) in self._ids else frozenset()
+
+
+def _is_registered(module: nn.Module, target: str) -> bool:
+    path, _, name = target.rpartition(".")
+    holder = descend(module, path)
+    return name in holder._parameters or name in holder._buffers
+
+
+def _refuse_what_has_no_source(module: nn.Module, path: str) -> None:
+    what = ""
+    registered = {id(tensor) for tensor in [*module._parameters.values(), *module._buffers.values()]}
+    if isinstance(module, torch.jit.ScriptModule):
+        what = "was compiled by TorchScript, so its source is no longer at hand"
+    elif module._forward_hooks or module._forward_pre_hooks:
+        what = "has hooks, which may do anything; remove them first"
+    else:
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers") and not registered.issuperset(map(id, tensors_in(value))):
+                what = f"holds tensors as a plain attribute, {name!r}, which no state dict knows; make it a buffer"
+    if what:
+        raise TruncateError(f"{repr(path) if path else 'the module'} ({type(module).__name__}) {what}")
+
+
+# -- modules that a constructor call makes again -----------------------------------------------------------------------
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Whether a module is one of torch's containers, or a kind of Sequential that adds nothing to it."""
+    if isinstance(module, nn.Sequential):
+        return type(module).forward is nn.Sequential.forward and not module._parameters and not module._buffers
+    return type(module) in (nn.ModuleList, nn.ModuleDict)
+
+
+def _container(module: nn.Module, parts: dict[str, Text]) -> Text:
+    """A container with its parts, those that repeat made by a loop."""
+    if type(module) is nn.ModuleDict:
+        return Listed("nn.ModuleDict({", tuple(Around(f"{name!r}: ", part) for name, part in parts.items()), "})")
+    is_list, items = type(module) is nn.ModuleList, tuple(parts.values())
+    if list(parts) != [str(i) for i in range(len(parts))]:
+        pairs = tuple(Around(f"({name!r}, ", part, ")") for name, part in parts.items())
+        return Listed("nn.Sequential(OrderedDict([", pairs, "]))")
+    if len(items) > 1 and all(item == items[0] for item in items):
+        loop = f" for _ in range({len(items)})"
+        opening, closing = ("nn.ModuleList([", "])") if is_list else ("nn.Sequential(*(", "))")
+        return Around(opening, items[0], loop + closing)
+    return Listed("nn.ModuleList([", items, "])") if is_list else Listed("nn.Sequential(", items, ")")
+
+
+def _constructor(module: nn.Module) -> list[tuple[str, Any]] | None:
+    """The arguments with which its class makes a module like this one, if what it holds tells them; else None."""
+    kind = type(module)
+    if _is_container(module) or isinstance(module, Truncated) or not _is_importable(kind):
+        return None
+    arguments: list[tuple[str, Any]] = []
+    for parameter in list(inspect.signature(kind.__init__).parameters.values())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        value = getattr(module, parameter.name, parameter.default)
+        if isinstance(value, torch.Tensor) or (value is None and type(parameter.default) is bool):
+            value = value is not None  # bias=True makes a parameter of that name
+        if value is parameter.empty:
+            return None
+        if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
+            arguments.append(("", value))
+        elif type(value) is not type(parameter.default) or value != parameter.default:
+            arguments.append((parameter.name, value))
+    if not all(_is_plain(value) for _, value in arguments):
+        return None
+    # Where (3, 3) means the same as 3, it is written as 3, which may be the default.
+    defaults = {p.name: p.default for p in inspect.signature(kind.__init__).parameters.values()}
+    short = [(name, _scalar(value)) for name, value in arguments]
+    short = [(name, value) for name, value in short if not (name and _is_plain(value) and value == defaults[name])]
+    return next((given for given in (short, arguments) if _makes(kind, given, module)), None)
+
+
+def _scalar(value: Any) -> Any:
+    return value[0] if type(value) is tuple and value and all(item == value[0] for item in value) else value
+
+
+def _makes(kind: type[nn.Module], arguments: list[tuple[str, Any]], module: nn.Module) -> bool:
+    """Whether a class makes a module like this one from some arguments."""
+    try:
+        with torch.device("meta"), random_state_kept():
+            twin = kind(*[v for name, v in arguments if not name], **{name: v for name, v in arguments if name})
+    except Exception:  # whatever a constructor may object to
+        return False
+    return _alike(module, twin)
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules differ in nothing but the numbers in their state dicts."""
+    ones, others = dict(vars(one)), dict(vars(other))
+    for name in set(ones) - set(others):
+        if name.startswith("_") and type(ones[name]) is bool:  # a note that a library has left on the module
+            del ones[name]
+    if type(one) is not type(other) or set(ones) != set(others) or one._non_persistent_buffers_set:
+        return False
+    same = all(_shown(one, value) == _shown(other, others[name]) for name, value in ones.items() if name != "training")
+    return same and all(map(_alike, one.children(), other.children()))
+
+
+def _shown(module: nn.Module, value: Any) -> Any:
+    """What can be compared of something that a module holds: tensors by their shapes and names, modules by position."""
+    if isinstance(value, weakref.ref):
+        return _shown(module, value())
+    if isinstance(value, torch.Tensor):
+        names = [name for name, tensor in module.named_parameters(recurse=False) if tensor is value]
+        return "tensor", tuple(value.shape), value.dtype, names
+    if isinstance(value, nn.Module) and any(value is child for child in module.children()):
+        return "module"
+    if isinstance(value, dict):
+        return [(key, _shown(module, item)) for key, item in value.items()]
+    if isinstance(value, (tuple, list)):
+        return [_shown(module, item) for item in value]
+    return value if _is_plain(value) or type(value) is set else id(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return type(value) in (tuple, list) and all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str, torch.dtype)
+
+
+def _is_importable(value: Any) -> bool:
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if not module or not name.isidentifier() or module == "__main__":
+        return False
+    try:
+        return getattr(importlib.import_module(module), name, None) is value
+    except ImportError:
+        return False
+
+
+def _argument(name: str, value: Any) -> str:
+    text = Writer(Names(()), str, {}).value(value)
+    return f"{name}={text}" if name else text
+
+
+def _empty(tensor: torch.Tensor) -> str:
+    dtype = "" if tensor.dtype is torch.float32 else f", dtype={tensor.dtype}"
+    return f"torch.empty({tuple(tensor.shape)}{dtype})"
+
+
+def _import(name: str, value: Any) -> str:
+    """The statement that gives a name in the source its meaning."""
+    if isinstance(value, types.ModuleType):
+        return f"import {value.__name__} as {name}\n"
+    if getattr(typing, name, None) is value:
+        return f"from typing import {name}\n"
+    if _is_importable(value):
+        own = value.__qualname__
+        return f"from {value.__module__} import {own}{f' as {name}' if own != name else ''}\n"
+    raise TruncateError(
+        f"the source would need {name!r}, {value!r}, which cannot be imported, so it would not stand by itself"
+    )

@@ -1,0 +1,7 @@
+"""ROOM _cli."""
+
+from truncate._cli.commands import main
+
+__all__ = [
+    "main",
+]

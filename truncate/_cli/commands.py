@@ -1,0 +1,173 @@
+"""The command line: what can be asked for, and how it ends. What is done is in the rooms that the commands import.
+
+They import them when they run, so that help, faults and completion need no torch, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from truncate._cli import options
+from truncate._cli.completion import complete_file
+from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class _Shape(click.ParamType[tuple[int, ...]]):
+    """A shape such as ``1,3,224,224``."""
+
+    name = "N,C,H,W"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        try:
+            sizes = tuple(int(size) for size in str(value).replace("x", ",").split(","))
+        except ValueError:
+            sizes = ()
+        if not sizes or min(sizes) < 1:
+            self.fail(f"{value!r} is no shape such as 1,3,224,224")
+        return sizes
+
+
+_shape = click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual picture].")
+
+
+@click.group(context_settings=_HELP, no_args_is_help=False, epilog=options.examples("layers alexnet", "cut --help"))
+def cli() -> None:
+    """The model, stopped at a layer.
+
+    A MODEL is a name that torchvision knows (resnet18), timm:NAME, or package.module:callable,
+    where calling it returns the model.
+    """
+
+
+@cli.command(
+    epilog=options.examples(
+        "cut alexnet --upto classifier.5 --save alexnet-fc7.pt",
+        "cut resnet18 --weights DEFAULT --upto flatten --image photo.jpg",
+        "cut timm:resnet10t --upto layer2 --upto global_pool --save features.onnx",
+    )
+)
+@options.model
+@options.upto
+@options.weights
+@options.trust
+@_shape
+@click.option(
+    "--save",
+    "path",
+    type=Path,
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="To write: .pt, .pt2, .onnx or .safetensors.",
+)
+@click.option(
+    "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="A picture to compute the features of."
+)
+def cut(**given: Any) -> None:
+    """Stop a model at a place, check the result against the whole model, and save it."""
+    from truncate._cli import cutting
+
+    cutting.cut(**given)
+
+
+@cli.command(epilog=options.examples("layers resnet50 --depth 1", "layers vit_b_16 --table --shapes"))
+@options.model
+@options.weights
+@options.trust
+@_shape
+@click.option("--depth", type=click.IntRange(min=1), help="How many levels are shown [default: all].")
+@click.option("--table", is_flag=True, help="A table of whole paths instead.")
+@click.option("--shapes", is_flag=True, help="Show what each place returns, from one run of the model.")
+def layers(**given: Any) -> None:
+    """Draw every place where one can stop."""
+    from truncate._cli import listing
+
+    listing.show(**given)
+
+
+@cli.command(
+    epilog=options.examples(
+        "extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet",
+        "extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features",
+    ),
+)
+@options.model
+@click.argument("folder", shell_complete=complete_file)
+@options.upto
+@click.option(
+    "--out",
+    required=True,
+    type=Path,
+    metavar="FILE|FOLDER",
+    shell_complete=complete_file,
+    help="To write: .parquet, or a new folder.",
+)
+@options.weights
+@options.trust
+@click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
+@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of autocast.",
+)
+@click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
+@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
+def extract(**given: Any) -> int:
+    """Write the features of all photos in a folder as a table.
+
+    Killed and started again, it goes on where it was. Files that cannot be read are in a table of their own.
+    """
+    from truncate._cli import extracting
+
+    return extracting.extract(**given)
+
+
+def script() -> int:
+    """The installed command. `python -m truncate` is the same, but no shell completes that."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` has it, so that a MODEL may be in a file here
+    return main(program="torch-truncate")
+
+
+def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> int:
+    """Runs the command line. Its exit code: 0, 2 for what cannot be had, 1 if a check or a file failed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw a tree still shows its names
+    try:
+        code = cli.main(arguments, prog_name=program, standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else program
+        return _fail(f"{_line(error)} (see {command} --help)")
+    except click.ClickException as error:
+        return _fail(_line(error))
+    except (NotUsable, TruncateError) as error:
+        return _fail(brief(error, limit=1000))
+    except (Differs, Stopped) as error:
+        return _fail(str(error), code=1)
+    except click.Abort:
+        return _fail("interrupted", code=130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code or 0
+
+
+def _line(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split())
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

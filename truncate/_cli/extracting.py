@@ -1,0 +1,155 @@
+"""What ``python -m truncate extract`` does."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._cli import models
+from truncate._errors import NotUsable, Stopped, explained
+from truncate._extract import Bar, parquet_room
+from truncate._jobs import Found, find, joined, path_text
+
+AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def extract(
+    model: str,
+    folder: str,
+    upto: tuple[str, ...],
+    out: Path,
+    weights: str | None,
+    trust: bool,
+    pool: str | None,
+    batch_size: int,
+    workers: int | None,
+    device: str | None,
+    dtype: str,
+    engine: str | None,
+    strict: bool,
+) -> int:
+    """Finds the photos, divides the work and does it, or what is left of it. Returns the exit code."""
+    parquet_room()
+    from truncate._jobs import shards  # which needs pyarrow, as the next one does
+    from truncate._jobs.worker import Worker
+
+    shards.check(out)
+    with joined() as ranks, contextlib.ExitStack() as stack:
+        if engine and ranks.size > 1:
+            raise NotUsable(f"--engine {engine} divides the work itself: run it without torchrun")
+        found = Found()
+        if ranks.rank == 0:
+            found = find(folder)
+            if strict and found.failures:
+                path, reason = next(iter(found.failures.items()))
+                raise Stopped(f"{path_text(path)}: {reason}")
+        built = models.build(model, weights, trust=trust)
+        part, at = _prepared(built, upto, pool, device)
+        made = {
+            "model": model,
+            "upto": list(upto),
+            "pool": pool,
+            "weights": built.weights,
+            "weights_sha256": _hash(part),
+            "transform": " ".join(str(built.transform).split()),
+            "dtype": dtype,
+            "device": at.type,
+            "versions": _versions(model),
+        }
+
+        output: shards.Output | None = None
+
+        def begin() -> tuple[shards.Outcome | None, list[int]]:
+            nonlocal output
+            output = shards.Output(out, made, found.paths, batch_size)
+            outcome = stack.enter_context(output.held())
+            return outcome, [] if outcome else output.missing()
+
+        outcome, missing = ranks.share(begin)
+        if outcome is None:
+            paths = found.paths
+            if output is None:
+                paths = shards.inputs_of(out)
+                output = shards.Output(out, made, paths, batch_size)
+                output.agree()
+            mine = missing[ranks.rank :: ranks.size]
+            worker = Worker(
+                part, built.transform, at, AUTOCAST[dtype], batch_size, _workers(workers, at, ranks.size), strict
+            )
+            total = sum(len(output.inputs(number)) for number in mine)
+            with Bar(total, shown=ranks.rank == 0) as bar:
+                if engine == "ray":
+                    from truncate._jobs import on_ray  # which needs Ray
+
+                    on_ray.fill(worker, output, paths, mine, bar.advance)
+                else:
+                    worker.fill(output, paths, mine, bar.advance)
+            if ranks.rank == 0:
+                ranks.wait(output)
+                outcome = output.complete(found.failures)
+    return _report(outcome, found) if outcome is not None and ranks.rank == 0 else 0
+
+
+def _prepared(
+    built: models.Built, upto: tuple[str, ...], pool: str | None, device: str | None
+) -> tuple[nn.Module, torch.device]:
+    """The module that gives the features, on its device."""
+    targets = upto[0] if len(upto) == 1 else {place or "output": place for place in upto}
+    options = {"pool": pool, "flatten": True} if pool else {}
+    part = built.stopped(targets, **options)
+    name = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    with explained(f"cannot compute on {name!r}"):
+        at = torch.device(name)
+        return part.eval().to(at), at
+
+
+def _workers(asked: int | None, device: torch.device, ranks: int) -> int:
+    """How many processes read photos: on a CPU, the other half of the cores computes."""
+    if asked is not None:
+        return asked
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    cores = len(os.sched_getaffinity(0)) // here
+    return max(1, min(16, cores if device.type == "cuda" else cores // 2))
+
+
+def _hash(module: nn.Module) -> str:
+    """Stands for all values that a module holds: its state, and the buffers that are not saved with it."""
+    digest = hashlib.sha256()
+    for name, value in {**module.state_dict(), **dict(module.named_buffers(remove_duplicate=False))}.items():
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:  # extra state, which may be anything that can be saved
+            digest.update(f"{name} ".encode() + pickle.dumps(value))
+    return digest.hexdigest()
+
+
+def _versions(model: str) -> dict[str, str]:
+    names = ["torch", "torchvision", "pillow", "torch-truncate"] + ["timm"] * model.startswith("timm:")
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _report(outcome: Any, found: Found) -> int:
+    """Says what was written, and last what was not. Returns the exit code."""
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
+        print(f"left out, as their names are not those of pictures: {kinds}")
+    print(f"{outcome.table}: {outcome.rows:,} rows")
+    if not outcome.failures:
+        return 0
+    path, reason = next(iter(outcome.failures.items()))
+    files = "1 file" if len(outcome.failures) == 1 else f"{len(outcome.failures):,} files"
+    print(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}")
+    return 1

@@ -1,0 +1,33 @@
+"""What ``python -m truncate layers`` does."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from truncate._cli import models
+from truncate._errors import explained
+from truncate._show import layers
+
+
+def show(
+    model: str,
+    weights: str | None,
+    trust: bool,
+    shape: tuple[int, ...] | None,
+    depth: int | None,
+    table: bool,
+    shapes: bool,
+) -> None:
+    """Prints the places of a model, in colours if somebody looks."""
+    built = models.build(model, weights, shape, trust)
+    if shapes or shape:
+        with explained(f"{model} on {built.shapes}"):
+            places = layers(built.model, built.args)
+    else:
+        places = layers(built.model)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(places.render(tree=not table, depth=depth))
+    else:
+        print(places.table(depth) if table else places.tree(depth))

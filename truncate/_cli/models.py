@@ -1,0 +1,240 @@
+"""What the command line means by the name of a model: how it is built, with which weights, and what it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._api import truncate
+from truncate._errors import CannotFollowError, NotUsable, WeightsError, close, explained, need
+from truncate._show import shape_of, shape_text
+from truncate._weights import (
+    PICKLED,
+    SUFFIXES,
+    NotTensorsError,
+    listed,
+    load_weights,
+    problems_of,
+    state_dict_in,
+    wrapping,
+)
+
+
+@dataclasses.dataclass
+class Built:
+    """A model in evaluation mode, and an example of what it takes."""
+
+    model: nn.Module
+    weights: str  # which it has, in words
+    args: tuple[Any, ...]  # random numbers of the right shape
+    transform: Callable[[Any], torch.Tensor]  # from a picture to what the model takes, without the batch
+
+    @property
+    def shapes(self) -> str:
+        """Of the example, in words."""
+        return " and ".join(shape_text(shape_of(arg)) for arg in self.args)
+
+    def stopped(self, upto: Any, **options: Any) -> nn.Module:
+        """The model up to there, cut without the example if that can be had: it then assumes less."""
+        try:
+            return truncate(self.model, upto, **options)
+        except CannotFollowError:
+            return truncate(self.model, upto, args=self.args, **options)
+
+
+def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None = None, trust: bool = False) -> Built:
+    """Builds the model of that name: of torchvision, ``timm:NAME``, or what ``package.module:callable`` returns.
+
+    Args:
+        name: Which model.
+        weights: The name of weights that the library downloads, or a local checkpoint. Without, they are random.
+        shape: The shape of the example input, where it is not that of the model's usual picture.
+        trust: Whether a checkpoint that holds other things than tensors is read too, which runs code that it brings.
+
+    Raises:
+        NotUsable: There is no such model, or it does not go with these weights.
+    """
+    torch.manual_seed(0)  # random weights are the same in each run
+    checkpoint = Path(weights) if weights and weights.endswith(SUFFIXES) else None
+    named = None if checkpoint else weights
+    _no_file(name)
+    if name.startswith("timm:"):
+        built = _from_timm(name.removeprefix("timm:"), named)
+    elif ":" in name:
+        built = _from_callable(name, named)
+    else:
+        built = _from_torchvision(name, named)
+    if checkpoint:
+        _load(built.model, checkpoint, trust)
+        built.weights = f"weights of {checkpoint.name}"
+    if shape:
+        built.args = (_random(*shape),)
+    built.model.eval()
+    return built
+
+
+def _no_file(name: str) -> None:
+    """Refuses what looks like a file, and says what to write instead."""
+    module, colon, attribute = name.partition(":")
+    if module.endswith(".py"):
+        instead = f"{Path(module).stem}:{attribute or 'NAME'}"
+        raise NotUsable(f"{name!r} is a file, and a model is imported: write {instead}, in the folder of that file")
+    if name.endswith(SUFFIXES) and not colon:
+        raise NotUsable(f"{name!r} is a checkpoint, and no model: name the model, and give it --weights {name}")
+
+
+# -- the three sources -----------------------------------------------------------------------------------------------
+
+
+def _from_torchvision(name: str, weights: str | None) -> Built:
+    from torchvision import models
+
+    try:
+        builder, known = models.get_model_builder(name), models.get_model_weights(name)
+    except ValueError:
+        raise NotUsable(f"torchvision has no model {name!r}{close(name, models.list_models()) or _OTHERS}") from None
+    if weights and weights not in known.__members__:
+        names = ", ".join(known.__members__) or "none"
+        raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. {_LOCAL}")
+    chosen = known[weights] if weights else None
+    options: dict[str, Any] = {"weights": chosen}
+    if chosen is None and "weights_backbone" in inspect.signature(builder).parameters:
+        options["weights_backbone"] = None  # the default would download some
+    with warnings.catch_warnings(), _building(name, weights):
+        warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)  # of random weights
+        model = builder(**options)
+    usual = chosen or next(iter(known), None)
+    transform = usual.transforms() if usual else _imagenet()
+    size = getattr(model, "image_size", None)
+    if chosen is None and isinstance(size, int):  # trained ones may be for larger pictures than new ones
+        transform = _imagenet(size)
+    crop = getattr(transform, "crop_size", None) or [224]
+    crop = [*crop, *crop][:2]
+    kind = builder.__module__.split(".")[2]
+    if kind == "detection":
+        args: tuple[Any, ...] = ([torch.rand(3, 320, 320)],)
+    elif kind == "optical_flow":
+        args = (_random(1, 3, 128, 128), _random(1, 3, 128, 128))
+    elif kind == "video":
+        args = (_random(1, 3, 16, *crop),)
+    else:
+        args = (_random(1, 3, *crop),)
+    return Built(model, f"weights {weights}" if weights else _RANDOM, args, transform)
+
+
+def _from_timm(name: str, weights: str | None) -> Built:
+    timm = need("timm", "a model of timm", "timm")
+    if weights not in (None, "DEFAULT"):
+        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT, not {weights!r}. {_LOCAL}")
+    if name.partition(".")[0] not in timm.list_models():
+        raise NotUsable(f"timm has no model {name!r}{close(name, timm.list_models())}")
+    with _building(f"timm:{name}", weights):
+        model = timm.create_model(name, pretrained=weights is not None)
+    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
+    return Built(model, "pretrained weights" if weights else _RANDOM, (_random(1, *config["input_size"]),), transform)
+
+
+def _from_callable(name: str, weights: str | None) -> Built:
+    if weights:
+        raise NotUsable(f"{name} is no model of a library and knows no weights {weights!r}. {_LOCAL}")
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise NotUsable(f"{name!r} is no model: behind the colon is a callable, and before it the module to import")
+    with explained(f"cannot import {module!r}"):
+        value: Any = importlib.import_module(module)
+    for step in attribute.split("."):
+        if not hasattr(value, step):
+            raise NotUsable(f"{module!r} has no {attribute!r}{close(step, dir(value))}")
+        value = getattr(value, step)
+    if not isinstance(value, nn.Module):
+        if not callable(value):
+            raise NotUsable(f"{name} is neither a model nor a function that returns one, but {value!r}")
+        torch.manual_seed(0)  # the import may have drawn random numbers, if it was the first
+        with explained(f"{name} failed when called without arguments"):
+            value = value()
+    if not isinstance(value, nn.Module):
+        raise NotUsable(f"{name} returned no torch.nn.Module, but a {type(value).__name__}")
+    return Built(value, "its own weights", (_random(1, 3, 224, 224),), _imagenet())
+
+
+_LOCAL = f"A local checkpoint ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+_OTHERS = ". Others are named timm:NAME, or package.module:callable"
+_RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
+
+
+@contextlib.contextmanager
+def _building(name: str, weights: str | None) -> Iterator[None]:
+    try:
+        with explained(f"cannot build {name}"):
+            yield
+    except NotUsable as error:
+        if weights is None or not isinstance(error.__cause__, OSError):
+            raise
+        raise NotUsable(
+            f"{error} (weights {weights!r} are downloaded; where there is no network, --weights takes a checkpoint)"
+        ) from error
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _load(model: nn.Module, path: Path, trust: bool) -> None:
+    """Loads a checkpoint that fits: one that holds more is another model's, even if all that the model needs is there.
+
+    What is trusted is loaded as PyTorch does it, with all that modules may do there.
+    """
+    name = type(model).__name__
+    if trust and path.suffix in PICKLED:
+        with explained(f"cannot read {path}"):
+            content = torch.load(path, map_location="cpu", weights_only=False)
+        tensors, key = state_dict_in(content, path)
+        state = content if key is None else content[key]
+        prefix = wrapping(tensors, model.state_dict())
+        with explained(f"{path} does not fit {name}"):
+            model.load_state_dict({entry.removeprefix(prefix): value for entry, value in state.items()})
+        return
+    try:
+        report = load_weights(model, path, strict=False)
+    except WeightsError as error:
+        instead = ["or take --trust"] if isinstance(error, NotTensorsError) else []
+        raise NotUsable("; ".join([*str(error).splitlines(), *instead])) from error
+    problems = problems_of(report)
+    problems += [f"not in the model: {listed(report.unexpected)}"] if report.unexpected else []
+    if problems:
+        raise NotUsable(f"{path} does not fit {name}: {'; '.join(problems)}")
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def read_picture(path: Path) -> Any:
+    """A picture from a file, in colours."""
+    if path.is_dir():
+        raise NotUsable(f"{path} is a folder: --image takes one picture, and the command `extract` a folder of them")
+    if not path.is_file():
+        raise NotUsable(f"no file {path}")
+    from PIL import Image
+
+    with explained(f"cannot read {path} as a picture"), Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
+    """What most models trained on ImageNet do with a picture."""
+    from torchvision.models import ResNet18_Weights
+
+    return ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=size, resize_size=round(size * 256 / 224))
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu")  # whatever the default is

@@ -1,0 +1,31 @@
+"""What several commands take, and how a help page ends."""
+
+from __future__ import annotations
+
+import click
+
+from truncate._cli.completion import complete_file, complete_model, complete_place
+
+PROGRAM = "python -m truncate"
+
+model = click.argument("model", shell_complete=complete_model)
+upto = click.option(
+    "--upto",
+    required=True,
+    multiple=True,
+    metavar="PLACE",
+    shell_complete=complete_place,
+    help="Where to stop, as `layers` lists it; several give several outputs.",
+)
+weights = click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    shell_complete=complete_file,
+    help="Trained weights by name (DEFAULT), or a checkpoint.",
+)
+trust = click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
+
+
+def examples(*lines: str) -> str:
+    """What a help page ends with; the first character keeps the lines as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {PROGRAM} {line}" for line in lines)])

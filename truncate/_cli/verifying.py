@@ -1,0 +1,106 @@
+"""Whether a cut returns what passes the same place of the untouched model, and what it saves.
+
+This looks at the model from outside, with hooks, and shares nothing with the way in which the cut was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from truncate._build import same
+from truncate._graph import tensors_in
+from truncate._sandbox import cloned, random_state_kept
+from truncate._target import Target, resolve
+
+
+def differing(model: nn.Module, paths: list[str], outputs: list[Any], args: tuple[Any, ...]) -> list[str]:
+    """Runs the untouched model, and says at which of `paths` it has something else than the output of a cut."""
+    watches = [_watch(resolve(model, path), output) for path, output in zip(paths, outputs)]
+    with contextlib.ExitStack() as stack, same_random_numbers(), torch.no_grad():
+        for watch in watches:
+            stack.enter_context(watch.watching())
+        model(*args)
+    return [path for path, watch in zip(paths, watches) if not watch.agrees()]
+
+
+@contextlib.contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """The same random numbers for whoever runs, and none taken from the caller's."""
+    with random_state_kept():
+        torch.manual_seed(0)
+        yield
+
+
+@dataclasses.dataclass
+class _OnModule:
+    """Sees what each call of a module returns."""
+
+    target: Target
+    expected: Any
+    seen: list[Any] = dataclasses.field(default_factory=list)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        def see(module: nn.Module, args: Any, output: Any) -> None:
+            self.seen.append(cloned(output))
+
+        hook = self.target.module.register_forward_hook(see)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def agrees(self) -> bool:
+        return bool(self.seen) and same(self.seen[self.target.call], self.expected)
+
+
+class _OnOperation(TorchDispatchMode):
+    """Sees what operations return, where no hook reaches.
+
+    Their names are our own, so that this only asks whether operations returned just the expected values. It looks
+    below autograd, since some modules take another way while their functions are watched from above.
+    """
+
+    def __init__(self, expected: Any) -> None:
+        super().__init__()
+        self._missing = list(tensors_in(expected))
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        with self:
+            yield
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in tensors_in(output):
+            self._missing = [expected for expected in self._missing if not same(expected, tensor)]
+        return output
+
+    def agrees(self) -> bool:
+        return not self._missing
+
+
+def _watch(target: Target, expected: Any) -> _OnModule | _OnOperation:
+    return _OnModule(target, expected) if target.is_module else _OnOperation(expected)
+
+
+def times(whole: Callable[[], Any], part: Callable[[], Any], seconds: float = 2.0) -> tuple[float, float]:
+    """The median time of each, taken in turns, so that whatever else the machine does meets both alike."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    whole(), part()  # the first run of anything takes longer
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < 3 or (time.perf_counter() < end and len(taken[0]) < 100):
+        for run, into in ((whole, taken[0]), (part, taken[1])):
+            start = time.perf_counter()
+            run()
+            into.append(time.perf_counter() - start)
+    return statistics.median(taken[0]), statistics.median(taken[1])

@@ -1,0 +1,24 @@
+"""ROOM _extract."""
+
+from truncate._extract.batches import Batch, Column, check_rows, columns_of
+from truncate._extract.compute import Forward, computed
+from truncate._extract.extractor import Extractor
+from truncate._extract.features import Features, extract
+from truncate._extract.progress import Bar
+from truncate._extract.rows import check_row
+from truncate._extract.sinks import parquet_room
+
+__all__ = [
+    "Bar",
+    "Batch",
+    "Column",
+    "Extractor",
+    "Features",
+    "Forward",
+    "check_row",
+    "check_rows",
+    "columns_of",
+    "computed",
+    "extract",
+    "parquet_room",
+]

@@ -1,0 +1,188 @@
+"""Features of many batches: what a user calls."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import torch
+from torch import nn
+
+from truncate._errors import ExtractError, require_module
+from truncate._extract.batches import Batch, Reader, check_rows, columns_of, refilled
+from truncate._extract.compute import Forward, computed, device_of, evaluating, named
+from truncate._extract.progress import Bar
+from truncate._extract.sinks import Memory, Sink, opened
+from truncate._files import writing
+from truncate._sandbox import random_state_kept
+
+_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
+
+
+class Features(NamedTuple):
+    """What `extract` returns: one row for each row of the batches, in their order."""
+
+    features: Any
+    """Arrays in the shape of the module's output: one array, or a list, tuple or dict of them."""
+    labels: Any = None
+    """What else the batches held: an array, or a tuple or dict of them if it was several; None if there was nothing."""
+    keys: Any = None
+    """The keys, as an array; None if none were given."""
+
+
+@overload
+def extract(
+    module: nn.Module,
+    batches: Iterable[Any],
+    *,
+    to: None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    keys: Iterable[Any] | str | None = None,
+    progress: bool = True,
+) -> Features: ...
+
+
+@overload
+def extract(
+    module: nn.Module,
+    batches: Iterable[Any],
+    *,
+    to: str | os.PathLike[str],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    keys: Iterable[Any] | str | None = None,
+    progress: bool = True,
+) -> Path: ...
+
+
+def extract(
+    module: nn.Module,
+    batches: Iterable[Any],
+    *,
+    to: str | os.PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    keys: Iterable[Any] | str | None = None,
+    progress: bool = True,
+) -> Features | Path:
+    """The outputs of a module for all batches, as arrays or in a file.
+
+    The module runs in evaluation mode, without gradients, and on pictures in the channels-last layout if it holds
+    convolutions, so its values may differ in the last bits from those of a plain call. Its modes and the state of
+    the random generators are afterwards as they were, after an error too.
+
+    Args:
+        module: What is computed, such as a result of `truncate`: it returns a tensor, or a list, tuple or dict of
+            tensors, with a row for each row of the batch.
+        batches: A DataLoader, or any iterable of tensors; of tuples or lists, of which the first is for the module and
+            the others are labels; or of dicts, of which the module gets those entries that its forward names, and
+            the others are labels. Entries called ``label`` or ``labels`` are labels in any case.
+        to: A file to write as it goes, in constant memory: ``.parquet`` (needs pyarrow), ``.npy`` (one output and no
+            labels), ``.safetensors`` (numbers alone), or, without suffix, a new folder of Parquet files. It takes its
+            name when it is complete and on the disk; a file of that name is replaced, and until then as it was.
+        device: Where to compute. Without, where the module is; elsewhere, a copy of the module is used.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast. What comes out as bfloat16, which
+            numpy does not know, is kept as float32, and anything else as it is.
+        keys: One key for each row, a string or number, to be kept beside it; or, of batches that are dicts, the name
+            of the entry that holds the keys.
+        progress: Whether to show a bar with rate and remaining time on stderr, if that is a terminal.
+
+    Returns:
+        Without `to`, `Features`: the arrays, with labels and keys. With it, its path. In a file, the column of a
+        single output is ``features``, of several ``features_0`` and so on or their keys in a dict; likewise
+        ``label``, ``label_0``; and ``key``.
+
+    Raises:
+        ExtractError: A batch, an output or the keys are not as described, or the file cannot be written.
+    """
+    require_module("extract", module, ExtractError)
+    if dtype not in _DTYPES:
+        raise ExtractError(f"dtype={dtype}: autocast computes in torch.bfloat16 or torch.float16")
+    if dtype is torch.float32:
+        dtype = None
+    if not isinstance(batches, Iterable):
+        raise ExtractError(f"batches are a DataLoader or another iterable, but got a {type(batches).__name__}")
+    if isinstance(batches, torch.Tensor):
+        raise ExtractError("batches is one tensor: pass [tensor], or tensor.split(64) for batches of 64")
+    module, at = _placed(module, device)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(random_state_kept())
+        stack.enter_context(evaluating(module))
+        reader = Reader(module, keys)
+        given = iter(batches)
+        first = [reader.read(batch, 0) for batch in itertools.islice(given, 1)]
+        if not first:
+            raise ExtractError("there are no batches (a generator that has already been used up is empty)")
+        rest = (reader.read(batch, number) for number, batch in enumerate(given, start=1))
+        total = _length(batches) * first[0].rows
+        results = computed(Forward(module, at, dtype), itertools.chain(first, rest), at)
+        if to is None:
+            memory = Memory(total)
+            like = _fill(memory, results, stack.enter_context(Bar(total or None, progress)))
+            reader.finish()
+            return Features(*(refilled(value, map(memory.__getitem__, names)) for value, names in like))
+        path = Path(to)
+        sink = stack.enter_context(opened(path))
+        _fill(sink, results, stack.enter_context(Bar(total or None, progress)))
+        reader.finish()
+        with writing(path):
+            sink.finish()
+    return path
+
+
+def _placed(module: nn.Module, device: torch.device | str | None) -> tuple[nn.Module, torch.device]:
+    """The module, or a copy of it on the device, if it is not there; and where it is."""
+    here = device_of(module)
+    try:
+        there = torch.device(device) if device is not None else here
+        if there.type == here.type and there.index in (None, here.index):
+            return module, here
+        torch.empty(0, device=there)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ExtractError(f"cannot compute on device={str(device)!r}: {error}") from error
+    try:
+        return copy.deepcopy(module).to(there), there
+    except Exception as error:  # of many kinds: modules may hold anything
+        raise ExtractError(
+            f"cannot copy the module to {there}: {error}. Move it there before: module.to(...)"
+        ) from error
+
+
+def _length(batches: Any) -> int:
+    """How many batches there are, as far as they say."""
+    try:
+        return len(batches)
+    except TypeError:
+        return 0
+
+
+def _fill(sink: Sink, results: Iterable[tuple[Batch, Any]], bar: Bar) -> list[tuple[Any, list[str]]]:
+    """Puts all rows into the sink. Returns the outputs, labels and keys of the first batch, with their columns."""
+    like: list[tuple[Any, list[str]]] = []
+    expected: list[str] = []
+    for number, (batch, output) in enumerate(results):
+        parts = [(output, "features"), (batch.labels, "label"), (batch.keys, "key")]
+        found = [list(columns_of(value, name)) for value, name in parts]
+        columns = [column for part in found for column in part]
+        names = [name for name, _ in columns]
+        if not like:
+            like = [(value, [name for name, _ in part]) for (value, _), part in zip(parts, found)]
+            expected = names
+            if not found[0]:
+                raise ExtractError(f"the module returned no tensor, but {output!r}")
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ExtractError(f"two columns would be called {min(twice)!r}: give the outputs other names")
+        if names != expected:
+            raise ExtractError(f"batch {number} gives {', '.join(names)}, and those before {', '.join(expected)}")
+        with named(number):
+            check_rows(columns, batch.rows)
+        with writing("the output"):
+            sink.append(dict(columns))
+        bar.advance(batch.rows)
+    return like

@@ -1,0 +1,59 @@
+"""The rows of one numeric column, gathered batch by batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from truncate._errors import ExtractError
+
+
+def numpy_type(tensor: Tensor) -> np.dtype[Any]:
+    """What numpy holds it as: bfloat16 and smaller floats, which numpy does not know, become float32 or complex64."""
+    try:
+        return torch.empty(0, dtype=tensor.dtype).numpy().dtype
+    except TypeError:
+        return torch.empty(0, dtype=torch.complex64 if tensor.is_complex() else torch.float32).numpy().dtype
+
+
+class Rows:
+    """The rows of one numeric column in one array. It doubles when it is full, unless its size is known before."""
+
+    def __init__(self, name: str, like: Tensor, capacity: int) -> None:
+        self._name, self._shape, self._dtype = name, like.shape[1:], like.dtype
+        self._array = np.empty((max(capacity, 1), *self._shape), numpy_type(like))
+        self.count = 0
+
+    def append(self, tensor: Tensor) -> None:
+        """Copies rows to the end: once, whatever their layout, and into what numpy holds them as."""
+        check_row(self._name, tensor, self._shape, self._dtype)
+        end = self.count + len(tensor)
+        if end > len(self._array):
+            larger = np.empty((max(end, 2 * len(self._array)), *self._shape), self._array.dtype)
+            larger[: self.count] = self._array[: self.count]
+            self._array = larger
+        torch.from_numpy(self._array[self.count : end]).copy_(tensor)
+        self.count = end
+
+    def clear(self) -> None:
+        self.count = 0
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The rows so far."""
+        return self._array[: self.count]
+
+
+def check_row(name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) -> None:
+    """Raises if rows are not like those before."""
+    if tensor.shape[1:] != shape:
+        one, other = ("×".join(map(str, sizes)) or "one number" for sizes in (shape, tensor.shape[1:]))
+        raise ExtractError(
+            f"the rows of {name!r} were {one}, and are now {other}: a table needs rows of one shape. Bring the "
+            "inputs to one size, or reduce the outputs, for example by their mean over places"
+        )
+    if tensor.dtype != dtype:
+        raise ExtractError(f"{name!r} was {dtype}, and is now {tensor.dtype}")

@@ -1,0 +1,9 @@
+"""ROOM _files."""
+
+from truncate._files.atomic import locked, whole, writing
+
+__all__ = [
+    "locked",
+    "whole",
+    "writing",
+]

@@ -1,0 +1,51 @@
+"""ROOM _follow."""
+
+from truncate._follow.failures import explain
+from truncate._follow.filled import Given, held_by_several
+from truncate._follow.mutations import Written
+from truncate._follow.numbers import Traced, TracedBool, plain, traced
+from truncate._follow.objects import NOT_OPENED, PLAIN, Lent, hides, is_opaque, made_plain, plain_inside, revive
+from truncate._follow.proxy import StandIn, Unfollowable, recording_is, running
+from truncate._follow.proxy_module import (
+    Shadows,
+    asks_for_none,
+    compares_bools,
+    entry_of,
+    has_own_call,
+    is_chain,
+    is_shadow,
+)
+from truncate._follow.replaced import real_of
+from truncate._follow.tracer import follow
+
+__all__ = [
+    "Given",
+    "Lent",
+    "NOT_OPENED",
+    "PLAIN",
+    "Shadows",
+    "StandIn",
+    "Traced",
+    "TracedBool",
+    "Unfollowable",
+    "Written",
+    "asks_for_none",
+    "compares_bools",
+    "entry_of",
+    "explain",
+    "follow",
+    "has_own_call",
+    "held_by_several",
+    "hides",
+    "is_chain",
+    "is_opaque",
+    "is_shadow",
+    "made_plain",
+    "plain",
+    "plain_inside",
+    "real_of",
+    "recording_is",
+    "revive",
+    "running",
+    "traced",
+]

@@ -1,0 +1,152 @@
+"""Python objects that a forward passes on and that are no tensors, containers or constants: caches and such."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import gc
+import operator
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._follow.numbers import Traced, plain
+from truncate._graph import Shape, items_of
+
+PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
+# What holds no values of a run, so that there is nothing to look for inside, and may be shared by all runs.
+NOT_OPENED = (
+    type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum, torch.layout,
+    torch.memory_format, torch.dtype, torch.device, range, frozenset, torch.Generator, nn.Module, Traced,
+)  # fmt: skip
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether a value is an object with a state of its own, which a child may change."""
+    return hasattr(value, "__dict__") and not isinstance(value, (torch.Tensor, *NOT_OPENED))
+
+
+def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
+    """Whether what is sought lies inside an object that is no container: in a closure, a deque, an iterator."""
+    if sought(value):
+        return True
+    if not depth or type(value) in PLAIN or isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType)):
+        return False
+    if isinstance(value, types.FunctionType):  # and not its globals
+        inside: Any = value.__closure__ or ()
+    else:
+        inside = gc.get_referents(value)
+    return any(hides(item, sought, depth - 1) for item in inside)
+
+
+def objects_in(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every object with a state of its own inside nested values, and inside of such objects."""
+    seen = set() if seen is None else seen
+    if type(value) in PLAIN or isinstance(value, torch.Tensor) or id(value) in seen:
+        return
+    seen.add(id(value))
+    inside: Any = items_of(value)
+    if is_opaque(value):
+        yield value
+        inside = (*inside, *vars(value).values())
+    for item in inside:
+        yield from objects_in(item, seen)
+
+
+class Lent:
+    """The objects that a call gets, and how they were before it."""
+
+    def __init__(self, given: Any) -> None:
+        self.before = [(value, dict(vars(value))) for value in objects_in(given)]
+        self._contents = [_contents(value) for value, _ in self.before]
+
+    @property
+    def changed(self) -> set[int]:
+        """The ids of those that have other attributes now, or whose attributes hold other items."""
+        compared = zip(self.before, self._contents)
+        return {id(value) for (value, _), contents in compared if not _are_alike(_contents(value), contents)}
+
+    def holders(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
+        """The second of each pair of which the first is, or holds, an object that has changed."""
+        changed = self.changed
+        return [other for value, other in pairs if changed and not changed.isdisjoint(map(id, objects_in(value)))]
+
+
+def _contents(value: Any) -> list[Any]:
+    return [part for name, item in vars(value).items() for part in (name, item, *items_of(item))]
+
+
+def _are_alike(now: list[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def revive(kind: type, state: dict[str, Any]) -> Any:
+    """An object of that class with these attributes: what a forward made, made again."""
+    try:
+        made: Any = object.__new__(kind)
+    except TypeError:  # a class that is not written in Python
+        made = kind.__new__(kind)  # type: ignore[call-overload]
+    made.__dict__.update(state)
+    return made
+
+
+@contextlib.contextmanager
+def plain_inside(values: Any) -> Iterator[None]:
+    """For a while, objects hold plain numbers in place of traced ones, which C code would misread."""
+    replaced = made_plain(values)
+    try:
+        yield
+    finally:
+        for items, key, own, other in reversed(replaced):
+            with contextlib.suppress(LookupError):  # whoever ran meanwhile may have changed the object
+                if _are_same(items[key], other):
+                    items[key] = own
+
+
+def made_plain(values: Any) -> list[tuple[Any, Any, Any, Any]]:
+    """Replaces the traced numbers inside objects; where: container, key, what was there, what is there now."""
+    replaced: list[tuple[Any, Any, Any, Any]] = []
+    _plain(values, replaced, set())
+    return replaced
+
+
+def _plain(value: Any, replaced: list[tuple[Any, Any, Any, Any]], seen: set[int]) -> Any:
+    kind = type(value)
+    if kind in PLAIN or isinstance(value, torch.Tensor):
+        return value
+    if issubclass(kind, Traced):
+        return plain(value)
+    if issubclass(kind, tuple):
+        items = [_plain(item, replaced, seen) for item in tuple.__iter__(value)]
+        if all(map(operator.is_, items, tuple.__iter__(value))):
+            return value
+        return torch.Size(items) if kind in (torch.Size, Shape) else tuple.__new__(kind, items)
+    if id(value) in seen:
+        return value
+    seen.add(id(value))
+    if issubclass(kind, list):
+        _plain_items(value, list.__setitem__, list(enumerate(list.__iter__(value))), replaced, seen)
+    elif issubclass(kind, dict):
+        _plain_items(value, dict.__setitem__, list(dict.items(value)), replaced, seen)
+    if is_opaque(value):
+        _plain_items(vars(value), dict.__setitem__, list(vars(value).items()), replaced, seen)
+    return value
+
+
+def _plain_items(
+    container: Any, set_item: Callable[..., None], items: list[tuple[Any, Any]], replaced: Any, seen: set[int]
+) -> None:
+    for key, item in items:
+        other = _plain(item, replaced, seen)
+        if other is not item:
+            set_item(container, key, other)
+            replaced.append((container, key, item, other))
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if issubclass(type(one), tuple) and issubclass(type(other), tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    return one is other or (type(one) is type(other) and isinstance(one, (int, float)) and one == other)

@@ -1,0 +1,398 @@
+"""Shadows: modules that take the place of a model's own while one forward is followed.
+
+A shadow is an instance of a throw-away subclass of the module's class, with the same Python attributes, whose
+parameters, buffers and children are stand-ins. So the forward of the class itself runs, with its helper methods and
+properties, nothing global is patched, and what it assigns to ``self`` never reaches the model.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from truncate._follow.builtins import CachedFunction, builtin_seen, with_own_builtins
+from truncate._follow.constants import Constant
+from truncate._follow.filled import Given
+from truncate._follow.objects import PLAIN, is_opaque, revive
+from truncate._follow.proxy import Recording, StandIn
+from truncate._follow.replaced import PLACE, STANDS_FOR
+from truncate._graph import Kind, descend, items_of, join, map_nested
+from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+_ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
+
+
+class Shadows:
+    """The shadows of one module and of everything below it, each made when it is asked for."""
+
+    def __init__(self, root: nn.Module, recording: Recording) -> None:
+        self.root = root
+        self.recording = recording
+        self._made: dict[str, Any] = {}
+        self.changed: set[str] = set()  # paths of children of which the forward set an attribute
+        self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
+        self.missed: set[str] = set()  # likewise, of those that were not there: `getattr(self, "count", 0)`
+        self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules; what stands in for them
+        self._paths: dict[int, str] | None = None
+
+    def at(self, path: str, module: nn.Module) -> Any:
+        """The shadow of the module at `path` below the root."""
+        if path not in self._made:
+            self._made[path] = self._make(path, module)
+        return self._made[path]
+
+    def _make(self, path: str, module: nn.Module) -> Any:
+        if isinstance(module, torch.jit.ScriptModule):
+            return _Compiled(self.recording, path)
+        kind: Any = type(module)
+        shadow = object.__new__(Unopened)
+        shadow.__dict__.update({PLACE: (self, path), _ORIGINAL: module})
+        if path == "" or _answers_operators(kind):
+            self.open(shadow)
+        return shadow
+
+    def open(self, shadow: Any) -> None:
+        """Gives a shadow its class and attributes. Most are only called, and never opened."""
+        state = shadow.__dict__
+        path, module = state[PLACE][1], state.pop(_ORIGINAL)
+        original: Any = type(module)
+        shadow.__class__ = _shadow_class(original)
+        self._made[path] = shadow  # before its attributes are looked at: they may lead back to it
+        prefix = f"{path}." if path else ""
+        state.update(module.__dict__)
+        state.pop("training", None)  # answered by the property of Shadow
+        for tensors in ("_parameters", "_buffers"):
+            state[tensors] = _Lazy(
+                state[tensors],
+                lambda name, value: self.recording.held(prefix + name, value),
+                lambda: self.changed.add(path),
+            )
+        state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
+        state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
+        kind: Any = type(module)
+        changing = _attributes_set(kind)
+        for name, value in module.__dict__.items():
+            if name in _MODULE_STATE:
+                continue
+            if name in changing and (path or type(value) in (int, float, bool)):
+                del state[name]  # answered by __getattr__ of Shadow
+            elif type(value) is float:
+                state[name] = Constant(value)
+            elif type(value) not in PLAIN:
+                state[name] = self._translate(value, prefix + name)
+
+    def _translate(self, value: Any, path: str) -> Any:
+        """What the forward finds in a Python attribute: modules and tensors that it reaches there are stand-ins too."""
+        if isinstance(value, torch.Tensor):
+            return self.recording.held(path, value)
+        if isinstance(value, nn.Module):
+            place = self.path_of(value)
+            return value if place is None else self.at(place, value)
+        if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+            owner = self._translate(value.__self__, path)
+            return types.MethodType(with_own_builtins(value.__func__), owner)
+        if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+            return builtin_seen(with_own_builtins(value))
+        if isinstance(value, functools.partial):
+            function = self._translate(value.func, path)
+            return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
+        if is_opaque(value) and any(isinstance(item, nn.Module) for item in vars(value).values()):
+            state = {name: self._translate(item, f"{path}.{name}") for name, item in vars(value).items()}
+            return revive(type(value), state)
+        if isinstance(value, (list, tuple, dict, set, collections.deque)):
+            return self._container(value, path)
+        return value
+
+    def _container(self, value: Any, path: str) -> Any:
+        """The forward may fill a list or dict: on stand-ins a copy of it, in this run."""
+        plain = type(value) in (list, tuple, dict)
+        if plain and _holds_module(value):
+            seen = map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
+        elif self.recording.is_on_real_values:
+            seen = value
+        else:
+            seen = map_nested(value, lambda item: item) if plain else copy.copy(value)
+        self.containers.append((path, value, Given([seen])))
+        return seen
+
+    @property
+    def filled(self) -> list[str]:
+        """The attributes that hold a list or dict which the forward has changed, or would have."""
+        return [path for path, _, given in self.containers if any(change is not None for change in given.changes)]
+
+    def path_of(self, module: nn.Module) -> str | None:
+        """Where a module sits below the root, by any of its names."""
+        if self._paths is None:
+            named = list(self.root.named_modules(remove_duplicate=False))
+            self._paths = {id(found): path for path, found in reversed(named)}
+        return self._paths.get(id(module))
+
+
+def _holds_module(value: Any) -> bool:
+    return isinstance(value, nn.Module) or any(map(_holds_module, items_of(value)))
+
+
+class _Lazy(dict):  # type: ignore[type-arg]
+    """Parameters, buffers or children by name, each replaced by its stand-in when it is asked for."""
+
+    def __init__(
+        self, real: dict[str, Any], make: Callable[[str, Any], Any], replaced: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(real)
+        self._make = make
+        self._made: dict[str, Any] = {}
+        self._replaced = replaced  # told if one is replaced other than by an attribute of the shadow
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            value = super().__getitem__(name)
+            self._made[name] = None if value is None else self._make(name, value)
+        return self._made[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._replaced()
+        self.assign(name, value)
+
+    def assign(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self._made[name] = value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+    def copy(self) -> Any:
+        return dict(self.items())
+
+
+class _Compiled:
+    """The shadow of a TorchScript module: it can be called, and nothing else is known of it."""
+
+    def __init__(self, recording: Recording, path: str) -> None:
+        self._recording = recording
+        self._path = path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._recording.child(self._path, args, kwargs)
+
+
+class Unopened:
+    """A shadow that nothing was asked of yet. It can be called; at the first question it becomes a `Shadow`."""
+
+    _truncate_stands_for: Any = None  # asking for the class tells
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        shadows, path = object.__getattribute__(self, "__dict__")[PLACE]
+        return shadows.recording.child(path, args, kwargs)
+
+    def __getattribute__(self, name: str) -> Any:
+        state = object.__getattribute__(self, "__dict__")
+        if name == "__dict__":
+            return state
+        if name == "__class__":  # `isinstance` does not expect that the answer changes the object
+            kind: Any = type(state[_ORIGINAL])
+            return _shadow_class(kind)
+        state[PLACE][0].open(self)
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            self.__dict__[PLACE][0].open(self)
+            setattr(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@functools.lru_cache(maxsize=4096)
+def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
+    """The forward of a class, and each method that it calls by name."""
+    functions = []
+    reached = {"forward"}
+    pending = ["forward"]
+    while pending:
+        method = pending.pop()
+        for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+            value = vars(base).get(method)
+            function = inspect.unwrap(value) if callable(value) else None
+            if isinstance(function, types.FunctionType):
+                functions.append(function)
+                called = names_in(function.__code__) - reached
+                reached |= called
+                pending += called
+    return tuple(functions)
+
+
+@functools.lru_cache(maxsize=4096)
+def _attributes_set(cls: Any) -> frozenset[str]:
+    """The attributes that the forward of a class sets, or a method that it calls by name."""
+    return frozenset().union(*(attributes_stored(function.__code__) for function in _functions_of(cls)))
+
+
+@functools.lru_cache(maxsize=4096)
+def compares_bools(cls: Any) -> bool:
+    """Whether the forward of a class compares something with True or False by ``is``, or what it calls by name does."""
+    return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
+
+
+@functools.lru_cache(maxsize=4096)
+def asks_for_none(cls: Any) -> bool:
+    """Whether the forward of a class, or what it calls by name, asks whether something that it computes is None."""
+    forward = inspect.unwrap(cls.forward)
+    others = reached(_functions_of(cls)) - {forward}
+    return asks_of_values(forward.__code__, arguments=False) or any(asks_of_values(one.__code__) for one in others)
+
+
+@functools.lru_cache(maxsize=4096)
+def _answers_operators(cls: Any) -> bool:
+    """Whether a class defines what Python asks of the class and not of the instance, such as ``len``."""
+    bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
+    return any(
+        name.startswith("__") and name not in _ASKED_BY_NAME and callable(value)
+        for base in bases
+        for name, value in vars(base).items()
+    )
+
+
+_ASKED_BY_NAME = frozenset(
+    "__init__ __repr__ __setstate__ __getstate__ __reduce_ex__ __deepcopy__ __init_subclass__ __dir__".split()
+)
+
+
+class _Whole(Protocol):
+    __dict__: dict[str, Any]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class Shadow:
+    """What every shadow does differently from the class whose place it takes."""
+
+    def __init_subclass__(cls) -> None:
+        """Ends here: a class that registers its subclasses must not see a throw-away one."""
+
+    def __call__(self: _Whole, *args: Any, **kwargs: Any) -> Any:
+        place = self.__dict__.get(PLACE)
+        if place is None:  # made while the forward ran, such as a slice of a ModuleList
+            return self.forward(*args, **kwargs)
+        shadows, path = place
+        if any(changed == path or changed.startswith(f"{path}.") for changed in shadows.changed):
+            raise shadows.recording.fail(f"sets an attribute of {path!r} and then calls it")
+        return shadows.recording.child(path, args, kwargs)
+
+    @property
+    def training(self) -> Any:
+        place = self.__dict__.get(PLACE)
+        if place is None:
+            return False
+        shadows, path = place
+        recording, flag = shadows.recording, join(path, "training")
+        if recording.compares_bools:
+            return recording.decide(flag)
+        return StandIn(recording, lambda: recording.node(Kind.ATTRIBUTE, flag))
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        if PLACE in self.__dict__:
+            raise self.__dict__[PLACE][0].recording.fail("changes the mode of a module")
+
+    def __getattr__(self, name: str) -> Any:
+        place = self.__dict__.get(PLACE)
+        kind: Any = type(self)
+        if place is None or name not in _attributes_set(kind):
+            return super().__getattr__(name)  # type: ignore[misc]
+        shadows, path = place
+        original = vars(descend(shadows.root, path))
+        if name not in original and not shadows.recording.was_called(path):
+            shadows.missed.add(join(path, name))
+            return super().__getattr__(name)  # type: ignore[misc]
+        if path:  # what the child's own forward left there
+            return shadows.recording.left_behind(f"{path}.{name}", original.get(name))
+        shadows.numbers_read.add(name)
+        return original[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if PLACE not in self.__dict__:
+            object.__setattr__(self, name, value)
+            return
+        shadows, path = self.__dict__[PLACE]
+        recording = shadows.recording
+        if name in shadows.numbers_read or (name in shadows.missed and type(value) in (int, float)):
+            raise recording.fail(f"keeps the number or flag {name!r} from call to call")
+        for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
+            if name in held:
+                recording.add(Kind.ASSIGN, join(path, name), (value,))
+                held.assign(name, value)
+                return
+        if path:
+            shadows.changed.add(path)  # seen by what is asked of the shadow, but not by the child when it is called
+        elif isinstance(value, torch.Tensor | StandIn) and recording.was_read(name):
+            raise recording.fail(f"keeps a tensor in its attribute {name!r} from call to call")
+        object.__setattr__(self, name, value)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise self.__dict__[PLACE][0].recording.fail("copies a module")
+
+    def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
+        shadows, path = self.__dict__[PLACE]
+        return shadows.recording.hooked(path, hook, options)
+
+    def _refuse_hook(self, *_: Any, **__: Any) -> Any:
+        raise self.__dict__[PLACE][0].recording.refuse_hook()
+
+    register_forward_pre_hook = register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
+
+
+def has_own_call(module: nn.Module) -> bool:
+    """Whether the class of a module does something around its forward that no hook sees; those of torch do not."""
+    return not type(module).__call__.__module__.startswith("torch.")
+
+
+def is_chain(module: nn.Module) -> bool:
+    """Whether a module does what `nn.Sequential` does: calls its children in turn."""
+    own = "forward" in vars(module) or has_own_call(module)
+    return type(module).forward is nn.Sequential.forward and not own
+
+
+def entry_of(shadow: Any) -> Callable[..., Any]:
+    """What runs when the module of a shadow is called: its forward, or all that its class does around it."""
+    call = type(shadow).__mro__[2].__call__
+    return shadow.forward if call.__module__.startswith("torch.") else functools.partial(call, shadow)
+
+
+def is_shadow(value: Any) -> bool:
+    return issubclass(type(value), (Shadow, Unopened, _Compiled))
+
+
+@functools.lru_cache(maxsize=256)  # no more: a class that is cached here lives on
+def _shadow_class(cls: type) -> type:
+    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, STANDS_FOR: cls}
+    for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
+        for name, value in vars(base).items():
+            if isinstance(value, (staticmethod, classmethod)):
+                members[name] = type(value)(with_own_builtins(value.__func__))
+            elif isinstance(value, property):
+                fget, fset, fdel = map(with_own_builtins, (value.fget, value.fset, value.fdel))
+                members[name] = property(fget, fset, fdel, value.__doc__)
+            elif isinstance(value, (types.FunctionType, CachedFunction)) and not name.startswith("__"):
+                members[name] = with_own_builtins(value)
+    return type(cls)(cls.__name__, (Shadow, cls), members)

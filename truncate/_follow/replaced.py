@@ -1,0 +1,138 @@
+"""What takes the place of Python's builtins in followed code, where Python's own would not ask the value itself."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from truncate._follow.constants import Constant
+from truncate._follow.numbers import Traced, fixed
+from truncate._follow.proxy import Held, StandIn, running
+from truncate._graph import Kind, Shape, map_nested
+
+ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
+STANDS_FOR = "_truncate_stands_for"  # on the class of a shadow: that whose place it takes
+PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
+
+
+def computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function written in C computes, which would read a traced number as a plain one without asking."""
+    first = next((arg for arg in args if issubclass(type(arg), Traced)), None)
+    return function(*args, **kwargs) if first is None or kwargs else first.computed(function, args)
+
+
+def fixing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function computes that follows no other sizes."""
+    args, kwargs = map_nested((args, kwargs), fixed)
+    return function(*args, **kwargs)
+
+
+def _isinstance(value: Any, classes: Any) -> bool:
+    if issubclass(type(value), StandIn):
+        return value._recording.is_instance(value, classes)
+    answer = isinstance(value, classes)
+    if running.now is not None:
+        running.now.asked_for_class(value, classes, answer)
+    return answer
+
+
+def _hasattr(value: Any, name: str) -> bool:
+    if not issubclass(type(value), StandIn) or type(value) is Held:
+        return hasattr(value, name)
+    if value._recording.is_instance(value, torch.Tensor):
+        return hasattr(torch.Tensor, name)
+    raise value._recording.fail(f"asks whether a value has {name!r}")
+
+
+def _getattr(value: Any, name: str, *default: Any) -> Any:
+    if default and issubclass(type(value), StandIn) and not _hasattr(value, name):
+        return default[0]
+    return getattr(value, name, *default)
+
+
+def _len(value: Any) -> Any:
+    if issubclass(type(value), StandIn):
+        return value._recording.add(Kind.FUNCTION, len, (value,))
+    return value.shape[0] if isinstance(value, torch.Tensor) else len(value)
+
+
+class _Replaced(type):
+    """A builtin class that may be called in its own way, and for the rest passes for the real one."""
+
+    real: type
+    make: Callable[..., Any]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls.make(*args, **kwargs)
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return _isinstance(value, cls.real)
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return issubclass(other, cls.real)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.real
+
+    def __hash__(cls) -> int:
+        return hash(cls.real)
+
+
+def _type(*args: Any, **kwargs: Any) -> Any:
+    if len(args) == 1 and issubclass(type(args[0]), StandIn):
+        if args[0]._recording.is_instance(args[0], torch.Tensor):
+            return torch.Tensor
+        raise args[0]._recording.fail("asks for the type of a value")
+    if len(args) != 1 or kwargs:
+        return type(*args, **kwargs)
+    kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(real_of(args[0]))
+    if kind is Shape:
+        return torch.Size
+    if hasattr(kind, STANDS_FOR):
+        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(PLACE, (None, ""))[1] else kind
+    return next((own for own in _OWN_TYPES if own.real is kind), kind)
+
+
+def _number(kind: type) -> Callable[..., Any]:
+    def convert(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], torch.Tensor):
+            args = (args[0].item(),)
+        return (
+            args[0].converted(kind) if len(args) == 1 and issubclass(type(args[0]), Traced) else kind(*args, **kwargs)
+        )
+
+    return convert
+
+
+def _range(*bounds: Any) -> range:
+    return range(*map(fixed, bounds))
+
+
+def _replaced(real: type, make: Callable[..., Any]) -> type:
+    return _Replaced(real.__name__, (), {"real": real, "make": staticmethod(make)})
+
+
+OWN = {
+    **vars(builtins),
+    "isinstance": _isinstance,
+    "hasattr": _hasattr,
+    "getattr": _getattr,
+    "len": _len,
+    "type": _replaced(type, _type),
+    "int": _replaced(int, _number(int)),
+    "float": _replaced(float, _number(float)),
+    "range": _replaced(range, _range),
+    **{function.__name__: functools.partial(computed, function) for function in (bin, hex, oct, chr)},
+    "_answers_isinstance": True,
+}
+_OWN_TYPES = [OWN[name] for name in ("int", "float", "range", "type")]
+
+
+def real_of(value: Any) -> Any:
+    """The real class behind one of these, for whoever is handed one; and the real number."""
+    kind = type(value)
+    return value.real if kind is _Replaced else float(value) if kind is Constant else value

@@ -1,0 +1,385 @@
+"""Following a forward: one run of it on stand-ins for each way that it can go in training and in evaluation."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import operator
+import sys
+from collections.abc import Iterator
+from types import FrameType, NoneType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from truncate._follow.failures import explain
+from truncate._follow.filled import Given
+from truncate._follow.mutations import Written
+from truncate._follow.objects import PLAIN, hides, is_opaque
+from truncate._follow.proxy import Held, StandIn, Unread, recording_is, running, standins_in
+from truncate._follow.proxy_module import Shadows, compares_bools, entry_of, is_chain, is_shadow
+from truncate._follow.replaced import real_of
+from truncate._follow.unheard import Functions
+from truncate._graph import (
+    DUNDER,
+    Body,
+    Call,
+    Kind,
+    Known,
+    Node,
+    containers_in,
+    descend,
+    fill,
+    is_container,
+    is_known,
+    items_of,
+    map_nested,
+    returns_tensor,
+    tensors_in,
+)
+from truncate._python import assigned_names, names_tested_for_none, users_frame
+from truncate._sandbox import random_state_watched
+
+
+class Children(Protocol):
+    """What a run asks about the calls of children in its graph."""
+
+    def outline(self, node: Node) -> Any:
+        """What is known of a value in the graph of the parent, such as what a child returns."""
+
+    def filled(self, node: Node) -> list[Any] | None:
+        """How it changes each list and dict that it is given (`_filled`), if that is known."""
+
+    def is_shared(self, container: Any) -> bool:
+        """Whether several modules of the model hold a list or dict."""
+
+
+def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Body]:
+    """All ways through the forward of `module`, its children as leaves; the way of its present mode is first.
+
+    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
+    """
+    if is_chain(module) and len(call.args) == 1 and next(containers_in(call.args), None) is None:
+        return [_chain(module, call)]
+    bodies: list[Body] = []
+    pending: list[dict[str, bool]] = [{}]
+    while pending:
+        decisions = pending.pop()
+        run = _Run(module, decisions, children)
+        try:
+            bodies.append(run.body(call))
+        except Exception as error:
+            explained = explain(error, module, where)
+            if not bodies:
+                raise explained from error
+            bodies.append(Body([], None, run.decisions, str(explained)))
+        finally:
+            # Every flag that this run asked for without being told can go the other way too.
+            asked = [flag for flag in run.decisions if flag not in decisions]
+            for position, flag in enumerate(asked):
+                taken = {name: run.decisions[name] for name in [*decisions, *asked[:position]]}
+                pending.append({**taken, flag: not run.decisions[flag]})
+    return bodies
+
+
+def _chain(module: nn.Module, call: Call) -> Body:
+    """The body of a plain Sequential, which need not be run to be known."""
+    value = call.args[0]
+    nodes: list[Node] = []
+    if type(value) is Node:
+        value = Node(Kind.INPUT, value.target, known=value.known)
+        nodes.append(value)
+    for name in module._modules:
+        value = Node(Kind.CHILD, name, (value,), index=len(nodes))
+        nodes.append(value)
+    return Body(nodes, value, {})
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every torch function that this thread calls, those too that take no stand-in, such as ``torch.arange``."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if running.now is not self._run:  # meanwhile a child is followed, of which this run has a question
+            return func(*args, **(kwargs or {}))
+        return self._run.function(func, args, kwargs or {})
+
+
+class _Run(Written):
+    """One run of one forward on stand-ins; a `Recording`."""
+
+    is_on_real_values = False
+
+    def __init__(
+        self, module: nn.Module, decisions: dict[str, bool], children: Children, answering: bool = False
+    ) -> None:
+        super().__init__()
+        self._answering = answering  # whether all that is known of what children return is handed out
+        self._answered: set[Node] = set()
+        self._ran = Functions()
+        self.module = module
+        kind: Any = type(module)
+        self.compares_bools = compares_bools(kind)
+        self.decisions = dict(decisions)
+        self._children = children
+        self._asked: dict[str, Any] = {}
+        self._constants: dict[str, torch.Tensor] = {}
+        self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
+
+    @functools.cached_property
+    def _own(self) -> set[int]:
+        """The ids of what the modules hold: configurations and the like, which are shared and not copied."""
+        return {id(value) for held in self.module.modules() for value in vars(held).values()}
+
+    def body(self, call: Call) -> Body:
+        forward = inspect.unwrap(type(self.module).forward).__code__
+        tested = names_tested_for_none(forward)
+
+        def enter(value: Any) -> Any:
+            if type(value) is not Node:
+                return value
+            entered = self.node(Kind.INPUT, value.target)
+            entered.known = value.known
+            asked = value.target in tested or (self._answering and is_known(self.outline(entered)))
+            return self._answerable(StandIn(self, entered)) if asked else StandIn(self, entered)
+
+        with recording_is(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
+            args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
+            given = Given((*args, *kwargs.values()))
+            self._shadows = Shadows(self.module, self)
+            entry = entry_of(self._shadows.at("", self.module))
+            with self._ran.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
+                result = entry(*args, **kwargs)
+            lowered = self.lower(result)
+        if drawn():
+            raise self.fail("draws or seeds random numbers outside of torch's operations")
+        if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
+            raise self._failure
+        if self._ran.unheard is not None:
+            raise self.fail(self._ran.unheard)
+        with self._contexts.running():
+            misled, compared = next(self._misled(), (None, ""))
+        if misled is not None:
+            if self._answering:
+                raise self.fail(f"asks whether a value is {compared} that {self._origin(misled)}")
+            again = _Run(self.module, self.decisions, self._children, answering=True)
+            body = again.body(call)
+            self.decisions.update(again.decisions)
+            return body
+        filled = self.told(given.changes, given.containers)
+        fills, constants = self._shadows.filled, self._constants
+        return Body(
+            self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills
+        )
+
+    def held(self, path: str, tensor: torch.Tensor) -> StandIn:
+        """What the forward sees in place of a tensor that the module holds."""
+        if not isinstance(tensor, nn.Parameter) and self._has_hooks_below and not self._is_registered(tensor):
+            return Unread(self, f"reads the tensor {path!r}, which hooks on the modules that it calls may set")
+        return Held(self, path, tensor)
+
+    def _is_registered(self, tensor: torch.Tensor) -> bool:
+        return any(tensor is held for held in (*self.module.parameters(), *self.module.buffers()))
+
+    @functools.cached_property
+    def _has_hooks_below(self) -> bool:
+        below = (module for module in self.module.modules() if module is not self.module)
+        return any(module._forward_hooks or module._forward_pre_hooks for module in below)
+
+    def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A child is called."""
+        self._ran.pause()  # what runs meanwhile is no function of this forward
+        try:
+            return self._returned(path, args, kwargs, sys._getframe(2))
+        finally:
+            self._ran.resume()
+
+    def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
+        """What a child returns. Where the forward asks whether that is None, it must be given an answer."""
+        returned = self.add(Kind.CHILD, path, args, kwargs)
+        containers = list(containers_in((*args, *kwargs.values())))
+        if containers:
+            reading = f"reads what {path!r} has put into a list or dict"
+            self.fill(path, containers, self._children.filled(returned._node), lambda n, key: Unread(self, reading))
+        tested = names_tested_for_none(caller.f_code)
+        if self._answering and is_known(self.outline(returned._node)):
+            return self._answerable(returned)
+        return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
+
+    def left_behind(self, path: str, value: Any) -> Any:
+        """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
+        calls = self.calls_of(path.rpartition(".")[0])
+        if not calls and type(value) in PLAIN:
+            raise self.fail(f"reads {path!r} before that module has set it in this call")
+        return StandIn(self, self.node(Kind.ATTRIBUTE, path, calls))
+
+    def _answerable(self, standin: StandIn) -> Any:
+        """A stand-in of which one may ask whether it, or a part of it, is None: Python cannot ask a stand-in that."""
+        outline = self.outline(standin._node)
+        if not is_known(outline):
+            raise self.fail("asks whether a value is None that another module returns")
+        self._answered.add(standin._node)
+        return fill(outline, standin)
+
+    def _misled(self) -> Iterator[tuple[Node, str]]:
+        """The values that may be what the forward compared them with by ``is``, and what that was."""
+        yield from ((node, "None") for node in self._ran.asked(NoneType, self._nodes) if self._may_be_none(node))
+        asked = self._ran.asked(bool, self._nodes) if self.compares_bools else ()
+        yield from ((node, "True or False") for node in asked if self._may_be_bool(node))
+
+    def _may_be_none(self, node: Node) -> bool:
+        """Whether the value of a node may be None, and a stand-in for it was handed out."""
+        if _whole(node) in self._answered and self.outline(node) is None:
+            return False
+        known = self.outline(node)
+        return known is None or known is Known.NOTHING
+
+    def _may_be_bool(self, node: Node) -> bool:
+        known = self.outline(node)
+        return known in (Known.GIVEN, Known.NOTHING) or (type(known) is bool and _whole(node) not in self._answered)
+
+    def _origin(self, node: Node) -> str:
+        origins = {Kind.INPUT: "is a part of an argument", Kind.CHILD: "another module returns"}
+        return origins.get(_whole(node).kind, "it computes")
+
+    def outline(self, node: Node) -> Any:
+        """What is known of a value."""
+        self._ran.pause()  # to know what a child returns it may have to be followed
+        try:
+            found = self._children.outline(node)
+        finally:
+            self._ran.resume()
+        source = _whole(node)
+        if source.kind is Kind.INPUT and source.known is not None:
+            self._asked[source.target] = source.known()
+        return found
+
+    def is_surely_tensor(self, value: Any) -> bool:
+        kind = type(value)
+        return kind is Unread or (issubclass(kind, StandIn) and self.outline(value._node) is Known.TENSOR)
+
+    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> StandIn:
+        lowered = tuple([self.lower(arg) for arg in args])
+        named = {key: self.lower(value) for key, value in kwargs.items()} if kwargs else {}
+        return StandIn(self, self.node(kind, target, lowered, named))
+
+    def lower(self, value: Any) -> Any:
+        """Stand-ins to their nodes, inside nested containers too."""
+        value = real_of(value)
+        if type(value) in PLAIN:
+            return value
+        if id(value) in self._objects:
+            return self._objects[id(value)][0]
+        if issubclass(type(value), StandIn):
+            if value._recording is not self:
+                raise self.fail("uses a value that another call of a forward left behind")
+            return value._node
+        if is_shadow(value):
+            raise self.fail("passes a module as an argument")
+        if is_container(value):
+            return map_nested(value, self.lower)
+        if isinstance(value, torch.Tensor):
+            return self._constant(value)
+        if isinstance(value, torch.Generator):
+            raise self.fail("draws random numbers of its own, from a torch.Generator")
+        if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), StandIn)):
+            raise self.fail(f"hides a value in a {type(value).__name__}")
+        if is_opaque(value) and id(value) not in self._own:
+            # A child may change it: each run gets a copy of it as it is now.
+            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            return self._objects.setdefault(id(value), (node, value))[0]
+        return value
+
+    def _constant(self, tensor: torch.Tensor) -> Node:
+        """A tensor that the forward finds elsewhere than in an attribute: in a list, in a global."""
+        for path, held in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if held is tensor:
+                return self.node(Kind.ATTRIBUTE, path)
+        filled_by_others = [items_of(value) for value in users_frame().f_globals.values()]
+        filled_by_others += [value for _, value, _ in self._shadows.containers if self._children.is_shared(value)]
+        found_there = any(tensor is other for other in tensors_in(filled_by_others))
+        if self._has_hooks_below or tensor.grad_fn is not None or found_there:
+            raise self.fail(
+                "reads a tensor from a list, dict or global that a hook or another module may have put there"
+            )
+        name = f"constant_{len(self._constants)}"
+        self._constants[name] = tensor
+        node = self.node(Kind.ATTRIBUTE, name)
+        return self._objects.setdefault(id(tensor), (node, tensor))[0]
+
+    def _refuse_hidden_module(self) -> None:
+        """A module of the model that is called for real was reached by a way that we did not see."""
+        frame = sys._getframe(2)
+        for _ in range(6):
+            if frame is None or frame.f_code.co_name == "_call_impl":
+                return
+            caller = frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
+            if isinstance(caller, nn.Module) and not is_shadow(caller) and id(caller) in self._modules:
+                raise self.fail(f"calls a {type(caller).__name__} of the model through something that is no module")
+            frame = frame.f_back  # type: ignore[assignment]
+
+    @functools.cached_property
+    def _modules(self) -> set[int]:
+        return set(map(id, self.module.modules()))
+
+    def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch function is called."""
+        if func is torch._C._set_grad_enabled:
+            self._contexts.grad_was_set(*args)
+        name = getattr(func, "__name__", "")
+        on_nothing = next(standins_in((args, kwargs)), None) is None
+        if on_nothing and not returns_tensor(func) and (not name.endswith("_") or name.endswith("__")):
+            return func(*args, **kwargs)
+        self._refuse_hidden_module()
+        if name in ("__get__", "__set__"):
+            if name == "__set__":
+                raise self.fail(f"assigns to {func.__self__.__name__!r} of a tensor")
+            return self.add(Kind.FUNCTION, getattr, (args[0], func.__self__.__name__))
+        if getattr(torch.Tensor, name, None) is func:
+            if name.startswith("__") and name.strip("_") in DUNDER:
+                return self.add(Kind.FUNCTION, DUNDER[name.strip("_")], args, kwargs)
+            return self.add(Kind.METHOD, name, args, kwargs)
+        return self.add(Kind.FUNCTION, func, args, kwargs)
+
+    def global_state(self, func: Any, *args: Any) -> Any:
+        """The forward asks for, or changes, what holds for the whole process."""
+        if func is not torch.is_grad_enabled:
+            raise self.fail("seeds the random numbers")
+        return self.add(Kind.FUNCTION, func, ())
+
+    def decide(self, flag: str) -> bool:
+        """Which way control flow goes that asks for the mode of a module."""
+        if flag not in self.decisions:
+            self.decisions[flag] = descend(self.module, flag.rpartition(".")[0]).training
+        return self.decisions[flag]
+
+    def is_instance(self, standin: StandIn, classes: Any) -> bool:
+        if type(standin) is Held:
+            return standin.is_instance(classes)
+        outline = self.outline(standin._node)
+        if outline is Known.TENSOR:
+            return any(issubclass(torch.Tensor, cls) for cls in _flat(classes))
+        if type(outline) is Known:
+            raise self.fail("asks for the type of a value with isinstance")
+        return isinstance(outline, classes)
+
+
+def _whole(node: Node) -> Node:
+    """The value of which a value is an item or attribute, or an item of one, and so on."""
+    while node.target in (getattr, operator.getitem) and type(node.args[0]) is Node:
+        node = node.args[0]
+    return node
+
+
+def _flat(classes: Any) -> Iterator[type]:
+    if isinstance(classes, tuple):
+        for item in classes:
+            yield from _flat(item)
+    else:
+        yield from getattr(classes, "__args__", None) or (classes,)

@@ -1,0 +1,93 @@
+"""What a stand-in does not hear: ``value is None``, or True or False, which for a stand-in is always answered no.
+
+So the functions that ran on stand-ins are looked at afterwards. Where one of them asks that of anything but a plain
+attribute or an argument of the forward, every stand-in must have been for something that is none of these. Nor does one
+hear ``type(value)`` in functions of which no copy was made, ``match``, and whether two values are the same object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType, NoneType
+from typing import Any
+
+from truncate._follow.proxy import StandIn, Unread, standins_in
+from truncate._graph import Node
+from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
+
+
+class Functions:
+    """Those that ran, in this thread, and what they asked."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those of which it asks that
+        self._asked: dict[type, list[StandIn]] = {kind: [] for kind in _KINDS}  # what was given for these
+        self._unheard: str | None = None
+        self._watch: Callable[[Any], None] | None = None
+        self._seen = True
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        # Tracing costs less, but a debugger may be at it; and where someone measures too, expect the worst.
+        self._watch = sys.settrace if sys.gettrace() is None else sys.setprofile if sys.getprofile() is None else None
+        self._seen = self._watch is not None
+        self.resume()
+        try:
+            yield
+        finally:
+            self.pause()
+            self._watch = None
+
+    def pause(self) -> None:
+        if self._watch is not None:
+            self._watch(None)
+
+    def resume(self) -> None:
+        if self._watch is not None:
+            self._watch(self._see)
+
+    def _see(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        if "type" in code.co_names and "_answers_isinstance" not in frame.f_builtins and self._unheard is None:
+            given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+            if _is_theirs(code) and next(standins_in(given), None) is not None:
+                self._unheard = "asks for the type of a value"
+        names = self._parameters.get(code)
+        if names is None:
+            kinds = _KINDS if _is_theirs(code) else ()
+            names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
+        for kind, name in names:
+            self._asked[kind] += standins_in(frame.f_locals.get(name))
+
+    @property
+    def unheard(self) -> str | None:
+        """What one of them asked that could not be answered, of whichever value."""
+        return self._unheard or next(
+            filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None
+        )
+
+    def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
+        """Of which of these values one of them may have asked whether it is None, or True or False."""
+        theirs = [code for code in self._parameters if _is_theirs(code)]
+        stored = frozenset().union(*map(attributes_stored, theirs))
+        if not self._seen or any(_asks_anything(code, kind, stored) for code in theirs):
+            yield from values
+        yield from (standin._node for standin in self._asked[kind] if type(standin) is not Unread)
+
+
+def _is_theirs(code: CodeType) -> bool:
+    made = code.co_filename == "<string>" and code.co_name == "__init__"  # by `dataclass`
+    return not (made or code.co_filename.startswith(OWN) or is_library(code.co_filename))
+
+
+def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
+    """Whether a function asks that of anything else than its arguments and attributes that nobody sets."""
+    tests = identity_tests(code, kind)
+    return tests.others or tests.variables or not stored.isdisjoint(tests.attributes)
+
+
+_KINDS: tuple[Any, ...] = (NoneType, bool)

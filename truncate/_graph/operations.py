@@ -1,0 +1,243 @@
+"""What is known of torch's own functions: which make tensors, which return views, which write on their arguments."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import torch
+from torch import nn
+
+from truncate._graph.graph import Body, Kind, Node, nodes_in
+
+UNARY = {"neg": operator.neg, "pos": operator.pos, "invert": operator.invert, "abs": operator.abs}
+BINARY = {
+    name: getattr(operator, name if name not in ("and", "or") else f"{name}_")
+    for name in (
+        "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift getitem eq ne lt le gt ge"
+    ).split()
+}
+INPLACE = {
+    name: getattr(operator, name)
+    for name in ("iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift").split()
+}
+DUNDER = {**UNARY, **BINARY, **INPLACE, "setitem": operator.setitem}
+OPERATORS = frozenset(DUNDER.values())
+COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
+
+_CONTRARY = {operator.eq: operator.ne, operator.ne: operator.eq}
+_CONTRARY_OF_SIZES = {
+    operator.lt: operator.ge, operator.ge: operator.lt, operator.gt: operator.le, operator.le: operator.gt
+}  # fmt: skip
+
+# Methods of a tensor that change what happens in its backward.
+_ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
+# These change their running statistics in training, and return something else.
+_NORMS = frozenset(("batch_norm", "instance_norm"))
+_EMBEDDINGS = frozenset(("embedding", "embedding_bag"))
+# These may return an argument or a view of one, which their signatures do not say.
+_MAY_RETURN_ARGUMENT = frozenset(
+    """
+    alpha_dropout atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod chain_matmul combinations
+    conj_physical dropout feature_alpha_dropout feature_dropout flatten_dense_tensors histogramdd meshgrid sum_to_size
+    to_dense type_as unflatten_dense_tensors unsafe_chunk unsafe_split unsafe_split_with_sizes
+    """.split()
+)
+# Functions that make a tensor from plain values and have no operator of that name in ATen.
+_CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy))
+
+
+@functools.lru_cache(maxsize=1024)
+def _schemas(name: str) -> tuple[Any, ...]:
+    """The signatures of the ATen operator of that name, which say what is returned, viewed and written."""
+    packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
+    if packet is None:
+        return ()
+    return tuple(getattr(packet, overload)._schema for overload in packet.overloads())
+
+
+def contrary(node: Node) -> tuple[Any, tuple[Any, ...]]:
+    """A function and its arguments that give the contrary of a value: of a comparison without asking for its truth."""
+    if node.target in _CONTRARY:
+        return _CONTRARY[node.target], node.args
+    if node.target in _CONTRARY_OF_SIZES and all(map(_is_size, node.args)):  # no NaN, which is neither
+        return _CONTRARY_OF_SIZES[node.target], node.args
+    return operator.not_, (node,)
+
+
+def _is_size(value: Any) -> bool:
+    """Whether a value is certainly an integer, or a shape."""
+    if type(value) is not Node:
+        return type(value) is int
+    if value.kind is Kind.METHOD:
+        return value.target in ("dim", "size", "numel")
+    if value.target is getattr:
+        return value.args[1] in ("shape", "ndim")
+    of_sizes = (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
+    return value.target in of_sizes and all(map(_is_size, value.args))
+
+
+def name_of(node: Node) -> str:
+    """The name of its function: ``add_``, also for ``torch.ops.aten.add_.Tensor``."""
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.rpartition("::")[2]
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def returns_tensor(func: Any) -> bool:
+    """Whether a torch function always returns one tensor."""
+    if func in _CONSTRUCTORS:
+        return True
+    if isinstance(func, torch._ops.OpOverload):
+        schemas: tuple[Any, ...] = (func._schema,)
+    else:
+        schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+    return bool(schemas) and all([str(r.type) for r in schema.returns] == ["Tensor"] for schema in schemas)
+
+
+def returns_list(func: Any) -> bool:
+    """Whether a torch function returns a list of tensors, whose length may depend on sizes, as ``split`` does."""
+    schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+    return any(str(r.type) == "List[Tensor]" for schema in schemas for r in schema.returns)
+
+
+def returns_tensors(node: Node) -> bool:
+    """Whether a node calls a torch function that returns several tensors."""
+    schemas = _schemas(name_of(node)) if node.kind in (Kind.FUNCTION, Kind.METHOD) else ()
+    return bool(schemas) and all(str(r.type) in ("Tensor", "List[Tensor]") for s in schemas for r in s.returns)
+
+
+def is_tensor(node: Node) -> bool:
+    """Whether the value of a node is certainly one tensor."""
+    if node.kind is Kind.ATTRIBUTE:
+        return not is_mode(node) and not node.args
+    if node.kind is Kind.METHOD:
+        return not any(hasattr(other, node.target) for other in (dict, list, tuple, str)) and returns_tensor(
+            node.target
+        )
+    if node.kind is not Kind.FUNCTION or node.target is getattr:
+        return False
+    if node.target in OPERATORS:
+        return any(is_tensor(source) for source in node.args if isinstance(source, Node))
+    return returns_tensor(node.target)
+
+
+def is_repeatable(node: Node) -> bool:
+    """Whether an operation (not a child) gives the same again when it is run again on the same values."""
+    if node.kind is Kind.ATTRIBUTE:
+        return not node.args
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD) or written(node):
+        return False
+    if node.target is getattr or node.target in OPERATORS or node.target in _CONSTRUCTORS:
+        return True
+    packet, name = torch.ops.aten, name_of(node)
+    return bool(_schemas(name)) and not any(
+        torch.Tag.nondeterministic_seeded in getattr(getattr(packet, name), overload).tags
+        for overload in getattr(packet, name).overloads()
+    )
+
+
+def is_mode(node: Node) -> bool:
+    """Whether a node reads the ``training`` flag of a module."""
+    return node.kind is Kind.ATTRIBUTE and node.target.rpartition(".")[2] == "training"
+
+
+def written(node: Node) -> list[Node]:
+    """The arguments that an operation (not a child) changes in place."""
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD):
+        return []
+    name = name_of(node)
+    targets: list[Any] = []
+    if node.kind is Kind.METHOD and (name in _ON_THE_SIDE or not hasattr(torch.Tensor, name)):
+        targets.append(node.args[0])  # of a list or dict or some object: as likely as not, `append` or `pop`
+    elif node.target is operator.setitem or node.target in INPLACE.values():
+        targets.append(node.args[0])
+    elif name.endswith("_") and not name.endswith("__") and getattr(operator, name, None) is not node.target:
+        targets.append(node.args[0] if node.args else next(iter(node.kwargs.values()), None))
+    elif node.kwargs.get("inplace") not in (None, False):
+        targets.append(node.args[0] if node.args else next(iter(node.kwargs.values())))
+    elif name in _NORMS:  # the running statistics, in training
+        targets += [*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var")]
+    elif name in _EMBEDDINGS and (node.kwargs.get("max_norm") or node.args[3:4] not in ((), (None,))):
+        targets += [*node.args[1:2], node.kwargs.get("weight")]  # its rows are brought to that norm
+    elif isinstance(getattr(node.target, "__self__", None), torch.autograd.function.FunctionMeta):
+        if "mark_dirty" in node.target.__self__.forward.__code__.co_names:
+            targets += [*node.args]
+    targets.append(node.kwargs.get("out"))
+    return [target for value in targets for target in nodes_in(value)]
+
+
+def shares_memory_with(node: Node) -> list[Node]:
+    """The arguments of an operation (not of a child) that its value may be, or be a view of."""
+    changed = written(node)
+    if changed:  # an operation in place returns what it changes, but for norms, which change their statistics
+        if name_of(node) == "set_":  # and takes the memory of another one
+            return node.inputs()
+        return [] if name_of(node) in (*_NORMS, *_EMBEDDINGS) else changed
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD) or _is_size(node):
+        return []
+    if node.target in OPERATORS:
+        return list(nodes_in(node.args[0])) if node.target in (operator.getitem, operator.pos) else []
+    name = name_of(node)
+    if not _schemas(name) or name in _MAY_RETURN_ARGUMENT or (name == "einsum" and len(node.inputs()) == 1):
+        return node.inputs()
+    viewed = _viewed(name)
+    return [
+        *nodes_in([arg for k, arg in enumerate(node.args) if k in viewed]),
+        *(nodes_in(node.kwargs) if viewed else ()),
+    ]
+
+
+@functools.lru_cache(maxsize=1024)
+def _viewed(name: str) -> frozenset[int]:
+    """The positions of the arguments of which an operator returns a view, or which it may return themselves."""
+    views = [schema for schema in _schemas(name) if any(_is_alias(returned) for returned in schema.returns)]
+    return frozenset(k for schema in views for k, argument in enumerate(schema.arguments) if _is_alias(argument))
+
+
+def _is_alias(declared: Any) -> bool:
+    return declared.alias_info is not None and not declared.alias_info.is_write
+
+
+def name_operations(body: Body, module: nn.Module) -> None:
+    """Names the operations of a forward at which one may stop: ``add``, ``add_1``, ``flatten``, in running order.
+
+    Those that only compute with sizes, or only have an effect, are no such places.
+    """
+    sizes: set[Node] = set()
+    used = set(module._modules)
+    checks = _only_checked(body)
+    for node in body.nodes:
+        if node.kind not in (Kind.FUNCTION, Kind.METHOD) or node in checks:
+            continue
+        reads = node.inputs()
+        name = name_of(node).strip("_")
+        if node.target in INPLACE.values():
+            name = name[1:]  # `x += y` is an `add`
+        about_sizes = node.target in (getattr, len) or (
+            node.kind is Kind.METHOD and name in ("size", "dim", "numel", "stride")
+        )
+        if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):
+            sizes.add(node)
+        elif name != "setitem" and name.isidentifier():
+            count = 0
+            while (unique := f"{name}_{count}" if count else name) in used:
+                count += 1
+            used.add(unique)
+            node.name = unique
+
+
+def _only_checked(body: Body) -> set[Node]:
+    """The checks, and the operations whose values only they read."""
+    if all(node.target is not torch._assert for node in body.nodes):
+        return set()
+    checks: set[Node] = set()
+    read_by_checks: set[Node] = set()
+    read = set(nodes_in(body.result))
+    for node in reversed(body.nodes):
+        is_check = node.target is torch._assert or (node in read_by_checks and node not in read)
+        if is_check:
+            checks.add(node)
+        (read_by_checks if is_check else read).update(node.inputs())
+    return checks

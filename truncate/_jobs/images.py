@@ -1,0 +1,230 @@
+"""Photos in a folder: finding them in a stable order, decoding them, and batches of them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import re
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from truncate._errors import NotUsable, brief
+
+# Formats that are pictures and nothing else; Pillow reads more, among them programs (EPS) and scientific data.
+_FORMATS = {
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm"),
+    "TGA": (".tga",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+_SUFFIXES = frozenset(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
+
+
+# -- finding ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Found:
+    """What lies under a folder."""
+
+    paths: list[str] = dataclasses.field(default_factory=list)  # by their bytes, in order
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)  # what cannot be looked at, and why
+    others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)  # left out, by suffix
+
+
+def find(folder: str) -> Found:
+    """All pictures under a folder, as their names end; links are followed.
+
+    Raises:
+        NotUsable: There is no such folder, or no picture in it.
+    """
+    if not os.path.isdir(folder):
+        raise NotUsable(f"{folder} is a file, and no folder" if os.path.exists(folder) else f"no folder {folder}")
+    found = Found()
+    _walk(folder, (), found)
+    if folder in found.failures:
+        raise NotUsable(f"{folder}: {found.failures[folder]}")
+    found.paths.sort(key=os.fsencode)
+    if not found.paths:
+        besides = [f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5)]
+        besides += [f"{path_text(path)}: {reason}" for path, reason in list(found.failures.items())[:3]]
+        held = f" (it holds {', '.join(besides)})" if besides else ", it is empty"
+        raise NotUsable(f"no pictures in {folder}{held}; they end in .jpg, .png, .webp and the like")
+    return found
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...], found: Found) -> None:
+    """Lists a folder, which lies in those `above`, known by device and inode."""
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            found.failures[folder] = "a link to a folder that holds it"
+            return
+        with os.scandir(folder) as listed:
+            entries = list(listed)
+    except OSError as error:
+        found.failures[folder] = f"cannot be listed: {error.strerror}"
+        return
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        try:
+            if entry.is_dir():
+                _walk(entry.path, (*above, here), found)
+            elif suffix not in _SUFFIXES:
+                found.others[suffix] += 1
+            elif entry.is_file():
+                found.paths.append(entry.path)
+            else:  # to open a pipe would wait for ever
+                found.failures[entry.path] = "a link to nothing" if entry.is_symlink() else "no regular file"
+        except OSError as error:  # a loop of links, or a folder whose entries cannot be looked at
+            found.failures[entry.path] = f"cannot be looked at: {error.strerror}"
+
+
+def path_text(path: str) -> str:
+    r"""A path as text that any table can hold: bytes that are not UTF-8 as ``\xff``, and a backslash as ``\\``."""
+    escaped = path.replace("\\", "\\\\")
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", escaped)
+
+
+def path_of(text: str) -> str:
+    r"""The path that `path_text` made the text of."""
+    return re.sub(
+        r"\\(\\|x(..))", lambda escape: chr(0xDC00 + int(escape[2], 16)) if escape[2] else "\\", text, flags=re.DOTALL
+    )
+
+
+# -- decoding --------------------------------------------------------------------------------------------------------
+
+
+class Undecodable(Exception):
+    """A file that is no picture that can be read. The message says why, in one line, and does not repeat the path."""
+
+
+def decode(path: str) -> Any:
+    """A picture in colours, upright, as a Pillow image: the first frame, and without transparency.
+
+    Raises:
+        Undecodable: It cannot be read.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken metadata, which does not matter here, and of large pictures
+            with Image.open(path, formats=list(_FORMATS)) as opened:
+                image = ImageOps.exif_transpose(opened)
+                return _in_colours(image, str(opened.format))
+    except UnidentifiedImageError:
+        empty = os.path.getsize(path) == 0
+        raise Undecodable("the file is empty" if empty else "no picture, or in a format that is not read") from None
+    except Undecodable:
+        raise
+    except OSError as error:
+        raise Undecodable(error.strerror or brief(error)) from error
+    except Exception as error:  # decoders of broken files raise of all kinds
+        raise Undecodable(brief(error)) from error
+
+
+def _in_colours(image: Any, kind: str) -> Any:
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PPM"):
+        # Converting clips everything above 255 to white, so the upper byte is taken
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise Undecodable(f"its numbers have no known range (32-bit, mode {image.mode})")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+# -- batches ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A batch of consecutive files: some are pictures, and some are not."""
+
+    start: int
+    stop: int
+    kept: list[int]  # the numbers of those that are
+    pictures: Tensor | None  # of these
+    failures: dict[int, str]
+
+
+class _Files(Dataset[tuple[int, "Tensor | str"]]):
+    """Of each file the prepared picture, or why there is none."""
+
+    def __init__(self, paths: Sequence[str], transform: Callable[[Any], Tensor]) -> None:
+        self._paths, self._transform = paths, transform
+
+    def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
+        return number, prepared(self._paths[number], self._transform)
+
+
+def prepared(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
+    """A picture as a model takes it, or why it cannot be had."""
+    try:
+        picture = decode(path)
+    except Undecodable as error:
+        return str(error)
+    try:
+        return transform(picture)
+    except Exception as error:  # of many kinds, for pictures of one pixel and the like
+        return f"cannot be prepared for the model: {brief(error)}"
+
+
+def load(
+    paths: Sequence[str],
+    transform: Callable[[Any], Tensor],
+    batches: Iterable[range],
+    workers: int,
+) -> Iterator[Loaded]:
+    """Reads the files whose numbers are in each batch, in `workers` processes."""
+    loader: DataLoader[Any] = DataLoader(
+        _Files(paths, transform),
+        batch_sampler=list(batches),  # type: ignore[arg-type]  # any sequences of numbers will do
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_begin if workers else None,
+    )
+    for loaded in loader:
+        if isinstance(loaded, str):
+            raise NotUsable(loaded)
+        yield loaded
+
+
+def _begin(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt ends the parent, which ends its workers
+
+
+def _collate(items: list[tuple[int, Tensor | str]]) -> Loaded | str:
+    pictures = [item for _, item in items if isinstance(item, Tensor)]
+    shapes = {tuple(picture.shape) for picture in pictures}
+    if len(shapes) > 1:  # told as a value, since an error would come with the trace of another process
+        one, other, *_ = ("×".join(map(str, shape)) for shape in sorted(shapes))
+        return (
+            f"the model's own transform leaves pictures at different sizes ({one} and {other}), which make no batch: "
+            "take --batch-size 1, and --pool avg for rows of one length"
+        )
+    return Loaded(
+        start=items[0][0],
+        stop=items[-1][0] + 1,
+        kept=[number for number, item in items if isinstance(item, Tensor)],
+        pictures=default_collate(pictures) if pictures else None,
+        failures={number: item for number, item in items if isinstance(item, str)},
+    )

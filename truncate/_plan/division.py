@@ -1,0 +1,142 @@
+"""Dividing a model behind one or several places, into pieces that run one after the other."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+
+from torch import nn
+
+from truncate._errors import CannotFollowError, CrossingError, TruncateError
+from truncate._graph import Kind, descend, join
+from truncate._plan.crossing import is_clean, values_crossing
+from truncate._plan.cutter import Cutter
+from truncate._plan.effects import Effects
+from truncate._plan.locate import Pick
+from truncate._plan.plan import Plan
+from truncate._record import Forwards
+from truncate._sandbox import Example
+from truncate._target import Spine, Target
+
+_MOST_TRIED = 64  # places on each side, when a clean one is looked for
+
+
+class Division:
+    """A model, divided behind some places in running order; its last piece ends at some targets."""
+
+    def __init__(self, model: nn.Module, places: list[Target], targets: list[Target], example: Example | None) -> None:
+        self.model = model
+        self.places = places
+        self.targets = targets
+        self.example = example
+        self.spine = Spine([*places, *targets])
+        self.forwards = Forwards(model, self.spine, example)
+        self._effects = Effects(self.forwards)
+        for place in places:
+            if place.is_module and place.module is model:
+                raise TruncateError(f"{place.text!r} is the model itself, and nothing follows it")
+
+    def with_numbers_fixed(self) -> Division:
+        """The same, where what is recorded takes no other sizes than those of the example."""
+        example = copy.copy(self.example)
+        if example is not None:
+            example.fixes_numbers = True
+        return Division(self.model, self.places, self.targets, example)
+
+    def plans(self, everything: bool) -> list[Plan]:
+        """The plans of all pieces in running order. More than one tensor may cross between them if `everything`.
+
+        Raises:
+            CrossingError: More than the output of a place would cross behind it.
+        """
+        plans = self._plans(clean=False)
+        if not everything and not all(map(is_clean, plans)):
+            # A mode in which nothing else crosses still goes its way.
+            plans = self._plans(clean=True, loose=plans)
+        _refuse_lost_writes(plans)
+        return plans
+
+    def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
+        cutter = Cutter(self.model, self.spine, self._effects, clean)
+        rest = range(len(self.places), len(self.spine.targets))
+        picks, own = cutter.picks(rest), cutter.is_own_wanted(rest)
+        plans: list[Plan] = []
+        for t, place in reversed(list(enumerate(self.places))):
+            try:
+                plan = cutter.stretch(Pick(t, place.call), picks, own)
+            except CrossingError:
+                if loose is None:
+                    raise
+                raise CrossingError(self._text(place, loose[t + 1])) from None
+            if not plan.slots:
+                raise TruncateError(f"nothing that follows {place.text!r} reads what is computed up to there")
+            plans.append(plan)
+            picks, own = tuple(Pick(t, place.call, k) for k in range(plan.slots)), False
+        plans.append(cutter.stretch(None, picks, own))
+        return plans[::-1]
+
+    def _text(self, place: Target, plan: Plan) -> str:
+        way = next(way for way in plan.ways if not way.missing)
+        lines = "\n".join(f"    {line}" for line in values_crossing(plan, way))
+        clean = [self._nearest(places) for places in _around(plan)]
+        sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "behind it")) if path]
+        found = f"Nothing else crosses behind {' and '.join(sides)}. " if sides else ""
+        return (
+            f"the model cannot be divided behind {place.text!r} so that its output alone crosses. This crosses there:\n"
+            f"{lines}\n{found}Or crossing='pass' hands all of it on, as a tuple"
+        )
+
+    def _nearest(self, paths: Iterator[str]) -> str | None:
+        """The first of some places behind which nothing crosses but its own output."""
+        for path, _ in zip(paths, range(_MOST_TRIED)):
+            holder, _, name = path.rpartition(".")
+            module = descend(self.model, holder)
+            child = module._modules.get(name)
+            target = Target(path, holder, module, name) if child is None else Target(path, path, child)
+            cutter = Cutter(self.model, Spine([target]), self._effects, clean=True)
+            try:
+                if cutter.stretch(Pick(0, -1), (), True).slots == 1:
+                    return path
+            except TruncateError:
+                continue
+        return None
+
+
+def _refuse_lost_writes(plans: list[Plan]) -> None:
+    """What a rebuilt forward puts into a list or dict is left out, so no module that is kept may hold that too."""
+    lost: dict[int, tuple[Plan, str]] = {}
+    for piece in plans:
+        for plan in piece.rebuilt():
+            for path in {path for way in plan.ways for path in way.body.fills}:
+                lost[id(functools.reduce(getattr, path.split("."), plan.module))] = plan, path
+    for kept in (module for piece in plans for module in piece.kept() if lost):
+        for plan, path in (lost[id(value)] for value in vars(kept).values() if id(value) in lost):
+            holder, instead = (repr(plan.path), "beside it") if plan.path else ("the model itself", "before that")
+            raise CannotFollowError(
+                f"the forward of {holder} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
+                f"{type(kept).__name__} in the result holds too, and a cut inside of it would not. Stop {instead}"
+            )
+
+
+def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:
+    """The places before the one where a plan enters its module, and those behind it, both from there on outwards."""
+    before: list[str] = []
+    behind: list[list[str]] = []
+    current: Plan | None = plan
+    while current is not None:
+        way = next(way for way in current.ways if not way.missing)
+        entry = way.entry
+        if entry is None:
+            break
+        targets = [node.target for node in way.body.nodes]
+        places = [
+            (node.index, join(current.path, node.target if node.kind is Kind.CHILD else node.name))
+            for node in way.body.nodes
+            if (node.kind is Kind.CHILD and targets.count(node.target) == 1) or node.name
+        ]
+        before += [path for index, path in places if index < entry.site.index]
+        here = [path for index, path in places if index == entry.site.index and entry.inner is not None]
+        behind.append(here + [path for index, path in places if index > entry.site.index])
+        current = current.child_of(entry.site) if entry.inner is not None else None
+    return iter(before[::-1]), (path for paths in behind[::-1] for path in paths)

@@ -1,0 +1,311 @@
+"""Which nodes of one forward a cut needs, what it goes on with, and what has to be copied on the way."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from truncate._errors import CannotFollowError
+from truncate._graph import Body, Kind, Node, is_mode, is_repeatable, join, nodes_in, written
+from truncate._plan.effects import BodyEffects, Effects
+from truncate._plan.locate import Pick
+from truncate._plan.plan import Entry, Plan, Slot, Tapped, Way
+
+
+class Needs:
+    """What one way of a plan needs, as long as its children are planned as they are now."""
+
+    def __init__(self, effects: Effects, plan: Plan, way: Way) -> None:
+        self._effects = effects
+        self._plan = plan
+        self._way = way
+        self._entry = way.entry
+        self._of_body = effects.of(plan.module, plan.path, way.body)
+        self._live: set[Node] = set()  # what runs
+        self.refusal: str | None = None  # why nothing can go on from the entry, if that is so
+        self._given: set[Node] = set()  # what was computed before the entry, and is read
+
+    def find(self, whole: set[int], writing: set[int]) -> None:
+        """Fills in the way, and adds the children on the spine whose own output is needed, or what they write."""
+        plan, way, effects = self._plan, self._way, self._of_body
+        way.missing = self._missing_below()
+        if way.missing:
+            return
+        taps = [tap for tap in way.taps if tap is not None]
+        for tap in taps:
+            for node in nodes_in(tap.value):
+                self._need(node, whole, value=tap.inner is None)
+        if plan.own:
+            for node in nodes_in(way.body.result):
+                self._need(node, whole)
+        for node in self._live:
+            if node.kind is Kind.ATTRIBUTE and any(plan.child_of(call) is not None for call in node.args):
+                raise CannotFollowError(
+                    f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, "
+                    f"so these targets cannot be had from one module. Cut the model once for each of them"
+                )
+        for node in way.exit.state if way.exit is not None else ():
+            if node.index >= self._start:
+                self._need(node, whole)
+        reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
+        all_of_it = plan.own or plan.writes
+        reached = way.body.nodes[self._start : len(way.body.nodes) if all_of_it else way.end]
+
+        def missed() -> list[Node]:
+            """What is not among the live nodes yet, and has to be for what it changes, or checks."""
+            writers = effects.needed_writes(self._live, reads, plan.own, plan.writes, reached, self._elsewhere)
+            return writers or self._claims()
+
+        while found := missed():
+            for node in found:
+                self._need(node, whole, value=False)
+        end = len(way.body.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
+        rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
+        writers = effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)
+        writing.update(map(plan.child_id, writers))
+        way.live = sorted(self._live, key=lambda node: node.index)
+        way.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
+        if self._entry is not None:
+            self._enter(self._entry)
+        if way.exit is not None:
+            self._leave(way.exit, whole)
+
+    def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
+        """`value`: what the node returns is read, not only what is picked from inside it."""
+        plan = self._plan
+        if value and plan.child_of(node) is not None and not self._is_before(node):
+            whole.add(plan.child_id(node))
+        pending = [node]
+        while pending:
+            reached = pending.pop()
+            if reached in self._live or reached in self._given:
+                continue
+            if self._is_before(reached):
+                self._given.add(reached)
+                continue
+            self._live.add(reached)
+            sources = self._sources(reached)
+            inside = (source for source in sources if not self._is_before(source))
+            whole.update(plan.child_id(source) for source in inside if plan.child_of(source) is not None)
+            pending += sources
+
+    def _sources(self, node: Node) -> list[Node]:
+        """The nodes that a node reads; a rebuilt child reads only the arguments that its cut still uses."""
+        child = self._plan.child_of(node)
+        if child is None:
+            return node.inputs()
+        used = set(child.used)
+        inputs = self._way.given[node].call.inputs
+        return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
+
+    def _missing_below(self) -> str | None:
+        """Why a child on the way to a pick, or to the entry, cannot be had."""
+        nodes = [tap.value for tap in self._way.taps if tap is not None and tap.inner is not None]
+        reasons = [self._plan.children[self._plan.child_id(node)].missing for node in nodes]
+        if self._entry is not None and self._entry.inner is not None:
+            child = self._plan.children[self._plan.child_id(self._entry.site)]
+            reasons.append(child.missing_in(child.form_of(self._way.given[self._entry.site])))
+        return next(filter(None, reasons), None)
+
+    # -- checks ----------------------------------------------------------------------------------------------------
+
+    def _claims(self) -> list[Node]:
+        """The checks before the cut: of what a recording decided, and others that ask for what is computed anyway.
+
+        Where the rest of the forward runs elsewhere, that relies on all that was decided by what is known here.
+        """
+        way, whole = self._way, self._plan.own
+        end = len(way.body.nodes) if whole else way.end
+        inside = _computed_behind(way.body, self._entry)
+        elsewhere = _computed_behind(way.body, way.exit)
+        claims = []
+        for node in way.body.nodes:
+            if node.target is torch._assert and node not in self._live and (inside is None or node in inside):
+                here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
+                if (node.decides and (here or not_elsewhere)) or (here and self._needs_nothing_new(node)):
+                    claims.append(node)
+        return claims
+
+    def _needs_nothing_new(self, node: Node) -> bool:
+        if node in self._live or node in self._given:
+            return True
+        if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN) or self._is_before(node):
+            return False
+        return all(map(self._needs_nothing_new, node.inputs()))
+
+    # -- copies ----------------------------------------------------------------------------------------------------
+
+    def _may_be_overwritten(self, tap: Tapped) -> bool:
+        nodes = list(nodes_in(tap.value))
+        if not any(self._of_body.overwritten_later(node, tap.moment, self._live) for node in nodes):
+            return False
+        child = self._plan.child_of(tap.value) if tap.inner is not None else None
+        return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _before(self) -> set[Node]:
+        """The values that are computed before the forward is entered, and cannot be had again behind that."""
+        entry, effects = self._entry, self._of_body
+        if entry is None:
+            return set()
+        nodes = self._way.body.nodes[: self._start]
+        changed = effects.changed_by(nodes)
+        before: set[Node] = set()
+        for node in nodes:
+            inputs = node.inputs()
+            if node.kind is Kind.INPUT:
+                computed = not self._plan.path  # what the model itself is given went to what runs before
+            elif node.kind is Kind.ATTRIBUTE:
+                computed = not is_repeatable(node)
+            else:
+                computed = (
+                    not is_repeatable(node)
+                    or any(source in before or source.kind is Kind.INPUT for source in inputs)
+                    or any(effects.group(source) in changed for source in (node, *inputs))
+                )
+            if computed or (node is entry.site and entry.inner is None):
+                before.add(node)
+        for node in self._way.body.nodes[self._start :]:
+            if node.kind is Kind.ATTRIBUTE and node.args and before.issuperset(node.args):
+                before.add(node)  # what a call of a child left behind
+        return before
+
+    def _is_before(self, node: Node) -> bool:
+        return node in self._before
+
+    @functools.cached_property
+    def _elsewhere(self) -> list[Node]:
+        """The tensors of the module that another piece of it may read."""
+        nodes = self._way.body.nodes if self._entry is not None else []
+        return [node for node in nodes if node.kind is Kind.ATTRIBUTE and not node.args and not is_mode(node)]
+
+    @property
+    def _start(self) -> int:
+        """The first node that may run, but for what can be had again."""
+        if self._entry is None:
+            return 0
+        return self._entry.site.index + (self._entry.inner is None)
+
+    def _enter(self, entry: Entry) -> None:
+        """What the forward goes on with, and which of that it has to copy since it changes it in place."""
+        way, effects = self._way, self._of_body
+        child = self._plan.child_of(entry.site) if entry.inner is not None else None
+        below = child is not None and entry.site in self._live
+        slots = [Slot(k) for k in range(child.slots)] if child is not None and below else []
+        given = sorted(self._given - {entry.site}, key=lambda node: node.index)
+        entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
+        before = way.body.nodes[: self._start]
+        earlier = way.exit.state if way.exit is not None else []
+        writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes, self._elsewhere)
+        entry.state = [node for node in before if node not in self._live and (node in writers or node in earlier)]
+        changed = effects.changed_by(node for node in way.live if node.index >= self._start)
+        known = [*self._given, *(node for node in way.live if node.kind is Kind.INPUT)]
+        entry.cloned = {node for node in self._given if effects.group(node) in changed}
+        if child is not None and below and _hands_back(self._effects, child):
+            known.append(entry.site)
+            if effects.group(entry.site) in changed:
+                entry.cloned |= set(slots)
+        self.refusal = self._refusal(entry, [effects.group(node) for node in known], changed)
+        way.missing = self.refusal
+
+    def _refusal(self, entry: Entry, known: list[Node], changed: set[Node]) -> str | None:
+        """Why the forward cannot be entered, if so: by the groups of what it goes on with, and of what is changed."""
+        plan = self._plan
+        where = repr(join(plan.path, entry.site.name or str(entry.site.target)))
+        module = plan.module
+        if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
+            holder = repr(plan.path) if plan.path else "the model itself"
+            return (
+                f"{holder} has hooks, which take what it is given, and that is not at hand behind {where} inside it. "
+                f"Divide the model beside it, or remove the hooks first"
+            )
+        if entry.inner is not None and not self._of_body.changed_by([entry.site]).isdisjoint(known):
+            return (
+                f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
+                f"divided inside {where}"
+            )
+        held = [self._of_body.group(node) for node in self._elsewhere]
+        if any((known + held).count(group) > 1 for group in changed.intersection(known)):
+            return (
+                f"several values that share memory would cross behind {where}, and what follows changes them in "
+                f"place, so the model cannot be divided there"
+                + ". An example input, args=(x,), may show that it does not"
+                * (not self._effects.forwards.has_example)
+            )
+        for node in self._way.body.nodes:
+            if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
+                return (
+                    f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
+                    f"another one assigns, so the model cannot be divided behind {where}. To change a buffer in place, "
+                    f"as with copy_, is seen by both"
+                )
+        return None
+
+    def _leave(self, left: Entry, whole: set[int]) -> None:
+        """A call that goes on elsewhere ends here, but a child that is needed whole by another call runs to its end."""
+        site = left.site
+        if left.inner is not None and self._plan.child_id(site) in whole and self._of_body.child_summary(site).state:
+            where = join(self._plan.path, str(site.target))
+            self._way.missing = self.refusal = (
+                f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
+                f"happen twice in this one. Divide the model beside {where!r}"
+            )
+
+    def _is_of_one_side(self, path: str) -> bool:
+        """Whether a buffer of the model itself is read and assigned on one side of the entry only."""
+        touched = [n for n in self._way.body.nodes if n.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and n.target == path]
+        return not self._plan.path and len({node.index < self._start for node in touched}) == 1
+
+
+def _computed_behind(body: Body, entry: Entry | None) -> set[Node] | None:
+    """The nodes that depend on what runs behind the place where a forward is entered."""
+    if entry is None:
+        return None
+    behind = {entry.site}
+    for node in body.nodes[entry.site.index + 1 :]:
+        if node.kind is Kind.CHILD or any(source in behind for source in node.inputs()):
+            behind.add(node)
+    return behind
+
+
+def _is_in_place(assigned: Node) -> bool:
+    """Whether an assignment only gives a buffer back that was changed in place, as ``self.count += 1`` does."""
+    value = assigned.args[0]
+    while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and written(value) == [value.args[0]]:
+        value = value.args[0]
+    return type(value) is Node and value.kind is Kind.ATTRIBUTE and value.target == assigned.target
+
+
+def _exposed(effects: Effects, plan: Plan, pick: Pick) -> bool:
+    """Whether the caller of a rebuilt module may overwrite a pick, since it holds its memory by another way too."""
+    for way in plan.ways:
+        tap = way.taps[plan.picks.index(pick)]
+        if way.missing or tap is None:
+            continue
+        child = plan.child_of(tap.value) if tap.inner is not None else None
+        kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
+        if tap not in way.cloned and not kept:
+            body = effects.of(plan.module, plan.path, way.body)
+            if any(body.exposes(node) for node in nodes_in(tap.value)):
+                return True
+    return False
+
+
+def _hands_back(effects: Effects, plan: Plan) -> bool:
+    """Whether the output of a module that is entered in its middle may share memory with what it goes on with."""
+    for way in plan.ways:
+        if way.entry is None or way.missing:
+            continue
+        body: BodyEffects = effects.of(plan.module, plan.path, way.body)
+        returned = {body.group(node) for node in nodes_in(way.body.result)}
+        for value in way.entry.given:
+            if isinstance(value, Slot):
+                child = plan.child_of(way.entry.site)
+                if body.group(way.entry.site) in returned and child is not None and _hands_back(effects, child):
+                    return True
+            elif value not in way.entry.cloned and body.group(value) in returned:
+                return True
+    return False

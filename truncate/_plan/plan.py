@@ -1,0 +1,164 @@
+"""What is kept of the forwards of a model when it is cut: bookkeeping, of which the room `_build` makes modules."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from truncate._graph import Body, Call, Kind, Node, descend
+from truncate._plan.locate import Pick
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One of the values with which a child goes on that is entered in its middle, by number."""
+
+    index: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Form:
+    """One of the ways in which a module is called, and behind which target it is entered if not at its beginning."""
+
+    call: Call
+    start: Pick | None = None
+
+    @property
+    def key(self) -> tuple[str, Pick | None]:
+        return self.call.key, self.start
+
+
+@dataclasses.dataclass(eq=False)
+class Tapped:
+    """A value to be handed out: as it is once all nodes of its body before `moment` have run."""
+
+    value: Any  # a node, or what a layer is given: nested nodes
+    moment: int
+    read_at: int  # what nodes before this one write on it belongs to it
+    inner: Pick | None = None  # the value is what the rebuilt child that the node calls hands out for that pick
+
+
+@dataclasses.dataclass(eq=False)
+class Entry:
+    """Where a forward goes on, and with what."""
+
+    site: Node
+    inner: Pick | None  # behind what the child that `site` calls is entered itself
+    given: list[Node | Slot] = dataclasses.field(default_factory=list)  # values computed before that are still read
+    state: list[Node] = dataclasses.field(default_factory=list)  # what changed state before that is read after
+    cloned: set[Node | Slot] = dataclasses.field(default_factory=set)  # given values that are changed in place
+
+
+@dataclasses.dataclass(eq=False)
+class Way:
+    """What a cut leaves of one body."""
+
+    form: int  # which of the plan's forms
+    body: Body
+    live: list[Node]
+    taps: list[Tapped | None]  # where each pick of the plan appears; None: it is not needed this way
+    cloned: set[Tapped]  # those that a later operation may overwrite
+    given: dict[Node, Form] = dataclasses.field(default_factory=dict)  # how each child that is rebuilt is called
+    missing: str | None = None  # why the picks cannot be had this way
+    entry: Entry | None = None
+    exit: Entry | None = None  # where the forward is left that goes on elsewhere
+
+    @property
+    def end(self) -> int:
+        """How many nodes have run when the last tap is taken."""
+        return max((tap.moment for tap in self.taps if tap is not None), default=0)
+
+
+@dataclasses.dataclass(eq=False)
+class Plan:
+    """How one module of the spine is rebuilt. Its result: its own output if `own`, then each of `picks`."""
+
+    module: nn.Module
+    path: str
+    forms: tuple[Form, ...]
+    picks: tuple[Pick, ...]
+    own: bool
+    writes: bool  # what it changes in its arguments is read by its caller
+    ways: list[Way]
+    children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether it has to be told which one it is when it is called."""
+        return len(self.forms) > 1
+
+    @property
+    def is_entered_at_its_beginning(self) -> bool:
+        return any(form.start is None for form in self.forms)
+
+    @property
+    def parameters(self) -> tuple[inspect.Parameter, ...] | None:
+        """The signature to keep; None: one argument for each value."""
+        return None if any(form.start for form in self.forms) else self.forms[0].call.parameters
+
+    @property
+    def used(self) -> list[str]:
+        """The names of the inputs that the cut still reads, in order."""
+        if self.parameters is not None:
+            return [node.target for node in self.forms[0].call.inputs]
+        read = {node.target for way in self.ways for node in way.live if node.kind is Kind.INPUT}
+        names = dict.fromkeys(node.target for form in self.forms for node in form.call.inputs)
+        return [name for name in names if name in read]
+
+    @property
+    def slots(self) -> int:
+        """How many values it goes on with, if it is entered in its middle."""
+        return max((len(way.entry.given) for way in self.ways if way.entry and not way.missing), default=0)
+
+    def child_id(self, node: Node) -> int:
+        """The id of the child that a node calls; 0 for any other node."""
+        return id(descend(self.module, node.target)) if node.kind is Kind.CHILD else 0
+
+    def child_of(self, node: Node) -> Plan | None:
+        """The plan of the child that a node calls, if that is rebuilt too."""
+        return self.children.get(self.child_id(node))
+
+    def rebuilt(self) -> Iterator[Plan]:
+        """The plan itself, and those of the children that are rebuilt, and so on."""
+        yield self
+        for child in self.children.values():
+            yield from child.rebuilt()
+
+    def kept(self) -> Iterator[nn.Module]:
+        """The modules that are kept as they are."""
+        for plan in self.rebuilt():
+            calls = [node for way in plan.ways if not way.missing for node in way.live if node.kind is Kind.CHILD]
+            for target in {node.target for node in calls if plan.child_of(node) is None}:
+                yield from descend(plan.module, target).modules()
+
+    def form_of(self, form: Form) -> int:
+        return [known.key for known in self.forms].index(form.key)
+
+    @property
+    def missing(self) -> str | None:
+        """Why no way leads to the picks, if none does."""
+        return _common(self.ways)
+
+    def missing_in(self, form: int) -> str | None:
+        """Why no way of one form leads to the picks, if none does."""
+        return _common([way for way in self.ways if way.form == form])
+
+
+def _common(ways: list[Way]) -> str | None:
+    reasons = [way.missing for way in ways]
+    return reasons[0] if all(reasons) else None
+
+
+def assumptions_of(plan: Plan) -> tuple[Any, ...]:
+    """What was fixed in the recorded forwards of a plan before they reach the targets, each once."""
+    found = []
+    for way in plan.ways:
+        start = 0 if way.entry is None else way.entry.site.index
+        end = len(way.body.nodes) if plan.own else way.end - 1
+        found += [assumption for index, assumption in way.body.assumptions if start <= index <= end]
+    found += [assumption for child in plan.children.values() for assumption in assumptions_of(child)]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,48 @@
+"""ROOM _python."""
+
+from truncate._python.bytecode import (
+    asks_of_values,
+    asks_unheard,
+    assigned_names,
+    attributes_stored,
+    compared_device_type,
+    compares_with_bool,
+    demanded,
+    goes_one_way,
+    identity_tests,
+    is_only_asked,
+    names_in,
+    names_tested_for_none,
+    only_shows_text,
+    unpacked_items,
+)
+from truncate._python.contexts import Contexts
+from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
+from truncate._python.reach import globals_of, is_theirs, reached
+
+__all__ = [
+    "Contexts",
+    "OWN",
+    "TORCH",
+    "asks_of_values",
+    "asks_unheard",
+    "assigned_names",
+    "attributes_stored",
+    "callers_frame",
+    "compared_device_type",
+    "compares_with_bool",
+    "demanded",
+    "globals_of",
+    "goes_one_way",
+    "identity_tests",
+    "is_library",
+    "is_only_asked",
+    "is_theirs",
+    "names_in",
+    "names_tested_for_none",
+    "only_shows_text",
+    "reached",
+    "source_line",
+    "unpacked_items",
+    "users_frame",
+]

@@ -1,0 +1,47 @@
+"""The functions that a function reaches by name: as a global, or as an attribute of a module that is one."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from truncate._python.bytecode import names_in
+from truncate._python.frames import is_library
+
+
+def is_theirs(module: types.ModuleType) -> bool:
+    """Whether a module is neither torch's nor Python's own."""
+    file = getattr(module, "__file__", None)
+    return file is not None and not is_library(file)
+
+
+def globals_of(function: types.FunctionType) -> Iterator[Any]:
+    """The globals that a function names, in modules of the user what it may name there, and what its closure holds."""
+    names = names_in(function.__code__)
+    for value in [function.__globals__[name] for name in names if name in function.__globals__]:
+        yield value
+        if isinstance(value, types.ModuleType) and is_theirs(value):
+            yield from (vars(value)[name] for name in names if name in vars(value))
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield cell.cell_contents
+
+
+def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:
+    """Some functions, and all that they reach, but for those of torch and of Python itself."""
+    found = set(functions)
+    pending = list(found)
+    while pending:
+        for value in globals_of(pending.pop()):
+            if callable(value) and not isinstance(value, type):
+                new = {function for function in (value, inspect.unwrap(value)) if _is_of_the_user(function)} - found
+                found |= new
+                pending += new
+    return found
+
+
+def _is_of_the_user(function: Any) -> bool:
+    return isinstance(function, types.FunctionType) and not is_library(function.__code__.co_filename)

@@ -1,0 +1,137 @@
+"""What a recording fixes: the assumptions under which the result holds, each checked again when it runs."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from truncate._follow import Traced, TracedBool
+from truncate._graph import Kind, Node, contrary, pairs
+from truncate._python import source_line, users_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumption:
+    """Something that was fixed when a forward was recorded on an example."""
+
+    module: str  # path of the module whose forward it is
+    file: str
+    line: int
+    code: str  # the line of source
+    what: str  # what was fixed
+    value: Any
+    content: bool = False  # it depends on what is in a tensor, not only on its shape
+
+    def __str__(self) -> str:
+        where = f"{self.file}, line {self.line}, in the forward of {self.module or 'the model itself'}"
+        return f"{self.what} {self.value!r}: {self.code} ({where})"
+
+
+class Assumes(abc.ABC):
+    """The part of a recording that writes assumptions down, and the checks of them into the graph."""
+
+    path: str  # of the module whose forward is recorded
+    asks_for_none: bool  # the forward may do so of what children return
+    compares_bools: bool
+    fixes_numbers: bool
+
+    @property
+    @abc.abstractmethod
+    def node_count(self) -> int:
+        """How many operations are written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.assumptions: list[tuple[int, Assumption]] = []  # with the position at which each was made
+        self._ranks: set[Node] = set()
+
+    @abc.abstractmethod
+    def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
+        """Writes an operation down."""
+
+    @abc.abstractmethod
+    def lower(self, value: Any) -> Any:
+        """Values to their nodes."""
+
+    def check(self, claim: Any, holds: bool, text: str) -> None:
+        """The forward asserts something, or raises unless something does not hold."""
+        lowered = self.lower(claim)
+        said = lowered if holds else self.node(Kind.FUNCTION, *contrary(lowered))
+        self.node(Kind.FUNCTION, torch._assert, (said, text))
+
+    def fix(self, value: Traced) -> None:
+        """Control flow, or Python beyond sight, depends on a number."""
+        content = _reads_content(value._node)
+        if issubclass(type(value), TracedBool):
+            self.fix_node(value._node, value.real_value, "a comparison was", content=content)
+        else:
+            node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
+            self.fix_node(node, True, "a number was", value.real_value, content=content)
+
+    def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
+        node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
+        self.fix_node(node, True, what, value, decides=False)
+
+    def fix_rank(self, tensor: Node, rank: int) -> None:
+        """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
+        if tensor not in self._ranks:
+            self._ranks.add(tensor)
+            dims = self.node(Kind.METHOD, "dim", (tensor,))
+            self._claim(operator.eq, dims, rank, f"{rank} dimensions here")
+
+    def fix_length(self, items: Node, count: int) -> None:
+        """Python may have gone through the items without being seen, so there must be as many as in the example."""
+        self._claim(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
+
+    def fix_form(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
+        """Python asks unheard for the form of what a child returned: how many items, a text, whether it is None.
+
+        `text` says what that is. The last question is checked where the forward may ask it.
+        """
+        if value is None and self.asks_for_none:
+            check = self._claim(operator.is_, node, None, f"{text} is None")
+            check.decides = node.kind is Kind.CHILD  # nothing else of the call would be read
+        elif isinstance(value, (str, bytes, torch.dtype)):
+            self._claim(operator.eq, node, value, f"{text} == {value!r}")
+        elif isinstance(value, dict):
+            keys = self.node(Kind.FUNCTION, list, (node,))
+            self._claim(operator.eq, keys, list(value), f"list({text}) == {list(value)}")
+        elif isinstance(value, (tuple, list)):
+            self._claim(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
+        elif isinstance(value, torch.Tensor) and node.kind is not Kind.CHILD and self.asks_for_none:
+            self._claim(operator.is_not, node, None, f"{text} is not None")
+        for key, item in pairs(value) if depth and isinstance(value, (tuple, list, dict)) else ():
+            if not isinstance(item, (int, float)) and (self.asks_for_none or not isinstance(item, torch.Tensor)):
+                part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
+                self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
+
+    def _claim(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
+        claim = self.node(Kind.FUNCTION, compare, (node, value))
+        return self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {text}"))
+
+    def fix_node(
+        self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
+    ) -> None:
+        assumption = self.assume(what, holds if value is None else value, content)
+        text = f"unlike the example that this was cut on: {assumption}"
+        claim = node if holds else self.node(Kind.FUNCTION, *contrary(node))
+        self.node(Kind.FUNCTION, torch._assert, (claim, text)).decides = decides
+
+    def assume(self, what: str, value: Any, content: bool = False) -> Assumption:
+        frame = users_frame()
+        code = source_line(frame.f_code.co_filename, frame.f_lineno)
+        made = Assumption(self.path, frame.f_code.co_filename, frame.f_lineno, code, what, value, content)
+        self.assumptions.append((self.node_count, made))
+        return made
+
+
+def _reads_content(node: Node) -> bool:
+    """Whether a number comes out of a tensor, and not from its shape."""
+    if node.kind is Kind.METHOD and node.target == "item":
+        return True
+    return node.kind is Kind.FUNCTION and any(map(_reads_content, node.inputs()))

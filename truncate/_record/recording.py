@@ -1,0 +1,374 @@
+"""Recording one forward on real tensors, to a graph.
+
+For Python that cannot be followed on stand-ins: branches on a value or a shape, loops over data. The forward runs on
+the tensors that it gets in one real pass, under a `TorchFunctionMode` (which is thread-local) that writes each
+operation into the graph. Children are leaves here too. What had to be fixed, such as the way that a branch went, is
+written down as an `Assumption` and checked again at run time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from truncate._follow import (
+    PLAIN,
+    Given,
+    Shadows,
+    StandIn,
+    Traced,
+    Unfollowable,
+    asks_for_none,
+    compares_bools,
+    entry_of,
+    made_plain,
+    recording_is,
+    running,
+    traced,
+)
+from truncate._graph import (
+    DUNDER,
+    Body,
+    Call,
+    Kind,
+    Node,
+    containers_in,
+    descend,
+    observed_in,
+    returns_list,
+    tensors_in,
+    written,
+)
+from truncate._python import compared_device_type, users_frame
+from truncate._record.answers import QUESTIONS, Answers
+from truncate._record.values import Values, once
+from truncate._sandbox import python_draws_watched
+
+
+class Recording(Values, Answers, TorchFunctionMode):
+    """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
+
+    is_on_real_values = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        path: str,
+        call_child: Callable[[str, Node | None, Any, Any], Any],
+        is_wanted: Callable[[str], bool],
+        found_before: dict[int, torch.Tensor],
+        fixes_numbers: bool,
+    ) -> None:
+        super().__init__(module, found_before)
+        kind: Any = type(module)
+        self.compares_bools = compares_bools(kind)
+        self.asks_for_none = asks_for_none(kind)
+        self.path = path
+        self.fixes_numbers = fixes_numbers
+        self.modes: dict[str, bool] = {}
+        self._call_child = call_child
+        self._is_wanted = is_wanted  # whether a target is the child at that path, or inside it
+        self.open_end: Unfollowable | None = None  # what was not recorded, if it did not matter so far
+        self._last_wanted = 0  # how many nodes there were when a target had run, and no random numbers had been drawn
+        self.is_paused = False  # while a child runs, whose own doing is no part of this graph
+        self._sizes_read: dict[int, list[Callable[[], Any]]] = {}  # of tensors, by id: how to write it down
+        self._returned: dict[int, tuple[Node, Any]] = {}  # what children returned, by id, kept alive
+
+    def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
+        """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
+        with recording_is(self), python_draws_watched() as drawn, self._contexts.running(), self:
+            self._drawn = drawn
+            attributes = dict(vars(self.module))
+            args = self._enter_like(call.args, args)
+            kwargs = self._enter_like(call.kwargs, kwargs)
+            taken = Given((*args, *kwargs.values()))
+            shadows = Shadows(self.module, self)
+            with self.own_defaults(self.module, args, kwargs) as kwargs:
+                returned = entry_of(shadows.at("", self.module))(*args, **kwargs)
+            lowered = self._lowered_result(returned)
+        for name, value in vars(self.module).items():
+            if attributes.get(name, self) is not value:
+                raise self.fail(f"runs while something else sets its attribute {name!r}: a hook, perhaps")
+        if drawn():
+            why = self.fail("draws random numbers outside of torch")
+            if not self._last_wanted:
+                raise why
+            self._end_here(why)
+            del self._nodes[self._last_wanted :]
+        self.is_paused = True  # for good: traced numbers that outlive this run are plain numbers
+        if self._failure is not self.open_end:
+            raise self._failure  # type: ignore[misc]
+        result = None if self.open_end is not None else lowered
+        body = Body(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
+        body.fills = shadows.filled
+        body.filled = self.told(taken.changes, taken.containers)
+        returned = self.real(returned)
+        made_plain((args, kwargs, returned, list(self._states.values())))
+        return body, returned
+
+    def _lowered_result(self, returned: Any) -> Any:
+        """What the forward returns may be unknown, such as what hooks have put aside, if only a target is wanted."""
+        if self.open_end is None:
+            try:
+                return self.lower(returned)
+            except Unfollowable as why:
+                if not self._last_wanted:
+                    raise
+                self._end_here(why)
+        return None
+
+    def _end_here(self, why: Unfollowable) -> None:
+        """From now on the forward just runs: if it comes to no target any more, what it does need not be known."""
+        frame = users_frame()
+        why.place = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
+        self.open_end = why
+        self.is_paused = True
+
+    # -- what the forward does -------------------------------------------------------------------------------------
+
+    def held(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that the module holds is seen as it is."""
+        if id(tensor) not in self._values:
+            self._values[id(tensor)] = once(lambda: self.node(Kind.ATTRIBUTE, path)), tensor
+        return tensor
+
+    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        """What is done to the mode of a module, or assigned to one of its buffers."""
+        if kind is Kind.ASSIGN:
+            return self.node(kind, target, (self.lower(args[0]),))
+        raise self.fail("computes with the mode of a module")
+
+    def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A child is called: for real."""
+        if self.open_end is not None:
+            if self._is_wanted(path):
+                raise self.open_end
+            made_plain((args, kwargs))  # for good; a list or dict stays the same one, so that the child may fill it
+            plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
+            return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
+        try:
+            lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        except Unfollowable as why:
+            self._end_here(why)
+            return self.child(path, args, kwargs)
+        node = self.node(Kind.CHILD, path, lowered, named)
+        given = self.real(args), self.real(kwargs)
+        containers = list(containers_in((*args, *kwargs.values())))
+        passed = Given((*given[0], *given[1].values()))
+        with self.objects_lent(path, given) as lent, self.paused(), recording_is(None):
+            versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
+            returned = self._call_child(path, node, *given)
+            stand_for = zip((*args, *kwargs.values()), (*lowered, *named.values()))
+            node.observed = observed_in(versions, returned, changed=lent.holders(stand_for))
+        if self._is_wanted(path) and not self._drawn():
+            self._last_wanted = len(self._nodes)
+        changes = passed.changes
+        self.fix_form(node, returned, f"{path}(...)")
+        returned = self._enter(returned, node)
+        for number, (own, held) in enumerate(zip(containers, passed.containers)):
+            back = type(own) is list and any(held is other for other in containers_in((returned,)))
+            if changes[number] is not None and back:
+                own[:], changes[number] = held, None
+        told = self.told(changes, passed.containers)
+        self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
+        if type(returned) not in PLAIN:
+            self._returned[id(returned)] = node, returned
+        return returned
+
+    def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
+        """A hook that only looks may be registered: what it puts aside is known, and no cut needs the hook."""
+        if not path:
+            raise self.refuse_hook()
+
+        def unknown() -> Node:
+            raise self.fail("registers a hook that computes with what it sees")
+
+        def look(*given: Any) -> None:
+            seen = [tensor for tensor in tensors_in(given) if id(tensor) not in self._values]
+            self._values.update((id(tensor), (unknown, tensor)) for tensor in seen)
+            with self.resumed():
+                changed = hook(*given)
+            for tensor in seen:
+                del self._values[id(tensor)]
+            if changed is not None:
+                raise self.fail("registers a hook that changes what a module returns")
+
+        return descend(self.module, path).register_forward_hook(look, **options)
+
+    def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None:
+        """A child may return a tuple in one mode, and a tensor in the other."""
+        node, _ = self._returned.get(id(value), (None, None))
+        if node is not None and not self.is_paused:
+            asked = self.node(Kind.FUNCTION, isinstance, (node, self.real(classes)))
+            self.fix_node(asked, answer, "a question for the class of what a module returned was", decides=False)
+
+    def is_surely_tensor(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    def _unread(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What a child has put into a list or dict: as it is, unless the child also returned it nobody may read it."""
+
+        def read() -> Node:
+            raise self.fail(f"reads what {path!r} has put into a list or dict")
+
+        self._values.setdefault(id(tensor), (read, tensor))
+        return tensor
+
+    def left_behind(self, path: str, value: Any) -> Any:
+        """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
+        holder, _, name = path.rpartition(".")
+        calls = self.calls_of(holder)
+        return self._enter(getattr(descend(self.module, holder), name), self.node(Kind.ATTRIBUTE, path, calls))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A child runs as if nobody recorded: under a mode, torch's modules take slower ways, with other bits."""
+        self.is_paused = True
+        self.__exit__(None, None, None)
+        try:
+            with self._contexts.unwatched():
+                yield
+        finally:
+            self.__enter__()
+            self.is_paused = False
+
+    @contextlib.contextmanager
+    def resumed(self) -> Iterator[None]:
+        """While a child runs, a hook of the recorded forward does."""
+        self.is_paused = False
+        with recording_is(self), self:
+            yield
+        self.is_paused = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if running.now is not self:
+            return func(*args, **(kwargs or {}))
+        return self.function(func, args, kwargs or {})
+
+    def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch function is called."""
+        if self.open_end is None:
+            try:
+                return self._recorded(func, args, kwargs)
+            except Unfollowable as why:
+                self._end_here(why)
+        return func(*self.real(args), **self.real(kwargs))
+
+    def _recorded(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = _OTHERWISE_NAMED.get(func, getattr(func, "__name__", ""))
+        if func is torch._C._set_grad_enabled:
+            self._contexts.grad_was_set(*args)
+        if getattr(torch.Tensor, name, None) is func and name in QUESTIONS:
+            return getattr(self, QUESTIONS[name])(*args)
+        if name == "__get__":
+            return self._property(func.__self__.__name__, args[0], func(*args))
+        if name == "__deepcopy__":
+            return self.function(torch.Tensor.clone, args[:1], {})
+        if name == "__set__" and func.__self__.__name__ == "data":
+            raise self.fail("assigns to 'data' of a tensor")
+        if name in ("numpy", "__array__"):
+            raise self.fail("computes with numpy, which cannot be seen")
+        if name in _PASSED or name == "__set__" or isinstance(func, type):
+            return func(*self.real(args), **self.real(kwargs))
+        if func is torch._assert and self.real(args[0]) is True and not isinstance(args[0], Traced):
+            return None
+        kind, target = self._operation(func, name)
+        lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+        before = _state_of(args)
+        try:
+            result = func(*self.real(args), **self.real(kwargs))
+        except Exception as error:  # should the forward catch it, it would go on in another way than for other inputs
+            self.fail(f"meets an error of torch: {error}")
+            raise
+        if before != _state_of(args):  # what was read of it before comes before this
+            for write_down in self._sizes_read.pop(id(args[0]), ()):
+                write_down()
+        if isinstance(result, torch.Size) and name == "size":
+            self.fix_rank(lowered[0], len(result))
+        if type(result) in (int, float, bool):
+            return traced(result, self, self._lazily(args, once(lambda: self.node(kind, target, lowered, named))))
+        if isinstance(result, (str, torch.dtype, torch.layout)):
+            self.check_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
+            return result
+        if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
+            return result
+        node = self.node(kind, target, lowered, named)
+        if isinstance(result, (tuple, list)) and returns_list(target):
+            self.fix_length(node, len(result))
+        if isinstance(result, torch.Tensor) and written(node):
+            self._values[id(result)] = node, result
+            return result
+        return self._enter(result, node)
+
+    def _lazily(self, args: tuple[Any, ...], read: Callable[[], Node]) -> Callable[[], Node]:
+        """What is read of a tensor is written down when it is used, or before the tensor changes in that."""
+        if args and isinstance(args[0], torch.Tensor):
+            self._sizes_read.setdefault(id(args[0]), []).append(read)
+        return read
+
+    def _operation(self, func: Any, name: str) -> tuple[Kind, Any]:
+        if getattr(torch.Tensor, name, None) is not func:
+            return Kind.FUNCTION, func
+        if name.startswith("__") and name.strip("_") in DUNDER:
+            return Kind.FUNCTION, DUNDER[name.strip("_")]
+        return Kind.METHOD, name
+
+    def _property(self, name: str, tensor: Any, value: Any) -> Any:
+        """``tensor.name``"""
+        lowered = self.lower(tensor)
+        read = self._lazily((tensor,), once(lambda: self.node(Kind.FUNCTION, getattr, (lowered, name))))
+        if name == "dtype":
+            self.check_equal(read, value, "a tensor was of type")
+            return value
+        if name == "device":
+            compared = compared_device_type(users_frame(), value.type)
+            if compared is not None:
+                kind = self.node(Kind.FUNCTION, getattr, (read(), "type"))
+                same = self.node(Kind.FUNCTION, operator.eq, (kind, compared))
+                self.fix_node(same, value.type == compared, "a comparison was")
+            self._values[id(value)] = read, value
+            return value
+        if name == "shape":
+            self.fix_rank(lowered, len(value))
+        if isinstance(value, (torch.Tensor, torch.Size, int)) and name not in _STATE:
+            return self._enter(value, read)
+        return value
+
+    # -- what control flow asks ------------------------------------------------------------------------------------
+
+    def global_state(self, func: Any, *args: Any) -> Any:
+        """The forward asks for, or changes, what holds for the whole process."""
+        if func is not torch.is_grad_enabled:
+            self._end_here(self.fail("seeds the random numbers"))
+            return func(*args)
+        return traced(self._contexts.grad, self, self.node(Kind.FUNCTION, func))
+
+    def decide(self, flag: str) -> bool:
+        return self.modes_value(flag)
+
+    def modes_value(self, flag: str) -> bool:
+        if flag not in self.modes:
+            self.modes[flag] = descend(self.module, flag.rpartition(".")[0]).training
+        return self.modes[flag]
+
+    def is_instance(self, standin: StandIn, classes: Any) -> bool:
+        return isinstance(True, classes)
+
+
+def _state_of(args: tuple[Any, ...]) -> Any:
+    """What the first argument is like, whatever its content."""
+    first = args[0] if args else None
+    if not isinstance(first, torch.Tensor):
+        return None
+    return first.shape, first.requires_grad, first.stride() if first.layout is torch.strided else None
+
+
+_PASSED = frozenset(("__hash__", "__reduce_ex__", "_set_grad_enabled", "get_device"))
+_OTHERWISE_NAMED = {torch.Tensor.__pow__: "__pow__", torch.Tensor.__ipow__: "__ipow__"}
+_STATE = frozenset(("is_leaf", "itemsize", "grad"))

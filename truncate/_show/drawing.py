@@ -1,0 +1,132 @@
+"""Drawing a model, and what a cut leaves of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from truncate._api import divide, is_whole, module_of
+from truncate._build import Truncated
+from truncate._errors import ExtractError, TruncateError, require_module
+from truncate._files import whole
+from truncate._sandbox import example_of
+from truncate._show import html, svg, terminal
+from truncate._show.counting import multiply_adds
+from truncate._show.listing import layers
+from truncate._show.marks import items_with_steps, mark_cut, mark_result, mark_whole, tag_of
+from truncate._show.search import count_parameters
+from truncate._show.tree import Picture
+from truncate._target import Target
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WRITERS = {".svg": svg.page, ".html": html.page}
+
+
+class Drawing:
+    """A picture of a model. Prints as a tree, and shows itself in a notebook."""
+
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+
+    def __str__(self) -> str:
+        return terminal.plain(self.__rich__())
+
+    def __rich__(self) -> RenderableType:
+        return terminal.tree(self.picture)
+
+    def _repr_html_(self) -> str:
+        return html.fragment(self.picture)
+
+
+def draw(
+    model: nn.Module,
+    upto: Any = None,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    before: Any = None,
+    after: Any = None,
+    to: str | os.PathLike[str] | None = None,
+) -> Drawing:
+    """A picture of a model, and of what ``truncate(model, upto)`` leaves of it. The model is not changed.
+
+    Args:
+        model: Any module. One that `truncate` made is drawn as it is: what it returns is marked.
+        upto: Where to stop, as for `truncate`: one place, or several in a list, tuple or dict. Without it, `before`
+            and `after`, the model is drawn whole.
+        args: An example input, as for ``torch.export.export``. With one, the picture shows the shape of what each
+            place returns, and its multiply-adds. It may be on the meta device, where nothing is computed.
+        kwargs: Its keyword arguments.
+        before: In place of `upto`: stops at what a place is given.
+        after: Where to begin: behind this place.
+        to: A file to write: ``.svg``, a picture that stands still, or ``.html``, a page that folds and is searched.
+            Both need nothing else. The file is there whole or not at all.
+
+    Returns:
+        An object that prints as a tree, in colours where `rich` prints it, and that a notebook shows as HTML. Blocks
+        that repeat are drawn as one.
+
+    Raises:
+        TruncateError: The file cannot be written, or is to be of another kind; or what `truncate` raises.
+    """
+    require_module("draw", model)
+    path = None if to is None else Path(to)
+    if path is not None and path.suffix not in _WRITERS:
+        raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
+    picture = layers(model, args, kwargs).picture()
+    if upto is not None or before is not None or after is not None:
+        example = None if args is None and kwargs is None else example_of(model, args, kwargs)
+        division, arrangement = divide(model, upto, before, after, example)
+        asked = [(steps, division.spine.targets[number]) for steps, number in items_with_steps(arrangement)]
+        targets = {_tag(steps, target): target for steps, target in asked}
+        cut = model
+        if is_whole(division):
+            mark_whole(picture.root, list(targets))
+        else:
+            plan = division.plans(everything=True)[-1]
+            mark_cut(picture.root, plan, targets)
+            cut = module_of(plan, arrangement)
+        places = ", ".join(target.text or "the end" for target in targets.values())
+        begin = f"after {division.places[0].text}, " if after is not None else ""
+        picture.cut = f"{begin}{'up to' if before is None else 'before'} {places}"
+        picture.left_parameters = count_parameters(cut)
+        if picture.root.work is not None and after is None:  # what is behind a place is not run on the example
+            picture.left_work = (multiply_adds(cut, [""], args or (), kwargs or {}) or {}).get("")
+    elif isinstance(model, Truncated):
+        mark_result(picture.root, model)
+    drawing = Drawing(picture)
+    if path is not None:
+        _write(path, _WRITERS[path.suffix](picture))
+    return drawing
+
+
+def _tag(steps: tuple[Any, ...], target: Target) -> str:
+    """Where a target stands in the result, and what of its place is returned."""
+    call = "" if target.call == -1 else f" (call {target.call})"
+    return tag_of(steps) + call + (": what it is given" if target.before else "")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with whole(path) as file:
+            file.write(text.encode())
+    except ExtractError as error:
+        raise TruncateError(f"{error}. Nothing was written; give another path to `to`") from error
+
+
+def _html_of(module: Truncated) -> str:
+    return draw(module)._repr_html_()
+
+
+def _tree_of(module: Truncated) -> RenderableType:
+    return draw(module).__rich__()
+
+
+# Here, since the room of that class is below this one.
+Truncated._repr_html_ = _html_of  # type: ignore[attr-defined]
+Truncated.__rich__ = _tree_of  # type: ignore[attr-defined]

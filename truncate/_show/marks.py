@@ -1,0 +1,141 @@
+"""What a cut does with each place of a picture, and what a module that was cut returns."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from truncate._build import Truncated
+from truncate._errors import TruncateError
+from truncate._graph import Call, Kind, Node, descend, join
+from truncate._plan import Plan
+from truncate._record import Forwards
+from truncate._show.tree import Branch, Mark, grown
+from truncate._target import Spine, Target
+
+
+def mark_cut(root: Branch, plan: Plan, targets: dict[str, Target]) -> None:
+    """Marks what a plan keeps, and what it returns; `targets`: by where each stands in the result."""
+    kept = set(_kept(plan, ""))
+    _mark_returned(root, {tag: join(target.path, target.operation or "") for tag, target in targets.items()})
+    given = {target.path for target in targets.values() if target.before and target.is_module}
+
+    def mark(branch: Branch, whole: bool) -> Mark:
+        whole = whole or branch.path in kept
+        inside = {mark(inner, whole) for inner in branch.inside} or {Mark.KEPT if whole else Mark.CUT}
+        if inside <= {Mark.KEPT, Mark.RETURNED}:
+            found = Mark.KEPT
+        else:
+            found = Mark.CUT if inside == {Mark.CUT} else Mark.PARTLY
+        is_returned = branch.returned_as and branch.path not in given
+        branch.mark = Mark.RETURNED if is_returned else found
+        return branch.mark
+
+    mark(root, False)
+
+
+def mark_whole(root: Branch, tags: list[str]) -> None:
+    """Marks a model of which nothing is cut away."""
+    for branch in root.walk():
+        branch.mark = Mark.KEPT
+    _mark_returned(root, dict.fromkeys(tags, ""))
+    root.mark = Mark.RETURNED
+
+
+def _kept(plan: Plan, path: str) -> Iterator[str]:
+    """The paths of what a plan keeps whole."""
+    for way in plan.ways:
+        for node in way.live if not way.missing else ():
+            if node.kind is Kind.CHILD:
+                below = plan.child_of(node)
+                reached = join(path, node.target)
+                yield from (reached,) if below is None else _kept(below, reached)
+            elif node.name:
+                yield join(path, node.name)
+
+
+def _mark_returned(root: Branch, places: dict[str, str]) -> None:
+    """Writes at some places where they stand in the result."""
+    found = {branch.path: branch for branch in root.walk()}
+    for tag, path in places.items():
+        if path not in found:  # an operation of a forward that only the example could follow
+            name = path.rpartition(".")[2]
+            found[path] = Branch(name, path, name)
+            grown(root, [found[path]])
+        branch = found[path]
+        branch.returned_as = f"{branch.returned_as}, {tag}" if branch.returned_as else tag
+
+
+# -- of a module that was cut ----------------------------------------------------------------------------------------
+
+
+def mark_result(root: Branch, module: Truncated) -> None:
+    """Marks what a module that was cut returns, if its forward can be followed."""
+    forwards = Forwards(module, Spine([]))
+    with contextlib.suppress(TruncateError):
+        found = dict(_Result(forwards).places(module, "", forwards.entry))
+        _mark_returned(root, found)
+        for branch in root.walk():
+            branch.mark = Mark.RETURNED if branch.returned_as else None
+
+
+class _Result:
+    """The places that a forward returns, from where each stands in the result."""
+
+    def __init__(self, forwards: Forwards) -> None:
+        self._forwards = forwards
+
+    def places(self, module: nn.Module, path: str, call: Call) -> Iterator[tuple[str, str]]:
+        result = self._forwards.bodies(module, path, call)[0].result
+        for tag, value in _tagged(result):
+            yield from ((tag, place) for place in self._places(module, path, value))
+
+    def _places(self, module: nn.Module, path: str, value: Any) -> Iterator[str]:
+        """The place at which a value of a forward was made: one at most."""
+        made = value
+        item: tuple[int, ...] = ()
+        while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and value.args:
+            if value.target is operator.getitem and type(value.args[1]) is int:
+                item = (value.args[1], *item)  # of what a child hands out
+            elif value.target != "clone":
+                break
+            value = value.args[0]
+        if type(value) is not Node:
+            return
+        if value.kind is not Kind.CHILD:
+            if value.name:
+                yield join(path, value.name)
+            return
+        child, reached = descend(module, value.target), join(path, value.target)
+        if not any(isinstance(inner, Truncated) for inner in child.modules()):
+            yield join(path, made.name) if item and made.name else reached
+            return
+        result = self._forwards.bodies(child, reached, self._forwards.call(module, path, value))[0].result
+        for index in item:
+            result = result[index] if isinstance(result, (tuple, list)) else result
+        yield from self._places(child, reached, result)
+
+
+def tag_of(steps: tuple[Any, ...]) -> str:
+    """How an item of a result is written: ``output``, ``output[0]``, ``output['c3']``."""
+    return "output" + "".join(f"[{step!r}]" for step in steps)
+
+
+def items_with_steps(value: Any, steps: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Everything in nested lists, tuples and dicts, with the steps that lead to it."""
+    if isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from items_with_steps(item, (*steps, position))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from items_with_steps(item, (*steps, key))
+    else:
+        yield steps, value
+
+
+def _tagged(result: Any) -> Iterator[tuple[str, Any]]:
+    return ((tag_of(steps), value) for steps, value in items_with_steps(result))

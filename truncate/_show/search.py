@@ -1,0 +1,181 @@
+"""Every place of a model where one can stop, in the order in which they are reached.
+
+The model is not run for this: its forwards are followed, as `truncate` follows them, from the root down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from truncate._errors import CannotFollowError
+from truncate._graph import Body, Call, Kind, call_of_signature, join, name_of
+from truncate._record import Forwards
+from truncate._target import Spine
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A module that runs, or an operation of a module's forward: a place where `truncate` can stop."""
+
+    path: str  #: how it is written as a target
+    type: str  #: the class of a module, or the name of an operation's function
+    is_module: bool  #: otherwise it is an operation
+    calls: int | None  #: how often one pass of the model runs it; None: unknown, since it is `behind` something
+    parameters: int  #: how many numbers it holds as parameters
+    mode: str = ""  #: "training" or "evaluation" if only that mode runs it, and the model is in the other one
+    same_as: str = ""  #: the path under which the same module is listed already
+    tied_to: str = ""  #: the path of a module listed before it that holds one of the same parameters
+    followed: bool = True  #: whether its own forward can be followed; otherwise what it runs is not known
+    behind: str | None = None  #: the path of the module around it whose forward cannot be followed, if there is one
+    shape: Any = None  #: with an example input: the shape of its output, in the containers that it returns
+    work: int | None = None  #: with an example input: the multiply-adds of all its calls, if they can be counted
+
+    @property
+    def notes(self) -> str:
+        """What is special about it, in words."""
+        notes = [f"{self.calls} calls"] if self.calls is not None and self.calls > 1 else []
+        notes += ["not run"] if self.calls == 0 else []
+        notes += [f"only in {self.mode}"] if self.mode else []
+        notes += [f"the same module as {self.same_as}"] if self.same_as else []
+        notes += [f"shares parameters with {self.tied_to}"] if self.tied_to else []
+        notes += [UNFOLLOWED] if not self.followed else []
+        notes += ["perhaps not run"] if self.calls is None else []
+        return ", ".join(notes)
+
+
+UNFOLLOWED = "forward not followed"
+
+
+@dataclasses.dataclass
+class _Entry:
+    """What is known of a place so far, and the places inside it in running order."""
+
+    module: nn.Module | None  # None: an operation
+    type: str
+    mode: str
+    calls: int = 0
+    followed: bool = True
+    inside: dict[str, _Entry] = dataclasses.field(default_factory=dict)  # by their paths from here
+
+    def walk(self, path: str = "", behind: str | None = None) -> Iterator[tuple[str, _Entry, str | None]]:
+        """Everything inside, with its path, and the path of the last module around it that cannot be followed."""
+        behind = behind if self.followed else path
+        for name, entry in self.inside.items():
+            yield join(path, name), entry, behind
+            yield from entry.walk(join(path, name), behind)
+
+
+# A name below the module, the child or the operation's function, how a child is called, and the only mode that does it.
+_Step = tuple[str, nn.Module | str, Call, str]
+
+
+class Search:
+    """Follows all forwards of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._root = _Entry(model, "", "")
+        self._forwards = Forwards(model, Spine([]))
+        self._running: set[int] = set()  # a module may call itself
+
+    def places(self) -> list[Place]:
+        self._visit(self._root, "", self._forwards.entry, "")
+        calls: dict[int, int] = {}  # of each module, under all its paths together
+        for _, entry, _ in self._root.walk():
+            calls[id(entry.module)] = calls.get(id(entry.module), 0) + entry.calls
+        first: dict[int, str] = {}
+        owners: dict[int, str] = {}  # of each parameter: the first module that holds it itself
+        places: dict[str, Place] = {}
+        for path, entry, behind in self._root.walk():
+            module = entry.module
+            listed = path if module is None else first.setdefault(id(module), path)
+            own = [] if module is None or listed != path else list(map(id, module.parameters(recurse=False)))
+            owned = [owners.setdefault(parameter, path) for parameter in own]
+            known = behind is None
+            places[path] = Place(
+                path=path,
+                type=entry.type,
+                is_module=module is not None,
+                calls=None if not known else entry.calls if module is None else calls[id(module)],
+                parameters=0 if module is None else count_parameters(module),
+                mode=entry.mode,
+                same_as="" if listed == path else listed,
+                tied_to=next((owner for owner in owned if owner != path), ""),
+                followed=entry.followed,
+                behind=behind,
+            )
+        return list(places.values())
+
+    def _visit(self, entry: _Entry, path: str, call: Call, mode: str) -> None:
+        """One call of a module: enters what it runs. `mode`: in which alone, if not in the present one."""
+        module = entry.module
+        if module is None or id(module) in self._running or (path and not module._modules):
+            return
+        self._running.add(id(module))
+        try:
+            steps = self._steps(module, path, call)
+        except CannotFollowError:
+            entry.followed = False
+            steps = [(name, child, call_of_signature(child), "") for name, child in _callable_children(module)]
+        for name, what, inner, only in steps:
+            only = mode or only
+            below = entry.inside.pop(name, None)
+            if below is None:
+                child = what if isinstance(what, nn.Module) else None
+                below = _Entry(child, what if isinstance(what, str) else type(what).__name__, only)
+            if below.mode and not only:  # known from another mode, but this one runs it too
+                below.mode, below.calls = "", 0
+            below.calls += below.mode == only
+            entry.inside[name] = below  # at the end, so that it stands at its last call
+            self._visit(below, join(path, name), inner, only)
+        self._running.discard(id(module))
+
+    def _steps(self, module: nn.Module, path: str, call: Call) -> list[_Step]:
+        """What one call of a module runs, and between, where they would be, the steps of other modes alone."""
+        present, *others = self._forwards.bodies(module, path, call)
+        steps = self._named(module, path, present, "")
+        for body in others:
+            known = {name for name, *_ in steps}
+            position = 0
+            for step in self._named(module, path, body, _other_mode(present, body)):
+                if step[0] in known:
+                    later = (at for at in range(position, len(steps)) if steps[at][0] == step[0])
+                    position = next(later, position - 1) + 1
+                else:
+                    steps.insert(position, step)
+                    position += 1
+        return steps
+
+    def _named(self, module: nn.Module, path: str, body: Body, mode: str) -> list[_Step]:
+        """The nodes of a body that are places."""
+        steps: list[_Step] = []
+        for node in body.nodes:
+            if node.kind is Kind.CHILD:
+                child = module.get_submodule(node.target)
+                steps.append((node.target, child, self._forwards.call(module, path, node), mode))
+            elif node.name:
+                steps.append((node.name, name_of(node), Call((), {}), mode))
+        return steps
+
+
+def _other_mode(present: Body, other: Body) -> str:
+    """The mode of a body in which it differs from the present one."""
+    flags = [value for flag, value in other.modes.items() if present.modes.get(flag, value) is not value]
+    return "training" if any(flags) else "evaluation"
+
+
+def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a module as registered; in place of a list or a dictionary of modules, what it holds."""
+    for name, child in module.named_children():
+        if type(child).forward is nn.Module.forward:
+            yield from ((f"{name}.{below}", inner) for below, inner in _callable_children(child))
+        else:
+            yield name, child
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a module holds as parameters, those that it holds twice counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())

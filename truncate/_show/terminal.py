@@ -1,0 +1,101 @@
+"""A picture in a terminal: a tree of rich, coloured where there are colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from truncate._show.tree import Branch, Mark, Picture, Repeated, folded, number, percent
+
+if TYPE_CHECKING:  # drawing needs rich, listing does not
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_SIGNS = {Mark.RETURNED: "◉", Mark.KEPT: "●", Mark.PARTLY: "◐", Mark.CUT: "○"}
+_STYLES = {Mark.RETURNED: "bold magenta", Mark.KEPT: "green", Mark.PARTLY: "green", Mark.CUT: "dim"}
+
+
+def bare_tree(picture: Picture, depth: int | None = None) -> Table:
+    """Each place in a line of its own, with its type and what is special about it."""
+    from rich.table import Table
+
+    shapes = any(branch.shape for branch in picture.root.walk())
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("place", no_wrap=True)
+    table.add_column("type", no_wrap=True, style="cyan")
+    table.add_column("parameters", no_wrap=True, justify="right")
+    table.add_column("output" if shapes else "", no_wrap=True, style="green")
+    table.add_column("", no_wrap=True, style="yellow")
+    root = picture.root
+    table.add_row(root.name, "", number(root.parameters), root.shape, root.notes, style="bold")
+    for guide, repeated in _lines(root.inside, fold=False, depth=depth):
+        branch = repeated.first
+        cells = (branch.type, number(branch.parameters), branch.shape, branch.notes)
+        table.add_row(guide + branch.name, *cells, style="dim" if branch.quiet else None)
+    return table
+
+
+def tree(picture: Picture) -> RenderableType:
+    """The tree with repeated blocks drawn once, what is left by a cut, and how much of the whole each place is."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    root = picture.root
+    shapes = any(branch.shape for branch in root.walk())
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    if picture.marks:
+        table.add_column("")
+    table.add_column("place", no_wrap=True)
+    table.add_column("type", no_wrap=True, style="cyan")
+    if shapes:
+        table.add_column("output", no_wrap=True, style="blue", max_width=44)  # some return much
+    for column in ("parameters", "multiply-adds")[: 1 + (root.work is not None)]:
+        table.add_column(column, no_wrap=True, justify="right")
+        table.add_column("share", no_wrap=True, justify="right", style="dim")
+    table.add_column("", no_wrap=True, style="yellow")
+
+    def add(guide: str, repeated: Repeated) -> None:
+        branch, times, mark = repeated.first, repeated.times, repeated.first.mark
+        label = f"{guide}{repeated.label}" + (f"  × {times}" if times > 1 else "")
+        cells = [Text(_SIGNS[mark] if mark else " ", _STYLES[mark] if mark else "")] if picture.marks else []
+        style = "dim" if branch.quiet or mark is Mark.CUT else "bold" if branch is root else ""
+        cells += [Text(label, _STYLES[mark] if mark is Mark.RETURNED else ""), Text(branch.type)]
+        cells += [Text(branch.shape)] if shapes else []
+        for column in ("parameters", "work")[: 1 + (root.work is not None)]:
+            counted = getattr(branch, column)
+            cells += [Text(number(counted, times)), Text(percent(picture.share(repeated, column)))]
+        table.add_row(*cells, Text(", ".join(filter(None, (branch.returned_as, branch.notes)))), style=style)
+
+    for guide, repeated in [("", Repeated([root])), *_lines(root.inside, fold=True)]:
+        add(guide, repeated)
+    head = f"{picture.title} {picture.cut}".strip()
+    text = Text(head, "bold")
+    for name, value in picture.facts:
+        text.append(f"\n{name}: {value}", "not bold")
+    legend = Text()
+    for mark in picture.marks:
+        legend.append(f"{_SIGNS[mark]} {mark.value}   ", _STYLES[mark])
+    return Group(text, "", table, "", legend) if picture.marks else Group(text, "", table)
+
+
+def _lines(
+    branches: list[Branch], fold: bool, depth: int | None = None, guide: str = "", level: int = 1
+) -> Iterator[tuple[str, Repeated]]:
+    """What is inside a branch, down to a depth, each with the lines that lead to it."""
+    groups = folded(branches) if fold else [Repeated([branch]) for branch in branches]
+    for position, repeated in enumerate(groups, 1):
+        last = position == len(groups)
+        yield guide + ("└── " if last else "├── "), repeated
+        if depth is None or level < depth:
+            yield from _lines(repeated.first.inside, fold, depth, guide + ("    " if last else "│   "), level + 1)
+
+
+def plain(drawn: RenderableType) -> str:
+    """What is printed without colours, as wide as it needs to be."""
+    from rich.console import Console
+
+    console = Console(width=10_000, color_system=None, force_terminal=False, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

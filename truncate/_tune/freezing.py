@@ -1,0 +1,133 @@
+"""Keeping a part of a model as it is while the rest is trained."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from truncate._api import truncate
+from truncate._build import RECORD, Truncated, hold, release
+from truncate._errors import ContentWarning, TruncateError, require_module
+
+
+def freeze(
+    model: nn.Module,
+    upto: Any = "",
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    norm: bool = True,
+) -> nn.Module:
+    """Keeps what a place of the model depends on as it is, while the rest is trained.
+
+    Its parameters require no gradient: exactly those that ``truncate(model, upto)`` holds. Every module that
+    ``truncate(model, upto)`` keeps whole stays in evaluation, with all that is in it: its `training` is False, and
+    ``.train()`` of it or of any parent does not change that. So its BatchNorms use their running statistics and leave
+    them alone, and its dropouts drop nothing, also where they are written as functions of `self.training`.
+
+    Modules that hold the place and more, such as the model itself, follow ``.train()``. If the place depends on the
+    mode of one of them, there is a warning. A parameter or module that is used before the place and behind it too is
+    frozen. A gradient from an earlier step is dropped, since an optimizer would apply it.
+
+    A frozen model can be copied, pickled, scripted, exported, compiled and truncated; it is frozen there too. Its
+    state dict is unchanged.
+
+    Args:
+        model: Any module, or what `truncate` returned. It is changed in place.
+        upto: The last place that is frozen, or several, as for `truncate`. By default the whole module.
+        args: Positional arguments of an example call of the model, where `truncate` needs one.
+        kwargs: Keyword arguments of that call.
+        norm: Whether modules stay in evaluation. Otherwise they keep their modes, and only parameters are frozen.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TruncateError: As `truncate` does; or if a module was compiled by TorchScript, or has lazy parameters. The model
+            is then unchanged.
+    """
+    require_module("freeze", model)
+    if upto is model or (isinstance(upto, str) and not upto.strip()):
+        frozen = model
+    else:
+        with warnings.catch_warnings(action="ignore", category=ContentWarning):  # it is about running the cut
+            frozen = truncate(model, upto, args, kwargs, check=False)
+    parameters = set(map(id, frozen.parameters()))
+    inside = set(map(id, frozen.modules()))
+    modules = {path: module for path, module in model.named_modules() if id(module) in inside}
+    for path, module in modules.items():
+        _check(path or "the model itself", module, norm)
+    if norm:
+        for path in _readers_of_modes(frozen, set(map(id, modules.values()))):
+            warnings.warn(
+                f"{upto!r} depends on the mode of {path or 'the model itself'}, which also holds what is not frozen, "
+                f"and so follows .train(). To keep it in evaluation, freeze {path or 'the model'} as a whole, or "
+                f"cut first: freeze(truncate(model, {upto!r}))",
+                stacklevel=2,
+            )
+        for module in modules.values():
+            hold(module)
+    turned_off: list[nn.Parameter] = []
+    for module in model.modules():
+        own = {n: p for n, p in module.named_parameters(recurse=False) if id(p) in parameters and p.requires_grad}
+        if own:
+            module.__dict__[RECORD] = [*module.__dict__.get(RECORD, ()), *own]
+            turned_off += own.values()
+    for parameter in turned_off:  # only now: two modules may hold the same one
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return model
+
+
+def unfreeze(model: nn.Module) -> nn.Module:
+    """Undoes every `freeze` in a module and all that is in it.
+
+    Each parameter that was frozen requires gradients again; one that did not before does not now. Each module that was
+    kept in evaluation is in the mode that was last asked of it, by ``.train()``, ``.eval()`` or before it was frozen.
+
+    Args:
+        model: What was frozen, or any module in it: ``unfreeze(model.layer4)`` leaves the rest frozen.
+
+    Returns:
+        The model itself.
+    """
+    require_module("unfreeze", model)
+    for module in model.modules():
+        release(module)
+        turned_off = module.__dict__.pop(RECORD, ())
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in turned_off:
+                parameter.requires_grad_(True)
+    return model
+
+
+def _check(path: str, module: nn.Module, norm: bool) -> None:
+    if norm and isinstance(module, torch.jit.ScriptModule):
+        raise TruncateError(
+            f"{path} was compiled by TorchScript, so it cannot be kept in evaluation. Freeze the model before it is "
+            f"scripted, or freeze its parameters alone: norm=False"
+        )
+    if any(map(is_lazy, [*module.parameters(recurse=False), *module.buffers(recurse=False)])):
+        raise TruncateError(
+            f"{path} ({type(module).__name__}) has no parameters yet. Run the model once on an example, then freeze it"
+        )
+
+
+def _readers_of_modes(cut: nn.Module, held: set[int]) -> list[str]:
+    """The paths of those modules whose own mode the outputs of a cut depend on, and that are not held."""
+    found: dict[str, None] = {}
+    for path, module in cut.named_modules():
+        if not isinstance(module, Truncated) or id(module) in held:
+            continue
+        for node in ast.walk(ast.parse(type(module)._truncated_source)):
+            if isinstance(node, ast.Attribute) and node.attr == "training":
+                holder = eval(ast.unparse(node.value), {"self": module})
+                if id(holder) not in held:
+                    below = next((name for name, m in module.named_modules() if m is holder), "")
+                    found[".".join(filter(None, (path, below)))] = None
+    return list(found)
