@@ -239,7 +239,7 @@ class Task:
 
 
 def examine(task: Task, skip: int, pipe: Connection) -> None:
-    """Sends ``("begin", number of a step, place, extractor)`` before each step, and its outcomes behind it.
+    """Sends ``("begin", number of a step, place, extractor)`` before each step, and its outcomes after it.
 
     The first `skip` steps were done by a process that did not survive the last of them.
     """

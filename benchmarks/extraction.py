@@ -206,7 +206,7 @@ def photos(folder: Path, count: int) -> list[str]:
 
 
 def decoding_bound(folder: Path, turns: int, count: int, workers: int) -> str:
-    paths = photos(folder / "photos", count)
+    paths = photos(folder / "images", count)
     built = _models.build("mobilenet_v3_small")
     part = truncate(built.model, "features.0", pool="avg", flatten=True)
     worker = Worker(part, built.transform, torch.device("cpu"), None, 32, workers, strict=False)
@@ -235,14 +235,14 @@ def decoding_bound(folder: Path, turns: int, count: int, workers: int) -> str:
         ["forward alone, on tensors in memory", "", "", shown[2]],
     ]
     name = f"MobileNetV3 up to `features.0`, {workers} worker"
-    return report.table([name, "photos/s", "of the rate alone", "core time of the main process, ms a photo"], lines)
+    return report.table([name, "images/s", "of the rate alone", "core time of the main process, ms a image"], lines)
 
 
 # -- rates, for working out what more would cost ---------------------------------------------------------------------
 
 
 def rates(folder: Path, turns: int, count: int) -> str:
-    paths = photos(folder / "photos", count)
+    paths = photos(folder / "images", count)
     transform = _models.build("alexnet").transform
     read = cpu(turns, lambda: [_photos.prepared(path, transform) for path in paths]) / count
     source = [torch.randn(4096, 2048).relu()] * 4
@@ -251,10 +251,10 @@ def rates(folder: Path, turns: int, count: int) -> str:
     part, batch = truncate(resnet50().eval(), "flatten"), torch.randn(16, 3, 224, 224)
     forward = cpu(turns, bare(part, [batch.contiguous(memory_format=torch.channels_last)])) / 16
     names, before = [], psutil.Process().memory_info().rss
-    names += [f"photos/{number // 1000:06}/{number:09}.jpg" for number in range(1_000_000)]
+    names += [f"images/{number // 1000:06}/{number:09}.jpg" for number in range(1_000_000)]
     held = (psutil.Process().memory_info().rss - before) / len(names)
     lines = [
-        ["a photo (JPEG, 640×427)", f"{sum(map(os.path.getsize, paths)) / count / 1e3:.0f} kB"],
+        ["a image (JPEG, 640×427)", f"{sum(map(os.path.getsize, paths)) / count / 1e3:.0f} kB"],
         ["reading it and preparing it as ImageNet's", f"{read * 1e3:.1f} ms of a core"],
         ["ResNet-50 up to `flatten`, forward alone", f"{forward * 1e3:.0f} ms of a core"],
         ["its operations (two for each multiply-add)", f"{flops(part, batch) / 16 / 1e9:.1f} G"],
@@ -310,14 +310,14 @@ def measured(turns: int = 5, count: int = 960, workers: int = 1) -> tuple[str, d
                 against_the_loop(turns, batches),
             ),
             "Where reading takes the time": (
-                f"{count} photographs; the same DataLoader alone and with everything behind it, in time.",
+                f"{count} photographs; the same DataLoader alone and with everything after it, in time.",
                 decoding_bound(folder, turns, count, workers),
             ),
             "Memory": (
                 "100,000 rows of 2048 numbers; what the process holds, sampled every 1,000 rows.",
                 memory(folder),
             ),
-            "Rates": ("For one photo, as the page on large data sets uses them.", rates(folder, turns, min(count, 96))),
+            "Rates": ("For one image, as the page on large data sets uses them.", rates(folder, turns, min(count, 96))),
             "On a GPU": ("", gpu(turns)),
         }
     parts = [report.sentence(report.surroundings("pyarrow", "pillow"))]
@@ -329,7 +329,7 @@ def measured(turns: int = 5, count: int = 960, workers: int = 1) -> tuple[str, d
 
 @click.command()
 @click.option("--turns", default=5, show_default=True)
-@click.option("--photos", "count", default=960, show_default=True)
+@click.option("--images", "count", default=960, show_default=True)
 @click.option("--workers", default=1, show_default=True)
 @click.option("--write/--no-write", default=True, help="Put the tables into docs/benchmarks.md.")
 def main(turns: int, count: int, workers: int, write: bool) -> None:

@@ -1,4 +1,4 @@
-"""A cut as the backbone of a LightningModule: two blocks stay as they are, what is behind them learns new digits.
+"""A cut as the backbone of a LightningModule: two blocks stay as they are, what is after them learns new digits.
 
 Run it with `python examples/with_lightning.py`; the network and the pictures are those of `transfer_digits.py`.
 """

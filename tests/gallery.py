@@ -1,7 +1,7 @@
 """Tiny hostile models, each named for the one thing that it does.
 
 ``GALLERY`` lists them by name, each with a recipe for its inputs. Every place has to be cut exactly. Only those that
-are listed in `refuses` may be refused instead, in clear words: what their forward does cannot be seen on stand-ins.
+are listed in `refuses` may be refused instead, in clear words: what their forward does cannot be seen on proxies.
 """
 
 from __future__ import annotations
@@ -1416,7 +1416,7 @@ def double_with_keywords(module: nn.Module, args: Any, kwargs: Any, output: Tens
 
 @specimen()
 class HookedChildren(nn.Module):
-    """Hooks on a target, on what is beside it, and on what holds it."""
+    """Hooks on a target, on what is outside it, and on what holds it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1473,7 +1473,7 @@ class Symmetric(nn.Module):
 
 @specimen()
 class Parametrized(nn.Module):
-    """Parametrized weights on kept modules and on one of the spine."""
+    """Parametrized weights on kept modules and on one of the path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1628,7 +1628,7 @@ class Registered(nn.Module):
 
 @specimen()
 class RegistersSubclasses(Registered, code="gallery"):
-    """Its class must not be subclassed behind its back."""
+    """Its class must not be subclassed after its back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -2138,7 +2138,7 @@ class CountsTwice(nn.Module):
 
 @specimen(exact=False)
 class CountsBeforeAndBehind(nn.Module):
-    """A block counts in place before and behind its child, and runs twice."""
+    """A block counts in place before and after its child, and runs twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -289,7 +289,7 @@ REFUSED = {
     "cut squeezenet1_1 --upto features.0 --shape 1,3,0,2": "'1,3,0,2' is no shape such as 1,3,224,224",
     "cut tiny:net --upto x --weights none.pth": "no file none.pth",
     "cut tiny:net --upto x --weights x.pt2": "knows no weights 'x.pt2'. A local checkpoint ends in .safetensors, .pth",
-    "cut tiny: --upto x": "'tiny:' is no model: behind the colon is a callable, and before it the module to import",
+    "cut tiny: --upto x": "'tiny:' is no model: after the colon is a callable, and before it the module to import",
     "cut :net --upto x": "':net' is no model: ",
     "cut tiny:net --upto pool --image none.jpg": "no file none.jpg",
     "cut tiny:net --upto pool --image .": ". is a folder: --image takes one picture, and the command `extract` a",

@@ -36,7 +36,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(*more: str, model: str = "tiny:net", out: str = "out.parquet", upto: str = "pool") -> list[str]:
-    return ["extract", model, "photos", "--upto", upto, "--out", out, "--workers", "0", *more]
+    return ["extract", model, "images", "--upto", upto, "--out", out, "--workers", "0", *more]
 
 
 def run(capsys: pytest.CaptureFixture[str], *given: str, code: int = 0) -> str:
@@ -64,7 +64,7 @@ def by_hand(targets: Any, batch: int, **options: Any) -> Any:
     """What a user would write."""
     torch.manual_seed(0)
     model = tiny.Net().eval()
-    paths = sorted(Path("photos").rglob("*.*"), key=os.fsencode)
+    paths = sorted(Path("images").rglob("*.*"), key=os.fsencode)
     transform = _models._imagenet()
     tensors = [transform(Image.open(path).convert("RGB")) for path in paths]
     batches = [torch.stack(tensors[i : i + batch]) for i in range(0, len(tensors), batch)]
@@ -74,7 +74,7 @@ def by_hand(targets: Any, batch: int, **options: Any) -> Any:
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("out", ["out.parquet", "out"])
 def test_the_main_job(workers: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 7)
+    pictures.make(Path("images"), 7)
     assert run(capsys, *arguments("--batch-size", "3", "--workers", workers, out=out)) == f"{out}: 7 rows\n"
     paths, features = by_hand("pool", 3)
     frame = pandas.read_parquet(out if Path(out).suffix else f"{out}/shards")
@@ -84,7 +84,7 @@ def test_the_main_job(workers: str, out: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_several_places(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 5)
+    pictures.make(Path("images"), 5)
     run(capsys, *arguments("--upto", "act:0", "--pool", "avg", upto="conv"))
     _, features = by_hand({"conv": "conv", "act:0": "act:0"}, 32, pool="avg", flatten=True)
     frame = polars.read_parquet("out.parquet")
@@ -103,19 +103,19 @@ def test_what_may_be_chosen_is_all_that_there_is() -> None:
 
 
 def test_the_model_itself_among_several(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 2)
+    pictures.make(Path("images"), 2)
     run(capsys, *arguments("--upto", "", upto="pool"))
     assert polars.read_parquet("out.parquet").columns == ["path", "pool", "output"]
 
 
 def test_a_model_that_needs_its_example(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 3)
+    pictures.make(Path("images"), 3)
     run(capsys, *arguments(model="tiny:Branching"))
     assert len(pandas.read_parquet("out.parquet")) == 3
 
 
 def test_the_dtype(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 3)
+    pictures.make(Path("images"), 3)
     run(capsys, *arguments(upto="head"))
     run(capsys, *arguments("--dtype", "bfloat16", out="half.parquet", upto="head"))
     one, half = (np.stack(pandas.read_parquet(f"{name}.parquet")["features"]) for name in ("out", "half"))
@@ -126,15 +126,15 @@ def test_the_dtype(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_transform_of_the_weights_and_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     """In the sizes of a real model, against torchvision's own transform."""
-    Path("photos").mkdir()
+    Path("images").mkdir()
     for i in range(2):
-        Image.effect_noise((300 + 60 * i, 260), 90).convert("RGB").save(f"photos/{i}.png")
+        Image.effect_noise((300 + 60 * i, 260), 90).convert("RGB").save(f"images/{i}.png")
     torch.manual_seed(7)
     model = torchvision.models.squeezenet1_1().eval()
     torch.save(model.state_dict(), "weights.pth")
     run(capsys, *arguments("--weights", "weights.pth", model="squeezenet1_1", upto="features.4"))
     transform = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()
-    batch = torch.stack([transform(Image.open(f"photos/{i}.png")) for i in range(2)])
+    batch = torch.stack([transform(Image.open(f"images/{i}.png")) for i in range(2)])
     wanted = extract(truncate(model, "features.4"), [batch]).features
     got = np.stack(pandas.read_parquet("out.parquet")["features"])
     assert np.array_equal(got, wanted.reshape(2, -1))
@@ -143,13 +143,13 @@ def test_the_transform_of_the_weights_and_a_checkpoint(capsys: pytest.CaptureFix
 def test_timm_s_own_transform(capsys: pytest.CaptureFixture[str]) -> None:
     import timm
 
-    Path("photos").mkdir()
-    Image.effect_noise((300, 260), 90).convert("RGB").save("photos/0.png")
+    Path("images").mkdir()
+    Image.effect_noise((300, 260), 90).convert("RGB").save("images/0.png")
     run(capsys, *arguments(model="timm:test_resnet", upto="layer1"))
     torch.manual_seed(0)
     model = timm.create_model("test_resnet").eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    batch = transform(Image.open("photos/0.png")).unsqueeze(0)
+    batch = transform(Image.open("images/0.png")).unsqueeze(0)
     wanted = extract(truncate(model, "layer1"), [batch]).features
     assert np.array_equal(np.stack(pandas.read_parquet("out.parquet")["features"]), wanted.reshape(1, -1))
 
@@ -158,28 +158,28 @@ def test_timm_s_own_transform(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_broken_files_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 6, broken=(2, 3))
-    Path("photos/notes.txt").touch()
-    Path("photos/empty.jpg").touch()
-    Path("photos/up").symlink_to(".")
+    pictures.make(Path("images"), 6, broken=(2, 3))
+    Path("images/notes.txt").touch()
+    Path("images/empty.jpg").touch()
+    Path("images/up").symlink_to(".")
     out = run(capsys, *arguments("--batch-size", "2"), code=1)
     assert out.splitlines() == [
         "left out, as their names are not those of pictures: 1 .txt",
         "out.parquet: 4 rows",
-        "4 files could not be read (see out.failures.parquet), the first of them photos/up: a link to a folder that "
+        "4 files could not be read (see out.failures.parquet), the first of them images/up: a link to a folder that "
         "holds it",
     ]
     failures = pandas.read_parquet("out.failures.parquet")
-    assert failures["path"].tolist() == ["photos/up", "photos/002.jpg", "photos/below/003.png", "photos/empty.jpg"]
+    assert failures["path"].tolist() == ["images/up", "images/002.jpg", "images/below/003.png", "images/empty.jpg"]
     assert failures["reason"].iloc[3] == "the file is empty"
     paths = pandas.read_parquet("out.parquet")["path"].tolist()
-    assert paths == ["photos/001.png", "photos/004.jpg", "photos/005.png", "photos/below/000.jpg"]
+    assert paths == ["images/001.png", "images/004.jpg", "images/005.png", "images/below/000.jpg"]
     assert run(capsys, *arguments("--batch-size", "2"), code=1) == out
 
 
 def test_nothing_but_broken_files(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("photos").mkdir()
-    Path("photos/empty.jpg").touch()
+    Path("images").mkdir()
+    Path("images/empty.jpg").touch()
     out = run(capsys, *arguments(), code=1)
     assert out.splitlines()[-1].startswith("1 file could not be read (see out.failures.parquet), the first of them")
     assert len(pandas.read_parquet("out.parquet")) == 0
@@ -187,24 +187,24 @@ def test_nothing_but_broken_files(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_strict(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 2)
-    Path("photos/000.jpg").touch()
+    pictures.make(Path("images"), 2)
+    Path("images/000.jpg").touch()
     given = arguments("--strict", "--workers", workers)
-    assert refuse(capsys, *given, code=1) == "photos/000.jpg: the file is empty"
-    Path("photos/000.jpg").unlink()
-    Path("photos/up").symlink_to(".")
-    assert refuse(capsys, *given, code=1) == "photos/up: a link to a folder that holds it"
-    Path("photos/up").unlink()
+    assert refuse(capsys, *given, code=1) == "images/000.jpg: the file is empty"
+    Path("images/000.jpg").unlink()
+    Path("images/up").symlink_to(".")
+    assert refuse(capsys, *given, code=1) == "images/up: a link to a folder that holds it"
+    Path("images/up").unlink()
     assert run(capsys, *given) == "out.parquet: 2 rows\n"
 
 
 def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 2)
-    os.rename(b"photos/001.png", b"photos/caf\xe9.png")
-    (Path("photos") / os.fsdecode(b"caf\xe8.jpg")).touch()
+    pictures.make(Path("images"), 2)
+    os.rename(b"images/001.png", b"images/caf\xe9.png")
+    (Path("images") / os.fsdecode(b"caf\xe8.jpg")).touch()
     out = run(capsys, *arguments(), code=1)
-    assert r"the first of them photos/caf\xe8.jpg: the file is empty" in out
-    assert pandas.read_parquet("out.parquet")["path"].tolist() == ["photos/below/000.jpg", r"photos/caf\xe9.png"]
+    assert r"the first of them images/caf\xe8.jpg: the file is empty" in out
+    assert pandas.read_parquet("out.parquet")["path"].tolist() == ["images/below/000.jpg", r"images/caf\xe9.png"]
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -231,19 +231,19 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_refused(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 2)
+    pictures.make(Path("images"), 2)
     assert message in refuse(capsys, *given)
 
 
 def test_a_folder_without_pictures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refuse(capsys, *arguments()) == "no folder photos"
-    Path("photos").mkdir()
-    assert refuse(capsys, *arguments()).startswith("no pictures in photos, it is empty")
+    assert refuse(capsys, *arguments()) == "no folder images"
+    Path("images").mkdir()
+    assert refuse(capsys, *arguments()).startswith("no pictures in images, it is empty")
 
 
 def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a proxy that is not there, in a process of its own."""
-    pictures.make(Path("photos"), 1)
+    """After a proxy that is not there, in a process of its own."""
+    pictures.make(Path("images"), 1)
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = {**os.environ, **closed, "TORCH_HOME": str(tmp_path / "home"), "PYTHONPATH": str(HERE.parent)}
     command = [
@@ -268,7 +268,7 @@ class Runs:
 
 
 def test_nothing_is_unpickled_without_trust(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 1)
+    pictures.make(Path("images"), 1)
     torch.save({"state_dict": tiny.Net().state_dict(), "hello": Runs()}, "stranger.pt")
     given = arguments("--weights", "stranger.pt")
     text = refuse(capsys, *given)
@@ -283,9 +283,9 @@ def test_sizes_that_make_no_batch(capsys: pytest.CaptureFixture[str], monkeypatc
     from torchvision.transforms.functional import to_tensor
 
     monkeypatch.setattr(_models, "_imagenet", lambda: to_tensor)
-    Path("photos").mkdir()
-    Image.new("RGB", (8, 8)).save("photos/a.png")
-    Image.new("RGB", (9, 8)).save("photos/b.png")
+    Path("images").mkdir()
+    Image.new("RGB", (8, 8)).save("images/a.png")
+    Image.new("RGB", (9, 8)).save("images/b.png")
     assert refuse(capsys, *arguments()) == (
         "the model's own transform leaves pictures at different sizes (3×8×8 and 3×8×9), which make no batch: take "
         "--batch-size 1, and --pool avg for rows of one length"

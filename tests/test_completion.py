@@ -1,4 +1,4 @@
-"""What shells offer behind the installed command, and the help of each command."""
+"""What shells offer after the installed command, and the help of each command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def offered(*words: str) -> list[str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Where shells find a stand-in of the command that pip installs."""
+    """Where shells find a proxy of the command that pip installs."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     name, _, entry = setup["options.entry_points"]["console_scripts"].strip().partition(" = ")
@@ -68,7 +68,7 @@ def test_in_bash(environment: dict[str, str]) -> None:
             echo "${{COMPREPLY[@]}}"
         }}
         offer torch-truncate cut alexnet --s
-        offer torch-truncate extract alexnet photos --engine = r
+        offer torch-truncate extract alexnet images --engine = r
     """
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -80,7 +80,7 @@ def test_in_fish(environment: dict[str, str]) -> None:
     script = f"""
         {documented("fish")}
         complete --do-complete "torch-truncate cut alexnet --sa"
-        complete --do-complete "torch-truncate extract alexnet photos --engine=r"
+        complete --do-complete "torch-truncate extract alexnet images --engine=r"
     """
     done = subprocess.run(
         ["fish", "--no-config", "-c", script], env=environment, capture_output=True, text=True, check=False
@@ -100,7 +100,7 @@ def test_in_zsh(environment: dict[str, str], tmp_path: Path) -> None:
         read_until("ready ", terminal)
         os.write(terminal, b"torch-truncate \t")
         read_until("Draw every place where one can stop", terminal)
-        os.write(terminal, b"extract alexnet photos --engine=r\t")
+        os.write(terminal, b"extract alexnet images --engine=r\t")
         read_until("--engine=ray ", terminal)
     finally:
         shell.kill()
@@ -134,12 +134,12 @@ assert "torch" not in sys.modules
 
 
 def test_words_of_bash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has `:` and `=` as words of their own, and puts in only what is behind them."""
+    """It has `:` and `=` as words of their own, and puts in only what is after them."""
     for typed, expected in [
         ("cut timm : resnet10t --upto glo", ["plain,global_pool"]),
         ("cut alexnet --upto = cl", ["plain,classifier"]),
         ("cut alexnet --engine =", []),
-        ("extract alexnet photos --engine =", ["plain,ray"]),
+        ("extract alexnet images --engine =", ["plain,ray"]),
         ("cut timm : resnet10t", ["plain,resnet10t"]),
     ]:
         words = ["torch-truncate", *typed.split()]
@@ -153,7 +153,7 @@ def test_models_and_options() -> None:
     for command in ("cut", "layers", "extract"):
         assert offered(command, "squeeze") == ["plain squeezenet1_0", "plain squeezenet1_1"]
     assert offered("cut", "alexnet", "--sa") == ["plain --save"]
-    assert offered("extract", "alexnet", "photos", "--engine", "") == ["plain ray"]
+    assert offered("extract", "alexnet", "images", "--engine", "") == ["plain ray"]
 
 
 def test_places_one_level_at_a_time() -> None:
@@ -162,7 +162,7 @@ def test_places_one_level_at_a_time() -> None:
     assert offered("cut", "alexnet", "--save", "x.pt", "--upto", "") == top
     assert offered("cut", "--upto", "features", "alexnet", "--upto", "") == top
     assert offered("cut", "resnet18", "--upto", "layer1.0.c") == ["plain layer1.0.conv1", "plain layer1.0.conv2"]
-    assert offered("extract", "resnet18", "photos", "--upto", "fl") == ["plain flatten"]
+    assert offered("extract", "resnet18", "images", "--upto", "fl") == ["plain flatten"]
     assert "plain global_pool" in offered("cut", "timm:resnet10t", "--upto", "")
     assert offered("cut", "vit_h_14", "--upto", "encoder.ln") == ["plain encoder.ln"]
 

@@ -1,7 +1,7 @@
 """Every example in the documentation is run, and what it is said to print is compared with what it prints.
 
-They run in order: the ``python`` blocks of a file share their names, and the ``text`` block behind one is its output; a
-``console`` block holds commands behind a ``$``, and theirs. ``...`` stands for anything, on a line of its own for any
+They run in order: the ``python`` blocks of a file share their names, and the ``text`` block after one is its output; a
+``console`` block holds commands after a ``$``, and theirs. ``...`` stands for anything, on a line of its own for any
 lines. ``sh`` blocks set up an environment, which is left to `.ci/run`; ``py`` is Python for another framework.
 """
 

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from truncate import TruncateError, draw, layers, truncate
 from truncate._show.svg import page as svg
-from truncate._show.tree import Branch, Mark, Picture, folded, percent
+from truncate._show.tree import Diagram, Mark, TreeNode, folded, percent
 
 PHOTO = (torch.empty(1, 3, 64, 64, device="meta"),)
 
@@ -52,8 +52,8 @@ class Net(nn.Module):
         return self.head(self.again(self.blocks(self.stem(x))))
 
 
-def marks(picture: Picture) -> dict[str, Mark | None]:
-    return {branch.path: branch.mark for branch in picture.root.walk()}
+def marks(diagram: Diagram) -> dict[str, Mark | None]:
+    return {item.path: item.mark for item in diagram.root.walk()}
 
 
 # -- what it says ----------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
 def test_marks_agree_with_the_cut(name: str) -> None:
     make, upto = MODELS[name]
     model = make().eval()
-    picture = draw(model, upto).picture
+    picture = draw(model, upto).diagram
     found = marks(picture)
     assert {place.path for place in layers(model)} <= set(found)
     kept = set(truncate(model, upto).state_dict())
@@ -118,20 +118,20 @@ def test_tree_of_a_cut() -> None:
 
 
 def test_blocks_that_repeat_are_one() -> None:
-    picture = draw(Net().eval(), "blocks.3.lift").picture
+    picture = draw(Net().eval(), "blocks.3.lift").diagram
     blocks = next(branch for branch in picture.root.walk() if branch.path == "blocks")
     assert [(group.label, group.times) for group in folded(blocks.inside)] == [("0 … 2", 3), ("3", 1), ("4 … 5", 2)]
-    whole = draw(Net()).picture
+    whole = draw(Net()).diagram
     blocks = next(branch for branch in whole.root.walk() if branch.path == "blocks")
     assert [(group.label, group.times) for group in folded(blocks.inside)] == [("0 … 5", 6)]
     assert whole.share(folded(blocks.inside)[0], "parameters") == blocks.parameters / whole.root.parameters
 
 
 def test_only_what_looks_alike_is_one() -> None:
-    def leaf(name: str, **more: Any) -> Branch:
-        return Branch(name, name, "Linear", 4, **more)
+    def leaf(name: str, **more: Any) -> TreeNode:
+        return TreeNode(name, name, "Linear", 4, **more)
 
-    def labels(*branches: Branch) -> list[str]:
+    def labels(*branches: TreeNode) -> list[str]:
         return [group.label for group in folded(branches)]
 
     assert labels(leaf("0"), leaf("1"), leaf("2")) == ["0 … 2"]
@@ -139,13 +139,13 @@ def test_only_what_looks_alike_is_one() -> None:
     assert labels(leaf("query"), leaf("key"), leaf("value")) == ["query", "key", "value"]
     assert labels(leaf("0"), leaf("1"), leaf("2", mark=Mark.CUT)) == ["0", "1", "2"]
     assert labels(leaf("0"), leaf("1"), leaf("2", shape="2×2")) == ["0", "1", "2"]
-    blocks = [Branch(str(i), str(i), "Block", 4, inside=[leaf(inner)]) for i, inner in enumerate("aab")]
+    blocks = [TreeNode(str(i), str(i), "Block", 4, inside=[leaf(inner)]) for i, inner in enumerate("aab")]
     assert labels(*blocks) == ["0 … 1", "2"]
 
 
 def test_what_is_shared_is_said_and_counted_once() -> None:
     model = Net().eval()
-    picture = layers(model).picture()
+    picture = layers(model).diagram()
     notes = {branch.path: branch.notes for branch in picture.root.walk()}
     first, second = sorted(("stem", "again"), key=[place.path for place in layers(model)].index)
     assert f"the same module as {first}" in notes[second]
@@ -156,15 +156,15 @@ def test_what_is_shared_is_said_and_counted_once() -> None:
 
 def test_an_operation_is_kept_where_it_is_needed() -> None:
     model = torchvision.models.alexnet()
-    assert marks(draw(model, "classifier.5").picture)["flatten"] is Mark.KEPT
-    assert marks(draw(model, "avgpool").picture)["flatten"] is Mark.CUT
+    assert marks(draw(model, "classifier.5").diagram)["flatten"] is Mark.KEPT
+    assert marks(draw(model, "avgpool").diagram)["flatten"] is Mark.CUT
 
 
 @pytest.mark.parametrize("args", [None, (torch.zeros(1, 3, 64, 64),)])
 def test_after_a_place(args: Any) -> None:
     """What was computed in front of it is cut away; where skip connections cross too, likewise."""
     model = torchvision.models.resnet18().eval()
-    picture = draw(model, {"c4": "layer3"}, args, after="layer1").picture
+    picture = draw(model, {"c4": "layer3"}, args, after="layer1").diagram
     found = marks(picture)
     assert picture.cut == "after layer1, up to layer3"
     assert [found[name] for name in ("conv1", "layer1", "layer2", "layer3", "layer4")] == [
@@ -172,13 +172,13 @@ def test_after_a_place(args: Any) -> None:
     ]  # fmt: skip
     held = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("layer2", "layer3")))
     assert picture.left_parameters == held and picture.left_work is None
-    rest = marks(draw(model, args=args, after="layer3.0.conv1").picture)
+    rest = marks(draw(model, args=args, after="layer3.0.conv1").diagram)
     assert rest["layer3.0.conv1"] is Mark.CUT and rest["layer3.0.conv2"] is Mark.KEPT
     assert rest["layer3"] is Mark.PARTLY and rest["fc"] is Mark.KEPT
 
 
 def test_before_a_place() -> None:
-    picture = draw(Net().eval(), before="blocks.3.down").picture
+    picture = draw(Net().eval(), before="blocks.3.down").diagram
     found = {branch.path: branch for branch in picture.root.walk()}
     assert found["blocks.3.down"].mark is Mark.CUT
     assert found["blocks.3.down"].returned_as == "output: what it is given"
@@ -188,17 +188,17 @@ def test_before_a_place() -> None:
 
 def test_the_model_itself_and_several_calls() -> None:
     model = Net().eval()
-    assert set(marks(draw(model, "").picture).values()) == {Mark.KEPT, Mark.RETURNED}
-    both = draw(model, ["", "blocks.0"]).picture
+    assert set(marks(draw(model, "").diagram).values()) == {Mark.KEPT, Mark.RETURNED}
+    both = draw(model, ["", "blocks.0"]).diagram
     assert {path for path, mark in marks(both).items() if mark is Mark.RETURNED} == {"", "blocks.0"}
     assert Mark.CUT not in both.marks
-    called = draw(torchvision.models.resnet18().eval(), "layer1.0.relu:0").picture
+    called = draw(torchvision.models.resnet18().eval(), "layer1.0.relu:0").diagram
     relu = next(branch for branch in called.root.walk() if branch.path == "layer1.0.relu")
     assert relu.returned_as == "output (call 0)"
 
 
 def test_without_a_cut_nothing_is_marked() -> None:
-    picture = draw(Net()).picture
+    picture = draw(Net()).diagram
     assert picture.marks == []
     assert "kept" not in str(draw(Net()))
     assert picture.facts == [("parameters", "476")]
@@ -206,9 +206,9 @@ def test_without_a_cut_nothing_is_marked() -> None:
 
 def test_a_truncated_module_draws_what_it_returns() -> None:
     cut = truncate(torchvision.models.alexnet(), {"low": "features.3", "fc6": "classifier.2"})
-    found = marks(draw(cut).picture)
+    found = marks(draw(cut).diagram)
     assert {path for path, mark in found.items() if mark is not None} == {"features.3", "classifier"}
-    returned = {b.path: b.returned_as for b in draw(cut).picture.root.walk() if b.returned_as}
+    returned = {b.path: b.returned_as for b in draw(cut).diagram.root.walk() if b.returned_as}
     assert returned == {"features.3": "output['low']", "classifier": "output['fc6']"}
     assert cut._repr_html_() == draw(cut)._repr_html_()
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
@@ -229,14 +229,14 @@ def test_an_operation_that_only_the_example_shows() -> None:
             y = y * 2 if x.shape[0] > 1 else y
             return self.second(y)
 
-    found = marks(draw(Branching(), "mul", args=(torch.zeros(2, 4),)).picture)
+    found = marks(draw(Branching(), "mul", args=(torch.zeros(2, 4),)).diagram)
     assert found == {"": Mark.PARTLY, "first": Mark.KEPT, "second": Mark.CUT, "mul": Mark.RETURNED}
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "vit"])
 def test_multiply_adds_are_half_of_what_torch_counts(name: str) -> None:
     model = MODELS[name][0]().eval()
-    picture = layers(model, PHOTO).picture()
+    picture = layers(model, PHOTO).diagram()
     twin = MODELS[name][0]().eval().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(*PHOTO)
@@ -256,7 +256,7 @@ def test_what_cannot_be_counted_is_left_out() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x @ x if x.sum() > 0 else x
 
-    picture = draw(Counting(), args=(torch.ones(2, 2),)).picture
+    picture = draw(Counting(), args=(torch.ones(2, 2),)).diagram
     assert picture.root.work is None
     assert "multiply-adds" not in str(draw(Counting(), args=(torch.ones(2, 2),)))
 
@@ -334,7 +334,7 @@ def test_html_holds_every_place_and_stands_by_itself(deep: nn.Module, tmp_path: 
 
 def test_the_picture_of_the_readme_is_what_is_drawn() -> None:
     drawn = draw(torchvision.models.alexnet(), "classifier.5", args=(torch.empty(1, 3, 224, 224, device="meta"),))
-    assert svg(drawn.picture) == (Path(__file__).parent.parent / "docs" / "alexnet.svg").read_text()
+    assert svg(drawn.diagram) == (Path(__file__).parent.parent / "docs" / "alexnet.svg").read_text()
 
 
 def test_svg_draws_a_repeated_block_once(deep: nn.Module, tmp_path: Path) -> None:

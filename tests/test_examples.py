@@ -1,4 +1,4 @@
-"""The scripts in `examples/`, run as a user runs them: they say what they should, and leave nothing behind."""
+"""The scripts in `examples/`, run as a user runs them: they say what they should, and leave nothing after."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(name: str, folder: Path, *filters: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert not list(folder.rglob("*")), "it leaves files behind"
+    assert not list(folder.rglob("*")), "it leaves files after"
     return done.stderr + done.stdout
 
 

@@ -140,7 +140,7 @@ def test_any_names_for_a_module_that_takes_any() -> None:
 
 
 def test_keys() -> None:
-    net, names = Net(), [f"photo {i}" for i in range(ROWS)]
+    net, names = Net(), [f"image {i}" for i in range(ROWS)]
     assert extract(net, batches(), keys=names).keys.tolist() == names
     assert extract(net, batches(), keys=iter(range(ROWS))).keys.tolist() == list(range(ROWS))
     got = extract(net, [{"x": INPUTS, "id": names}], keys="id")
@@ -564,7 +564,7 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
         ((NET, []), {}, "there are no batches .a generator that has already been used up is empty."),
         ((NET, [INPUTS]), {"dtype": torch.int8}, "dtype=torch.int8: autocast computes in torch.bfloat16 or"),
         (
-            (NET, ["photo.jpg"]),
+            (NET, ["image.jpg"]),
             {},
             r"batch 0 is a str: a batch is a tensor, a tuple \(tensor, labels, ...\), or",
         ),

@@ -218,7 +218,7 @@ def test_modes_may_be_left_alone() -> None:
 
 
 def test_what_both_sides_use() -> None:
-    """A module or a parameter that is used before and behind the target is one object, so it is frozen."""
+    """A module or a parameter that is used before and after the target is one object, so it is frozen."""
 
     class Shares(nn.Module):
         def __init__(self) -> None:
@@ -256,7 +256,7 @@ def test_a_gradient_of_before_is_dropped() -> None:
 
 
 class Drops(nn.Module):
-    """Drops in its own forward, before and behind a layer."""
+    """Drops in its own forward, before and after a layer."""
 
     def __init__(self, before: bool) -> None:
         super().__init__()

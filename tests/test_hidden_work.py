@@ -1,4 +1,4 @@
-"""Work that a forward does where nobody looks: each tiny model is cut at one place, on stand-ins and on an example.
+"""Work that a forward does where nobody looks: each tiny model is cut at one place, on proxies and on an example.
 
 A cut is equal to what hooks see on an untouched copy, in two calls, or it is refused; which of them is written down.
 """

@@ -76,7 +76,7 @@ def test_running_order_calls_and_notes() -> None:
         ("block.act", "ReLU", 4, "4 calls"),
         ("relu", "relu", 1, ""),
     ]
-    assert [p.behind for p in places if p.path.startswith("inner.")] == ["inner"] * 3
+    assert [p.after for p in places if p.path.startswith("inner.")] == ["inner"] * 3
 
 
 def test_the_present_mode_decides() -> None:
@@ -211,7 +211,7 @@ def test_every_listed_place_is_accepted_and_right(name: str) -> None:
     make, size = MODELS[name]
     model = make().eval()
     x = torch.randn(1, 3, size, size)
-    places = [p for p in layers(model) if p.behind is None and not p.mode]
+    places = [p for p in layers(model) if p.after is None and not p.mode]
     assert len({p.path for p in places}) == len(places)
     modules = [p for p in places if p.is_module]
     with torch.no_grad(), hooked({p.path: model.get_submodule(p.path) for p in modules}) as seen:

@@ -16,7 +16,7 @@ from torch.overrides import resolve_name
 from torch.utils import _pytree
 
 from truncate._graph.graph import Kind, Node
-from truncate._graph.operations import shares_memory_with, written
+from truncate._graph.operations import aliases_of, mutated
 
 # What torch's own tests import, and what the functions themselves warn of.
 pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
@@ -62,7 +62,7 @@ def mistakes(kind: Kind, target: Any, func: Callable[..., Any], given: tuple[Any
         return None
     shared = {source for source, value in inputs.items() if memory(value) & returned}
     changed = {source for source, value in inputs.items() if value._version != versions[source]}
-    found = {"shares": shared - set(shares_memory_with(node)), "writes": changed - set(written(node))}
+    found = {"shares": shared - set(aliases_of(node)), "writes": changed - set(mutated(node))}
     return {what for what, sources in found.items() if sources}
 
 

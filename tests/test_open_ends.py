@@ -1,4 +1,4 @@
-"""What cannot be recorded behind the last target does not matter; what cannot be recorded before it is refused."""
+"""What cannot be recorded after the last target does not matter; what cannot be recorded before it is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WAYS = {
 
 
 class Behind(Three):
-    """Does it behind `b`, and then goes on to `c`."""
+    """Does it after `b`, and then goes on to `c`."""
 
     def __init__(self, does: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class RunsItAgain(Behind):
 
 
 def test_a_target_that_runs_again_behind_it() -> None:
-    """The last call is asked for, and it is behind; the first one would do."""
+    """The last call is asked for, and it is after; the first one would do."""
     with pytest.raises(CannotFollowError, match="computes with numpy"):
         truncate(RunsItAgain(by_numpy), "b", (X,))
 

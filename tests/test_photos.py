@@ -1,4 +1,4 @@
-"""Which files are photos, and what is made of each, good or bad."""
+"""Which files are images, and what is made of each, good or bad."""
 
 from __future__ import annotations
 
@@ -210,19 +210,19 @@ def test_in_the_order_of_their_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "no pictures in photos, it is empty; they end in .jpg, .png, .webp and the like"),
-        (lambda folder: touch(folder, "a.txt", "b.txt", "c"), "no pictures in photos (it holds 2 .txt, 1 without suff"),
-        (lambda folder: (folder / "a.jpg").symlink_to("b"), "(it holds photos/a.jpg: a link to nothing); they end in"),
-        (lambda folder: folder.rmdir(), "no folder photos"),
-        (lambda folder: (folder.rmdir(), folder.touch()), "photos is a file, and no folder"),
+        (lambda folder: None, "no pictures in images, it is empty; they end in .jpg, .png, .webp and the like"),
+        (lambda folder: touch(folder, "a.txt", "b.txt", "c"), "no pictures in images (it holds 2 .txt, 1 without suff"),
+        (lambda folder: (folder / "a.jpg").symlink_to("b"), "(it holds images/a.jpg: a link to nothing); they end in"),
+        (lambda folder: folder.rmdir(), "no folder images"),
+        (lambda folder: (folder.rmdir(), folder.touch()), "images is a file, and no folder"),
     ],
 )
 def test_no_pictures(make, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("photos").mkdir()
-    make(Path("photos"))
+    Path("images").mkdir()
+    make(Path("images"))
     with pytest.raises(NotUsable) as caught:
-        find("photos")
+        find("images")
     assert message in str(caught.value)
 
 
@@ -269,10 +269,10 @@ def test_folders_that_may_not_be_read(public: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        (b"photos/a b.jpg", "photos/a b.jpg"),
-        ("photos/é.jpg".encode(), "photos/é.jpg"),
-        (b"photos/caf\xe9.jpg", r"photos/caf\xe9.jpg"),
-        (rb"photos/back\xe9slash.jpg", r"photos/back\\xe9slash.jpg"),
+        (b"images/a b.jpg", "images/a b.jpg"),
+        ("images/é.jpg".encode(), "images/é.jpg"),
+        (b"images/caf\xe9.jpg", r"images/caf\xe9.jpg"),
+        (rb"images/back\xe9slash.jpg", r"images/back\\xe9slash.jpg"),
         (b"\\\xff\\\\\x80", r"\\\xff\\\\\x80"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is put behind a cut: each pooling against torch's own, and what one can do to it."""
+"""What is put after a cut: each pooling against torch's own, and what one can do to it."""
 
 from __future__ import annotations
 

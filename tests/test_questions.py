@@ -132,7 +132,7 @@ def test_what_a_child_has_put_into_a_list_cannot_be_read(what: str, reads: bool,
         truncate(model, "b", args=(EXAMPLE,))
 
 
-# -- ``is None``, which no stand-in hears ----------------------------------------------------------------------------
+# -- ``is None``, which no proxy hears ----------------------------------------------------------------------------
 
 
 class Returns(nn.Module):
@@ -231,7 +231,7 @@ def test_whether_a_value_is_none_is_asked_in_any_way(kind: str, ask: Any, args: 
 
 
 class Unknown(nn.Module):
-    """Returns None for what stand-ins cannot tell."""
+    """Returns None for what proxies cannot tell."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """What Python and torch ask of a value without the forward being asked: each tiny model is equal, or it is refused.
 
-As in ``test_hidden_work.py``, each is cut at one place on stand-ins and on an example, and run on other sizes.
+As in ``test_hidden_work.py``, each is cut at one place on proxies and on an example, and run on other sizes.
 """
 
 from __future__ import annotations

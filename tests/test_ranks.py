@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(out: str) -> list[str]:
-    common = ["extract", "tiny:net", "photos", "--upto", "conv", "--pool", "avg", "--workers", "0", "--batch-size", "2"]
+    common = ["extract", "tiny:net", "images", "--upto", "conv", "--pool", "avg", "--workers", "0", "--batch-size", "2"]
     return [*common, "--out", out]
 
 
@@ -58,7 +58,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.timeout(180)
 def test_two_ranks_one_of_them_killed_and_started_again() -> None:
-    pictures.make(Path("photos"), 60, broken=(7,))
+    pictures.make(Path("images"), 60, broken=(7,))
     shards = Path("two.parquet.parts/shards")
     assert main(arguments("one.parquet")) == 1
 
@@ -85,16 +85,16 @@ def test_two_ranks_one_of_them_killed_and_started_again() -> None:
 
 @pytest.mark.timeout(180)
 def test_what_rank_0_refuses_ends_both() -> None:
-    Path("photos").mkdir()
+    Path("images").mkdir()
     process = torchrun(*arguments("two.parquet"))
     _, err = process.communicate(timeout=90)
     assert process.returncode == 1  # torchrun's own
-    assert "error: no pictures in photos, it is empty" in err
+    assert "error: no pictures in images, it is empty" in err
 
 
 def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("photos"), 4)
-    paths = sorted(map(str, Path("photos").rglob("*.*")))
+    pictures.make(Path("images"), 4)
+    paths = sorted(map(str, Path("images").rglob("*.*")))
     monkeypatch.setattr(_ranks, "_PATIENCE", 0.3)
     output = Output(Path("out.parquet"), {}, paths, 2)
     with output.held(), pytest.raises(NotUsable, match="other ranks have written nothing for 0 minutes, and 2 shards"):
@@ -102,7 +102,7 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_ways_to_divide_the_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 1)
+    pictures.make(Path("images"), 1)
     monkeypatch.setattr(_ranks, "joined", lambda: contextlib.nullcontext(_ranks.Ranks(0, 2)))
     assert main([*arguments("out.parquet"), "--engine", "ray"]) == 2
     assert capsys.readouterr().err == "error: --engine ray divides the work itself: run it without torchrun\n"

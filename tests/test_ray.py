@@ -62,7 +62,7 @@ def test_it_maps_batches_of_columns() -> None:
 def test_several_outputs_and_another_column() -> None:
     module = truncate(net().eval(), {"maps": "0", "vector": "3"})
     batch = rows(3)
-    table = Extractor(module, "photo", device="cpu")({"photo": batch["image"]})
+    table = Extractor(module, "image", device="cpu")({"image": batch["image"]})
     assert table.column_names == ["maps", "vector"]
     assert table.schema.field("maps").metadata == {b"shape": b"[4, 6, 6]"}
 
@@ -99,7 +99,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def arguments(out: str, *more: str) -> list[str]:
-    return ["extract", "tiny:net", "photos", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--batch-size", "4",
+    return ["extract", "tiny:net", "images", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--batch-size", "4",
             "--workers", "0", "--out", out, *more]  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_the_table_of_ray_is_that_of_one_process(
 ) -> None:
     import ray
 
-    pictures.make(Path("photos"), 30, broken=(1, 4, 6, 7))
+    pictures.make(Path("images"), 30, broken=(1, 4, 6, 7))
     assert main(arguments("one.parquet")) == 1
     started: list[dict[str, Any]] = []
     real = ray.init
@@ -126,7 +126,7 @@ def test_the_table_of_ray_is_that_of_one_process(
     assert len(pandas.read_parquet("two.parquet")) == 26
 
     assert main(arguments("three.parquet", "--engine", "ray", "--strict")) == 1
-    assert capfd.readouterr().err.splitlines()[-1] == "error: photos/001.png: image file is truncated"
+    assert capfd.readouterr().err.splitlines()[-1] == "error: images/001.png: image file is truncated"
 
 
 @pytest.mark.timeout(240)
@@ -151,7 +151,7 @@ def test_the_class_on_ray_data(local: None) -> None:
 
 
 def test_without_ray(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("photos"), 1)
+    pictures.make(Path("images"), 1)
     for name in [name for name in sys.modules if name == "ray" or name.startswith("ray.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)

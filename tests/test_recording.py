@@ -154,7 +154,7 @@ def computes_in_a_comprehension(self: Any, x: Tensor) -> Tensor:
 
 @free
 def changes_a_shape_in_place(self: Any, x: Tensor) -> Tensor:
-    """Its sizes were read before, and are used behind that."""
+    """Its sizes were read before, and are used after that."""
     x = self.a(x) if not grew(x) else x
     y = x[:2].repeat(2, 1).clone()
     rows, columns, total = y.shape[0], y.size(1), y.numel()
@@ -753,7 +753,7 @@ class RecordedInside(nn.Module):
 
 
 class PassesSizes(nn.Module):
-    """A branch behind the children goes the model's way only if they found the sizes as they are."""
+    """A branch after the children goes the model's way only if they found the sizes as they are."""
 
     def __init__(self) -> None:
         super().__init__()

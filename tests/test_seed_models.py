@@ -137,7 +137,7 @@ def test_alexnet_gives_4096_numbers() -> None:
 
 
 def test_vgg_at_several_layers() -> None:
-    """The activations behind them work in place, and must not reach what was asked for."""
+    """The activations after them work in place, and must not reach what was asked for."""
     model, x = models.vgg16().eval(), torch.randn(2, 3, 64, 64)
     paths = ["features.9", "features.0", "features.28", "features.16", "features.2"]
     seen = capture(model, paths, x)

@@ -28,7 +28,7 @@ from truncate._jobs.shards import Output
 from truncate._jobs.worker import Worker
 
 HERE = Path(__file__).parent
-ARGUMENTS = ["extract", "tiny:net", "photos", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--workers", "0"]
+ARGUMENTS = ["extract", "tiny:net", "images", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--workers", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,24 +56,24 @@ def tables(out: str = "features.parquet") -> list[dict[str, list[Any]]]:
 
 
 def test_an_undisturbed_run() -> None:
-    pictures.make(Path("photos"), 9, broken=(1, 2))
+    pictures.make(Path("images"), 9, broken=(1, 2))
     assert run() == 1
     good, bad = tables()
-    paths = sorted(str(path) for path in Path("photos").rglob("*.*"))
+    paths = sorted(str(path) for path in Path("images").rglob("*.*"))
     assert good["path"] == [path for path in paths if not path.endswith(("001.png", "002.jpg"))]
     assert [len(row) for row in good["conv"]] == [4] * 7
     assert [len(row) for row in good["pool"]] == [4] * 7
-    assert bad["path"] == ["photos/001.png", "photos/002.jpg"]
+    assert bad["path"] == ["images/001.png", "images/002.jpg"]
     assert sorted(entry.name for entry in Path().iterdir()) == [
         "features.failures.parquet",
         "features.parquet",
-        "photos",
+        "images",
     ]
 
 
 def test_killed_at_20_random_moments() -> None:
     """Runs are killed at moments of their own between beginning and end, and started again, until 20 were killed."""
-    pictures.make(Path("photos"), 24, broken=(5,))
+    pictures.make(Path("images"), 24, broken=(5,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")
     began = time.monotonic()
@@ -127,7 +127,7 @@ def killing(step: int) -> Callable[[], int]:
 
 def test_killed_before_each_step_on_the_disk() -> None:
     """Not at random: before each call that opens, syncs, renames or removes a file, until a run needs no more calls."""
-    pictures.make(Path("photos"), 4, broken=(3,))
+    pictures.make(Path("images"), 4, broken=(3,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")
     for step in range(1, 1000):
@@ -144,7 +144,7 @@ def test_killed_before_each_step_on_the_disk() -> None:
 
 
 def test_it_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("photos"), 10)
+    pictures.make(Path("images"), 10)
     first = made_before_it_stops(monkeypatch, 3)
     assert first == ["000000.parquet", "000001.parquet", "000002.parquet"]
     shards = Path("features.parquet.parts/shards")
@@ -173,7 +173,7 @@ def made_before_it_stops(monkeypatch: pytest.MonkeyPatch, count: int) -> list[st
 
 def test_the_command_line_killed_and_started_again() -> None:
     """In processes of its own, with others that read; a picture that is a pipe of nothing makes it wait."""
-    pictures.make(Path("photos"), 12)
+    pictures.make(Path("images"), 12)
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
     arguments = command("--workers", "1", batch=4)
     process = subprocess.Popen([sys.executable, "-m", "truncate", *arguments], env=environment)
@@ -209,7 +209,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_complete_output_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("photos"), 4, broken=(1,))
+    pictures.make(Path("images"), 4, broken=(1,))
     assert run() == 1
     before = Path("features.parquet").stat().st_mtime_ns
     monkeypatch.setattr(Output, "writing", None)
@@ -223,7 +223,7 @@ def test_a_complete_output_is_not_made_again(monkeypatch: pytest.MonkeyPatch) ->
 def test_other_settings_are_refused(
     complete: bool, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures.make(Path("photos"), 6)
+    pictures.make(Path("images"), 6)
     if complete:
         assert main(command(out=out)) == 0
     else:
@@ -241,9 +241,9 @@ def test_other_settings_are_refused(
     assert 'made with other settings (model: "tiny:net" then' in refused(
         capsys, *[part.replace("tiny:net", "tiny:Noisy") for part in command(out=out)]
     )
-    (Path("photos") / "000.jpg").write_bytes((Path("photos") / "001.png").read_bytes())
+    (Path("images") / "000.jpg").write_bytes((Path("images") / "001.png").read_bytes())
     assert 'inputs: {"count": 6, "sha256": ' in refused(capsys, *command(out=out))
-    (Path("photos") / "000.jpg").unlink()
+    (Path("images") / "000.jpg").unlink()
     assert main(command(out=out)) == 0
 
 
@@ -251,7 +251,7 @@ def test_other_weights_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     import tiny
     import torch
 
-    pictures.make(Path("photos"), 2)
+    pictures.make(Path("images"), 2)
     for name in ("one.pt", "two.pt"):
         torch.save(tiny.Net().state_dict(), name)
     assert main(command("--weights", "one.pt")) == 0
@@ -281,14 +281,14 @@ def test_all_that_a_module_holds_is_compared() -> None:
 
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 2)
+    pictures.make(Path("images"), 2)
     assert main(command()) == 0
     monkeypatch.setattr("truncate._cli.extracting._versions", lambda model: {"torch": "9.9"})
     assert 'made with other settings (versions: {"torch": "2.' in refused(capsys, *command())
 
 
 def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 2)
+    pictures.make(Path("images"), 2)
     Path("features.parquet").write_text("mine")
     assert refused(capsys, *command()).startswith("features.parquet is there, and was not made by this command")
     Path("features.parquet").unlink()
@@ -319,7 +319,7 @@ def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]
 
 def test_a_table_that_cannot_be_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated: those who run tests as root may read anything."""
-    pictures.make(Path("photos"), 2)
+    pictures.make(Path("images"), 2)
     Path("features.parquet").write_text("mine")
     denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr("pyarrow.parquet.read_metadata", mock.Mock(side_effect=denied))
@@ -330,7 +330,7 @@ def test_shards_with_rows_of_other_shapes(monkeypatch: pytest.MonkeyPatch, capsy
     """Two runs of a model that returns what it likes; within one run the shapes are compared at once."""
     import torch
 
-    pictures.make(Path("photos"), 6)
+    pictures.make(Path("images"), 6)
     lengths = iter([3, 3, 4])
 
     def columns(worker: Worker, value: Any, batch: Any, like: Any) -> Any:
@@ -346,7 +346,7 @@ def test_shards_with_rows_of_other_shapes(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_folder() -> None:
-    pictures.make(Path("photos"), 9, broken=(1,))
+    pictures.make(Path("images"), 9, broken=(1,))
     assert run(out="features.parquet") == 1
     assert run(out="features") == 1
     assert tables("features") == tables("features.parquet")
@@ -367,7 +367,7 @@ def test_what_made_a_file_is_in_it() -> None:
     import tiny
     import torch
 
-    pictures.make(Path("photos"), 3)
+    pictures.make(Path("images"), 3)
     assert run() == 0
     note = json.loads(pyarrow.parquet.read_metadata("features.parquet").metadata[b"truncate"])
     assert note["model"] == "tiny:net"
@@ -387,7 +387,7 @@ def test_what_made_a_file_is_in_it() -> None:
 
 
 def test_two_processes_on_one_output(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("photos"), 4)
+    pictures.make(Path("images"), 4)
     reads, writes = os.pipe()
 
     def hold() -> int:
@@ -437,7 +437,7 @@ def test_a_child_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
 
 def test_a_full_disk_and_then_room(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On a small real disk, where one can be had."""
-    pictures.make(Path("photos"), 40)
+    pictures.make(Path("images"), 40)
     Path("disk").mkdir()
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
     script = """
@@ -464,7 +464,7 @@ def test_a_disk_that_fails_at_each_step(
     number: int, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Simulated, to fail at every step: after it the run goes on, and what comes out is whole."""
-    pictures.make(Path("photos"), 4, broken=(3,))
+    pictures.make(Path("images"), 4, broken=(3,))
     assert main(command(out="undisturbed.parquet")) == 1
     expected = tables("undisturbed.parquet")
     real = os.fsync

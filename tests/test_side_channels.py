@@ -149,7 +149,7 @@ def test_what_hooks_keep_is_not_read_on_stand_ins(kind: type[nn.Module]) -> None
 
 def test_an_attribute_that_a_hook_sets() -> None:
     x = torch.randn(2, 4)
-    with pytest.raises(CannotFollowError, match=r"unsupported operand type\(s\) for \+: 'StandIn' and 'NoneType'"):
+    with pytest.raises(CannotFollowError, match=r"unsupported operand type\(s\) for \+: 'Proxy' and 'NoneType'"):
         truncate(made(InAttribute, ran=False), "c")
     with pytest.raises(CannotFollowError, match="reads the tensor 'seen', which hooks on the modules that it calls ma"):
         truncate(made(InAttribute, ran=True), "c")

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 
 from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split, truncate
 from truncate._graph.graph import Kind, Node
-from truncate._graph.operations import written
+from truncate._graph.operations import mutated
 
 # -- every place of every hostile model ------------------------------------------------------------------------------
 
@@ -201,10 +201,10 @@ def test_what_crosses_is_listed(resnet: nn.Module) -> None:
     with pytest.raises(CrossingError) as caught:
         split(resnet, at="layer2.0.conv1")
     assert str(caught.value) == (
-        "the model cannot be divided behind 'layer2.0.conv1' so that its output alone crosses. This crosses there:\n"
+        "the model cannot be divided after 'layer2.0.conv1' so that its output alone crosses. This crosses there:\n"
         "    'layer2.0.conv1', needed by 'layer2.0.bn1'\n"
         "    'layer1', needed by 'layer2.0.downsample'\n"
-        "Nothing else crosses behind 'layer1' (before it) and 'layer2.0.add' (behind it). "
+        "Nothing else crosses after 'layer1' (before it) and 'layer2.0.add' (after it). "
         "Or crossing='pass' hands all of it on, as a tuple"
     )
     for place in ("layer1", "layer2.0.add"):
@@ -317,9 +317,9 @@ def test_an_example() -> None:
 
 def test_an_operator_with_a_low_line_is_not_in_place() -> None:
     a, b = Node(Kind.INPUT, "a"), Node(Kind.INPUT, "b")
-    assert written(Node(Kind.FUNCTION, operator.and_, (a, b))) == []
-    assert written(Node(Kind.FUNCTION, operator.iand, (a, b))) == [a]
-    assert written(Node(Kind.METHOD, "logical_and_", (a, b))) == [a]
+    assert mutated(Node(Kind.FUNCTION, operator.and_, (a, b))) == []
+    assert mutated(Node(Kind.FUNCTION, operator.iand, (a, b))) == [a]
+    assert mutated(Node(Kind.METHOD, "logical_and_", (a, b))) == [a]
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -336,9 +336,9 @@ def test_an_operator_with_a_low_line_is_not_in_place() -> None:
         ({"after": "fc", "crossing": "all"}, "crossing is 'refuse' or 'pass', not 'all'"),
         (
             {"after": "layer3", "upto": "layer2"},
-            "'layer2' does not run behind the place after which this module begins",
+            "'layer2' does not run after the place after which this module begins",
         ),
-        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run behind the place after which"),
+        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the place after which"),
         ({"after": "layer5"}, "no place 'layer5'"),
     ],
 )
@@ -350,7 +350,7 @@ def test_bad_requests(resnet: nn.Module, arguments: dict[str, Any], says: str) -
 def test_bad_divisions(resnet: nn.Module) -> None:
     with pytest.raises(TruncateError, match="nothing to divide at: `at` holds no place"):
         split(resnet, at=[])
-    with pytest.raises(TruncateError, match="does not run behind the place after which"):
+    with pytest.raises(TruncateError, match="does not run after the place after which"):
         split(resnet, at=["layer3", "layer2"])
     with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]

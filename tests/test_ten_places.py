@@ -35,7 +35,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     size = 224 if name.startswith(("vit", "maxvit")) else 299 if name == "inception_v3" else 64
     torch.manual_seed(0)
     model = randomize(models.get_model(name, **options)).train()
-    for module in model.modules():  # what is left out before a place would shift the random numbers behind it
+    for module in model.modules():  # what is left out before a place would shift the random numbers after it
         for option in ("p", "dropout", "attention_dropout"):
             if isinstance(getattr(module, option, None), float):
                 setattr(module, option, 0.0)
@@ -44,7 +44,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 def drawn(model: nn.Module, seed: str) -> list[str]:
     """Ten of all modules and operations that training runs."""
-    places = [place for place in layers(model) if place.behind is None and not place.mode and place.calls]
+    places = [place for place in layers(model) if place.after is None and not place.mode and place.calls]
     return [place.path for place in random.Random(seed).sample(list(places), min(10, len(places)))]
 
 

@@ -125,9 +125,9 @@ FORMATS: dict[str, Callable[[State, Path], Path]] = {
     "folder of bin": lambda state, folder: pth(state, folder, "pytorch_model.bin").parent,
     "old pth": lambda state, folder: pth(state, folder, _use_new_zipfile_serialization=False),
     "parameters": lambda state, folder: pth({name: nn.Parameter(t, False) for name, t in state.items()}, folder),
-    "behind state_dict": lambda state, folder: pth({"state_dict": state, "epoch": 3}, folder, "all.ckpt"),
-    "behind model": lambda state, folder: pth({"model": state, "ema": state}, folder, "all.pt"),
-    "behind some key": lambda state, folder: pth({"net": state, "epoch": 3, "optimizer": {"state": {}}}, folder),
+    "after state_dict": lambda state, folder: pth({"state_dict": state, "epoch": 3}, folder, "all.ckpt"),
+    "after model": lambda state, folder: pth({"model": state, "ema": state}, folder, "all.pt"),
+    "after some key": lambda state, folder: pth({"net": state, "epoch": 3, "optimizer": {"state": {}}}, folder),
     "DataParallel": lambda state, folder: pth({f"module.{name}": t for name, t in state.items()}, folder),
     "compiled, in parallel": lambda state, folder: safetensors(
         {f"module._orig_mod.{name}": t for name, t in state.items()}, folder
@@ -206,8 +206,8 @@ def test_each_type(dtype: torch.dtype, style: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("style", ["safetensors", "pth", "old pth"])
 def test_larger_than_one_piece(style: str, tmp_path: Path) -> None:
     count = PIECE // 4 * 2 + 5
-    state = {"before": torch.randn(3), "large": torch.randn(count), "behind": torch.randn(3)}
-    module = nn.ParameterDict({"large": torch.zeros(count), "behind": torch.zeros(3)})
+    state = {"before": torch.randn(3), "large": torch.randn(count), "after": torch.randn(3)}
+    module = nn.ParameterDict({"large": torch.zeros(count), "after": torch.zeros(3)})
     load_weights(module, FORMATS[style](state, tmp_path))
     assert all(torch.equal(module[name], state[name]) for name in module)
 
@@ -250,18 +250,18 @@ def test_a_file_of_torch_save_larger_than_memory(tmp_path: Path) -> None:
     with open(tmp_path / "hole", "wb") as file:
         file.truncate(HUGE)
     huge = torch.from_file(str(tmp_path / "hole"), shared=True, size=HUGE // 4)
-    state = {"before": torch.zeros(3), "huge": huge, "behind": torch.zeros(4), "tied": huge[5:9]}
+    state = {"before": torch.zeros(3), "huge": huge, "after": torch.zeros(4), "tied": huge[5:9]}
     path = tmp_path / "huge.pth"
     with torch.serialization.skip_data():  # writes holes where the numbers belong
         torch.save(state, path)
     stored = torch.load(path, map_location="meta", weights_only=True)
     with open(path, "rb+") as file:  # numbers of our own, so that it matters from where they are read
-        for name, value in [("before", 1.0), ("behind", 2.0), ("huge", 3.0)]:
+        for name, value in [("before", 1.0), ("after", 2.0), ("huge", 3.0)]:
             file.seek(stored[name].untyped_storage()._checkpoint_offset)
             file.write(torch.full((9,) if name == "huge" else stored[name].shape, value).numpy().tobytes())
-    module = nn.ParameterDict({"before": torch.zeros(3), "behind": torch.zeros(4), "tied": torch.zeros(4)})
+    module = nn.ParameterDict({"before": torch.zeros(3), "after": torch.zeros(4), "tied": torch.zeros(4)})
     load_weights(module, path)
-    assert [module[name].tolist() for name in ("before", "behind", "tied")] == [[1.0] * 3, [2.0] * 4, [3.0] * 4]
+    assert [module[name].tolist() for name in ("before", "after", "tied")] == [[1.0] * 3, [2.0] * 4, [3.0] * 4]
 
 
 def bytes_asked_for() -> int:
@@ -269,7 +269,7 @@ def bytes_asked_for() -> int:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="only Linux counts what a process reads")
-@pytest.mark.parametrize("style", ["safetensors", "shards", "pth", "behind state_dict"])
+@pytest.mark.parametrize("style", ["safetensors", "shards", "pth", "after state_dict"])
 def test_bytes_are_read_once_and_no_others(style: str, tmp_path: Path) -> None:
     state = {f"layer{index}": torch.randn(1000, 500) for index in range(5)}
     path = FORMATS[style](state, tmp_path)
@@ -513,7 +513,7 @@ def test_names_behind_a_prefix(part: nn.Module, tmp_path: Path) -> None:
     source = Net()
     path = pth({f"a.net.{name}": tensor for name, tensor in source.state_dict().items()}, tmp_path)
     wrapped = "nn.ModuleDict({'a': nn.ModuleDict({'net': module})})"
-    assert refused(part, path).endswith(f"\nAll these names are there behind 'a.net.': load_weights({wrapped}, path)")
+    assert refused(part, path).endswith(f"\nAll these names are there after 'a.net.': load_weights({wrapped}, path)")
     load_weights(eval(wrapped, {"nn": nn, "module": part}), path)
     assert torch.equal(part.stem.weight, source.stem.weight)
 
@@ -523,7 +523,7 @@ def test_a_tensor_beside_the_state_dict(part: nn.Module, key: str, tmp_path: Pat
     """As the training script of PyTorch's ImageNet example leaves it there."""
     source = Net()
     path = pth({"epoch": 3, "best_acc1": torch.tensor(71.3), key: source.state_dict()}, tmp_path)
-    assert load_weights(part, path).notes == (f"found behind {key!r}",)
+    assert load_weights(part, path).notes == (f"found after {key!r}",)
     assert torch.equal(part.stem.weight, source.stem.weight)
 
 
@@ -541,7 +541,7 @@ def test_what_was_done_is_said(tmp_path: Path) -> None:
     assert str(report) == (
         "loaded: 3 tensors, 0.0 MB\n"
         "unexpected, and not read: 11 (bn.weight, bn.bias, bn.running_mean, bn.running_var, …)\n"
-        "note: found behind 'state_dict'\n"
+        "note: found after 'state_dict'\n"
         "note: 'module.' begins all names of the checkpoint, and was taken off"
     )
     old = pth(Net().state_dict(), tmp_path, _use_new_zipfile_serialization=False)
@@ -890,7 +890,7 @@ def test_an_index_leads_nowhere_else(part: nn.Module, index: Path, tmp_path: Pat
     copy_of_index.write_text(index.read_text())
     changed(copy_of_index, "stem.weight", "../part-0.safetensors")
     changed(copy_of_index, "scale", "../part-0.safetensors")
-    assert "names '../part-0.safetensors', which is no file beside it" in refused(part, copy_of_index)
+    assert "names '../part-0.safetensors', which is no file outside it" in refused(part, copy_of_index)
 
 
 def test_a_report_can_be_kept(tmp_path: Path) -> None:

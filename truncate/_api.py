@@ -37,7 +37,7 @@ def truncate(
     Args:
         model: Any module whose forward runs. It is not changed.
         upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
-            (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` behind a path picks
+            (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path picks
             the n-th of several calls, of which the last is taken otherwise; an operation is named as `layers` lists
             it (``"layer1.0.add"``); ``""`` is the model itself. A list, tuple, named tuple or dict of these gives
             several outputs.
@@ -52,7 +52,7 @@ def truncate(
             error that lists them, or ``"pass"``: the result takes a tuple of them, as `split` hands them on.
         pool: Pools each output: ``"avg"`` or ``"max"`` over the positions of maps with channels first, ``"mean"`` over
             tokens or maps with channels last, ``"cls"`` takes the first token; or any module that it is passed through.
-        flatten: Whether all dimensions of each output behind the batch become one, after pooling.
+        flatten: Whether all dimensions of each output after the batch become one, after pooling.
         copy: Whether the result has modules, parameters and buffers of its own. Otherwise they are the model's: a step
             of an optimizer changes both, and so does ``cut.eval()``, for the modules that the result keeps whole.
         check: Whether the result is compared with the model on the example, if there is one.
@@ -67,18 +67,18 @@ def truncate(
         UnknownTargetError: `upto` names no place of the model.
         NotReachedError: The forward does not run the place, or not that often.
         CannotFollowError: A forward between the model and the target depends on values known only when it runs.
-        CrossingError: More than the output of `after` is needed behind it.
+        CrossingError: More than the output of `after` is needed after it.
         WrongResultError: The result differed from the model on the example, or did not run on it.
         TruncateError: `model` or `upto` is of a wrong type. (The other errors are children of this one.)
     """
     example = _checked("truncate", model, args, kwargs, crossing)
-    behind = pooling(pool, flatten)
+    then = pooling(pool, flatten)
     division, arrangement = divide(model, upto, before, after, example)
-    if is_whole(division) and isinstance(arrangement, int) and not behind:
+    if is_whole(division) and isinstance(arrangement, int) and not then:
         result = shallow_copy(model)
     else:
         plans, pieces = _made(division, arrangement, crossing == "pass", check)
-        result = module_of(plans[-1], arrangement, behind) if behind else pieces[-1]
+        result = module_of(plans[-1], arrangement, then) if then else pieces[-1]
         _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
 
@@ -94,15 +94,15 @@ def split(
     copy: bool = False,
     check: bool = True,
 ) -> tuple[nn.Module, ...]:
-    """The model in pieces that run in turn, divided behind one place (into a front and a back) or behind several.
+    """The model in pieces that run in turn, divided after one place (into a front and a back) or after several.
 
     Args:
         model: Any module whose forward runs. It is not changed.
-        at: The place behind which the model is divided, written as for `truncate`; a list of places, in running order,
+        at: The place after which the model is divided, written as for `truncate`; a list of places, in running order,
             gives one piece more than there are places.
         args: Positional arguments of an example call of the model, for forwards that have to be recorded.
         kwargs: Keyword arguments of that call.
-        crossing: What to do where more than the output of the place is needed behind it, as skip connections are:
+        crossing: What to do where more than the output of the place is needed after it, as skip connections are:
             ``"refuse"``, with an error that lists what crosses and names the nearest places where nothing else does,
             or ``"pass"``: one piece returns all of it as a tuple, and the next one takes that.
         copy: Whether the pieces have modules, parameters and buffers of their own. Otherwise they are the model's, as
@@ -115,16 +115,16 @@ def split(
         What two pieces both use stays one object in both, so that a step of an optimizer changes it once.
 
     Raises:
-        CrossingError: More than the output of a place is needed behind it.
+        CrossingError: More than the output of a place is needed after it.
         TruncateError: All else that `truncate` raises; or the places are not in running order.
     """
     example = _checked("split", model, args, kwargs, crossing)
     written = list(at) if isinstance(at, (list, tuple)) else [at]
     if not written:
         raise TruncateError("nothing to divide at: `at` holds no place")
-    places = [resolve(model, place) for place in written]
-    end = len(places)
-    division = Division(model, places, [Target("", "", model)], example)
+    cut_points = [resolve(model, cut_point) for cut_point in written]
+    end = len(cut_points)
+    division = Division(model, cut_points, [Target("", "", model)], example)
     plans, pieces = _made(division, end, crossing == "pass", check)
     _warn_of_content(plans)
     return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
@@ -136,9 +136,9 @@ def _made(division: Division, arrangement: Any, everything: bool, check: bool) -
         plans = division.plans(everything)
         pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
         if division.example is not None and check:
-            compare(division.model, pieces, arrangement, division.example, division.spine, division.forwards)
+            compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
     except (NotReachedError, WrongResultError):
-        if division.forwards.passed is None or division.forwards.numbers_are_fixed:
+        if division.traces.passed is None or division.traces.numbers_are_fixed:
             raise
         # Perhaps Python's C code has computed with a size, unseen. Once more, with all numbers as they are here.
         return _made(division.with_numbers_fixed(), arrangement, everything, check)
@@ -151,24 +151,24 @@ def divide(model: nn.Module, upto: Any, before: Any, after: Any, example: Exampl
         raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
     if upto is None and before is None and after is None:
         raise TruncateError("say where to stop: upto='layer3', say. print(layers(model)) lists every place")
-    places = [] if after is None else [resolve(model, after)]
+    cut_points = [] if after is None else [resolve(model, after)]
     stop = "" if upto is None and before is None else upto if before is None else before
-    targets = [*places]
+    targets = [*cut_points]
     arrangement = _arrange(model, stop, targets, before is not None)
-    if len(targets) == len(places):
+    if len(targets) == len(cut_points):
         name = "upto" if before is None else "before"
         raise TruncateError(f"nothing to stop at: {name} is {stop!r}, which holds no target")
-    return Division(model, places, targets[len(places) :], example), arrangement
+    return Division(model, cut_points, targets[len(cut_points) :], example), arrangement
 
 
 def is_whole(division: Division) -> bool:
     """Whether nothing is cut: all that is asked for is what the model itself returns."""
-    return not division.places and all(t.is_module and t.module is division.model for t in division.spine.targets)
+    return not division.cut_points and all(t.is_module and t.module is division.model for t in division.paths.targets)
 
 
-def module_of(plan: Plan, arrangement: Any = 0, behind: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """The module of a plan, which tells what was fixed in it; `behind`: what each of its outputs is passed through."""
-    result = build(plan, None if isinstance(arrangement, int) else arrangement, behind or {})
+def module_of(plan: Plan, arrangement: Any = 0, then: Mapping[str, nn.Module] | None = None) -> nn.Module:
+    """The module of a plan, which tells what was fixed in it; `after`: what each of its outputs is passed through."""
+    result = build(plan, None if isinstance(arrangement, int) else arrangement, then or {})
     if not hasattr(result, "assumptions"):  # a child of the model may have that name
         result.__dict__["assumptions"] = assumptions_of(plan)
     return result

@@ -22,7 +22,7 @@ class NotReachedError(TruncateError, RuntimeError):
 
 
 class CrossingError(TruncateError, RuntimeError):
-    """A place behind which a model cannot be divided: more than one value crosses there."""
+    """A place after which a model cannot be divided: more than one value crosses there."""
 
 
 class CannotFollowError(TruncateError, RuntimeError):
@@ -98,6 +98,6 @@ def need(module: str, purpose: str, package: str) -> Any:
 
 
 def close(name: str, known: Iterable[str]) -> str:
-    """What was perhaps meant, to be put behind a message."""
+    """What was perhaps meant, to be put after a message."""
     matches = difflib.get_close_matches(name, list(known), n=3)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -15,7 +15,7 @@ from truncate._errors import (
     WrongResultError,
 )
 from truncate._extract import Extractor, Features, extract
-from truncate._show import Drawing, Layers, Place, draw, layers
+from truncate._show import Drawing, LayerInfo, Layers, draw, layers
 from truncate._tune import freeze, unfreeze, with_head
 from truncate._weights import LoadReport, load_weights
 
@@ -31,7 +31,7 @@ __all__ = [
     "Layers",
     "LoadReport",
     "NotReachedError",
-    "Place",
+    "LayerInfo",
     "TruncateError",
     "UnknownTargetError",
     "WeightsError",

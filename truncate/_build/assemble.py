@@ -1,4 +1,4 @@
-"""From a plan to modules: what is kept is kept as it is, and each module of the spine gets a forward of its own."""
+"""From a plan to modules: what is kept is kept as it is, and each module of the path gets a forward of its own."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
     module = plan.module
     pieces: dict[str, Any] = {}
     modes: set[str] = set()
-    for way in plan.ways:
-        modes |= set(way.body.modes)
-        for node in way.live:
+    for branch in plan.branches:
+        modes |= set(branch.graph.modes)
+        for node in branch.live:
             if node.kind is Kind.CHILD:
                 child = descend(module, node.target)
                 pieces[node.target] = children.get(id(child), child)
@@ -81,7 +81,7 @@ def _pieces(plan: Plan, children: dict[int, nn.Module]) -> dict[str, Any]:
                 modes.add(node.target)
             elif node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not (node.kind is Kind.ATTRIBUTE and node.args):
                 holder, _, name = node.target.rpartition(".")
-                constant = way.body.constants.get(node.target)
+                constant = branch.graph.constants.get(node.target)
                 pieces[node.target] = _held(plan, holder, name) if constant is None else constant
     if module._forward_pre_hooks and plan.is_entered_at_its_beginning:  # they may use anything that it holds itself
         pieces.update({k: v for k, v in [*module._parameters.items(), *module._buffers.items()] if v is not None})
@@ -99,7 +99,7 @@ def _held(plan: Plan, holder: str, name: str) -> Any:
     except AttributeError:
         raise CannotFollowError(
             f"the forward of {plan.path!r} ({type(plan.module).__name__}) reads {join(holder, name)!r}, which is there "
-            f"only while the model runs: a hook sets it, perhaps. Stop at {plan.path!r} or beside it"
+            f"only while the model runs: a hook sets it, perhaps. Stop at {plan.path!r} or outside it"
         ) from None
 
 
@@ -149,7 +149,7 @@ def _fill(made: nn.Module, original: nn.Module, pieces: dict[str, Any]) -> None:
 
 
 def _under_free_names(then: Mapping[str, nn.Module], original: nn.Module) -> dict[str, nn.Module]:
-    """Modules that are put behind a cut, under names that the original does not have."""
+    """Modules that are put after a cut, under names that the original does not have."""
     return {next(n for n in numbered(name) if not hasattr(original, n)): module for name, module in then.items()}
 
 
@@ -173,7 +173,7 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     for sub in plan.children.values():
         if len(sub.used) + sub.slots != 1 or len(sub.forms) != 1:
             return False  # a Sequential passes one value on, and needs one
-    if len(plan.used) + plan.slots != 1 or len(plan.forms) != 1 or plan.own == bool(plan.picks) or len(plan.picks) > 1:
+    if len(plan.used) + plan.slots != 1 or len(plan.forms) != 1 or plan.own == bool(plan.captures) or len(plan.captures) > 1:
         return False
     names, kept = list(module._modules), list(pieces)
     first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
@@ -204,7 +204,7 @@ def _hooked_root(plan: Plan, result: Any, then: Mapping[str, nn.Module]) -> nn.M
     made = build(plan)
     then = _under_free_names(then, plan.module)
     made._modules.update(then)
-    made.register_forward_hook(Arrange(result, [pick.target for pick in plan.picks], list(then)))
+    made.register_forward_hook(Arrange(result, [capture.target for capture in plan.captures], list(then)))
     return made
 
 
@@ -218,7 +218,7 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     if plan.own:
         for key, hook in plan.module._forward_hooks.items():
             with_kwargs = key in plan.module._forward_hooks_with_kwargs
-            made.register_forward_hook(OnOwnOutput(hook) if plan.picks else hook, with_kwargs=with_kwargs)
+            made.register_forward_hook(OnOwnOutput(hook) if plan.captures else hook, with_kwargs=with_kwargs)
 
 
 class OnOwnOutput:
@@ -236,14 +236,14 @@ class OnOwnOutput:
 class Arrange:
     """A forward hook that brings the own output of a model and its picks, in this order, into the shape asked for."""
 
-    def __init__(self, result: Any, picks: list[int], then: list[str]) -> None:
+    def __init__(self, result: Any, captures: list[int], then: list[str]) -> None:
         self.result = result
-        self.picks = picks
+        self.captures = captures
         self.then = then  # children through which each value is passed in turn
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        own, *picked = output if self.picks else (output,)
-        values = dict(zip(self.picks, picked))
+        own, *captured = output if self.captures else (output,)
+        values = dict(zip(self.captures, captured))
         through = [module._modules[name] for name in self.then]
         return map_nested(self.result, lambda t: functools.reduce(_call, through, values.get(t, own)))
 

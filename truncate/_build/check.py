@@ -9,25 +9,25 @@ from torch import nn
 
 from truncate._errors import WrongResultError
 from truncate._sandbox import Example, call_model, can_be_watched, outputs_of, without_a_trace
-from truncate._record import Forwards
-from truncate._sandbox import fresh, ghost_of
+from truncate._record import Traces
+from truncate._sandbox import fresh, sandbox_copy
 from truncate._graph import tensors_in
-from truncate._sandbox import is_hollow
+from truncate._sandbox import is_meta
 from truncate._sandbox import same_states, states_of_torch
-from truncate._target import Spine
+from truncate._target import TargetPaths
 
 
 def compare(
-    model: nn.Module, pieces: list[nn.Module], arrangement: Any, example: Example, spine: Spine, forwards: Forwards
+    model: nn.Module, pieces: list[nn.Module], arrangement: Any, example: Example, paths: TargetPaths, traces: Traces
 ) -> None:
     """Raises `WrongResultError` if pieces, run in turn, give anything else on the example than hooks on the model."""
-    calls = forwards.passed.calls if forwards.passed is not None else None
-    expected = outputs_of(model, example, spine.targets, calls=calls)
-    differing = _differing(model, pieces, arrangement, example, spine, expected)
+    calls = traces.passed.calls if traces.passed is not None else None
+    expected = outputs_of(model, example, paths.targets, calls=calls)
+    differing = _differing(model, pieces, arrangement, example, paths, expected)
     if differing is not None and any(module.training for module in model.modules()) and _draws(model, example):
         # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
-        expected = outputs_of(model, example, spine.targets, training=False)
-        differing = _differing(model, pieces, arrangement, example, spine, expected, training=False)
+        expected = outputs_of(model, example, paths.targets, training=False)
+        differing = _differing(model, pieces, arrangement, example, paths, expected, training=False)
     if differing is not None:
         where = repr(differing) if differing else "the output of the model"
         raise WrongResultError(
@@ -38,11 +38,11 @@ def compare(
 
 def _draws(model: nn.Module, example: Example) -> bool:
     """Whether a pass of the model draws random numbers."""
-    ghost = ghost_of(model, example.hollow.tensor)
+    sandbox = sandbox_copy(model, example.meta.tensor)
     states: list[list[torch.Tensor]] = []
-    ghost.register_forward_pre_hook(lambda *_: states.append(states_of_torch()))
-    ghost.register_forward_hook(lambda *_: states.append(states_of_torch()))
-    call_model(ghost, example)
+    sandbox.register_forward_pre_hook(lambda *_: states.append(states_of_torch()))
+    sandbox.register_forward_hook(lambda *_: states.append(states_of_torch()))
+    call_model(sandbox, example)
     return not same_states(states[0], states[-1])
 
 
@@ -51,13 +51,13 @@ def _differing(
     pieces: list[nn.Module],
     arrangement: Any,
     example: Example,
-    spine: Spine,
+    paths: TargetPaths,
     expected: list[list[Any]],
     training: bool = True,
 ) -> str | None:
     """The first target of which the last piece gives another value than expected; in evaluation unless `training`."""
-    ghosts = [ghost_of(piece, example.hollow.tensor) for piece in pieces]
-    first, *rest = ghosts if training else [ghost.eval() for ghost in ghosts]
+    sandboxes = [sandbox_copy(piece, example.meta.tensor) for piece in pieces]
+    first, *rest = sandboxes if training else [sandbox.eval() for sandbox in sandboxes]
     try:
         with without_a_trace(model, example):
             given = first(*fresh(example.args), **fresh(example.kwargs))
@@ -69,7 +69,7 @@ def _differing(
             f"be recorded, such as going on after an error; check=False returns the result all the same"
         ) from error
     for t, value in _leaves(arrangement, given):
-        target = spine.targets[t]
+        target = paths.targets[t]
         if can_be_watched(target) and not same(value, expected[t][target.call]):
             return target.text
     return None
@@ -89,6 +89,6 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype or is_hollow(one) or is_hollow(other):
+    if one.shape != other.shape or one.dtype != other.dtype or is_meta(one) or is_meta(other):
         return one.shape == other.shape and one.dtype == other.dtype
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

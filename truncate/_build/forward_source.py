@@ -12,10 +12,10 @@ from torch import nn
 
 from truncate._graph import declared_types
 from truncate._graph import Kind, Node, map_nested
-from truncate._build.signature import head, refuse_way
-from truncate._plan import Pick
+from truncate._build.signature import head, refuse_branch
+from truncate._plan import Capture
 from truncate._build.names import Names, numbered
-from truncate._plan import Plan, Slot, Way
+from truncate._plan import Plan, Slot, Branch
 from truncate._build.writer import Copy, Tap, Writer, base_name
 
 
@@ -36,18 +36,18 @@ def source_of(
     forms = []
     for form, _ in enumerate(plan.forms):
         bodies = []
-        for way in plan.ways:
-            if way.form == form:
+        for branch in plan.branches:
+            if branch.form == form:
                 lines = (
-                    refuse_way(names, way.missing)
-                    if way.missing
-                    else _write(plan, way, names, spell, inputs, slots, result, then)
+                    refuse_branch(names, branch.missing)
+                    if branch.missing
+                    else _write(plan, branch, names, spell, inputs, slots, result, then)
                 )
-                bodies.append((dict(way.body.modes), lines))
+                bodies.append((dict(branch.graph.modes), lines))
         forms.append(_by_mode(bodies, spell, names))
     body = forms[-1]
     for form, lines in reversed(list(enumerate(forms[:-1]))):
-        body = _branch(f"{FORM} == {form}", lines, body)
+        body = _if_else(f"{FORM} == {form}", lines, body)
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
 
 
@@ -69,7 +69,7 @@ def _slot_names(plan: Plan) -> list[str]:
     if not plan.path and plan.slots == 1:
         return ["x"]
     for k in range(plan.slots):
-        entry = next(way.entry for way in plan.ways if way.entry is not None and k < len(way.entry.given))
+        entry = next(branch.entry for branch in plan.branches if branch.entry is not None and k < len(branch.entry.given))
         value = entry.given[k]
         if isinstance(value, Slot):
             base = _slot_names(plan.children[plan.child_id(entry.site)])[value.index]
@@ -99,12 +99,12 @@ def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[s
         sides.append(
             _by_mode(side, spell, names)
             if side
-            else refuse_way(names, "this combination of modes was not run on the example")
+            else refuse_branch(names, "this combination of modes was not run on the example")
         )
-    return sides[0] if sides[0] == sides[1] else _branch(spell(flag), *sides)
+    return sides[0] if sides[0] == sides[1] else _if_else(spell(flag), *sides)
 
 
-def _branch(condition: str, one: list[str], other: list[str]) -> list[str]:
+def _if_else(condition: str, one: list[str], other: list[str]) -> list[str]:
     # TorchScript refuses to delete in a branch what was not there before it.
     one, other = [[line for line in lines if not line.lstrip().startswith("del ")] for lines in (one, other)]
     return [f"if {condition}:", *_indented(one), "else:", *_indented(other)]
@@ -112,7 +112,7 @@ def _branch(condition: str, one: list[str], other: list[str]) -> list[str]:
 
 def _write(
     plan: Plan,
-    way: Way,
+    branch: Branch,
     names: Names,
     spell: Callable[[str], str],
     inputs: dict[str, str],
@@ -120,54 +120,54 @@ def _write(
     result: Any,
     then: list[str],
 ) -> list[str]:
-    inner: dict[tuple[Node, Pick], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
+    inner: dict[tuple[Node, Capture], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
     bundles: dict[Node, list[Node | Tap]] = {}
     reads: dict[Node, list[Any]] = {}
     given: dict[Node | Tap, str] = {}
     below: dict[Slot, Tap] = {}
-    for name, entered in zip(slots, way.entry.given if way.entry is not None else ()):
+    for name, entered in zip(slots, branch.entry.given if branch.entry is not None else ()):
         given[below.setdefault(entered, Tap()) if isinstance(entered, Slot) else entered] = name
-    for node in way.live:
+    for node in branch.live:
         sub = plan.child_of(node)
         if sub is None:
             continue
-        alone = not sub.own and len(sub.picks) == 1
-        inner.update(((node, pick), node if alone else Tap()) for pick in sub.picks)
+        alone = not sub.own and len(sub.captures) == 1
+        inner.update(((node, capture), node if alone else Tap()) for capture in sub.captures)
         if not alone:
             own: list[Node | Tap] = [node] if sub.own else []
-            bundles[node] = own + [inner[node, pick] for pick in sub.picks]
+            bundles[node] = own + [inner[node, capture] for capture in sub.captures]
         if sub.parameters is None:
-            form = way.given[node]
+            form = branch.given[node]
             sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
             crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
             reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
-    picked: dict[Pick, Any] = {}
+    captured: dict[Capture, Any] = {}
     copies: dict[tuple[int, str], Copy] = {}
-    for tap, pick in zip(way.taps, plan.picks):
+    for tap, capture in zip(branch.taps, plan.captures):
         if tap is None:
-            picked[pick] = None
+            captured[capture] = None
             continue
         value = tap.value if tap.inner is None else inner[tap.value, tap.inner]
-        if tap in way.cloned:
+        if tap in branch.cloned:
             key = (tap.moment, repr(map_nested(value, id)))
             value = copies.setdefault(key, Copy(value, tap.moment, Tap())).copy
-        picked[pick] = value
-    live = list(way.live)
+        captured[capture] = value
+    live = list(branch.live)
 
     def finished(value: Any) -> Any:
         for name in then:
-            value = Node(Kind.CHILD, name, (value,), index=len(way.body.nodes) + len(live))
+            value = Node(Kind.CHILD, name, (value,), index=len(branch.graph.nodes) + len(live))
             live.append(value)
         return value
 
     if result is None:
-        values = [*map(finished, [way.body.result] * plan.own + list(picked.values()))]
+        values = [*map(finished, [branch.graph.result] * plan.own + list(captured.values()))]
         result = values[0] if len(values) == 1 else tuple(values)
     else:
-        by_target = {pick.target: value for pick, value in picked.items()}
-        result = map_nested(result, lambda t: finished(by_target.get(t, way.body.result)))
+        by_target = {capture.target: value for capture, value in captured.items()}
+        result = map_nested(result, lambda t: finished(by_target.get(t, branch.graph.result)))
     writer = Writer(names, spell, inputs, reads, given)
-    for changed in way.entry.cloned if way.entry is not None else ():
+    for changed in branch.entry.cloned if branch.entry is not None else ():
         writer.renew(below[changed] if isinstance(changed, Slot) else changed)
     writer.write(live, bundles, list(copies.values()), result)
     return writer.lines

@@ -19,11 +19,11 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """An expression with something before and behind it."""
+    """An expression with something before and after it."""
 
     before: str
     text: Text
-    behind: str = ""
+    after: str = ""
 
 
 Text: TypeAlias = str | Listed | Around
@@ -35,7 +35,7 @@ def laid_out(text: Text, indent: int, taken: int = 0) -> str:
     if isinstance(text, str) or indent + taken + len(line) <= WIDTH:
         return line
     if isinstance(text, Around):
-        return text.before + laid_out(text.text, indent, taken + len(text.before) + len(text.behind)) + text.behind
+        return text.before + laid_out(text.text, indent, taken + len(text.before) + len(text.after)) + text.after
     lines = [" " * (indent + 4) + laid_out(item, indent + 4) + ",\n" for item in text.items]
     return f"{text.opening}\n{''.join(lines)}{' ' * indent}{text.closing}"
 
@@ -44,5 +44,5 @@ def _in_one_line(text: Text) -> str:
     if isinstance(text, str):
         return text
     if isinstance(text, Around):
-        return text.before + _in_one_line(text.text) + text.behind
+        return text.before + _in_one_line(text.text) + text.after
     return text.opening + ", ".join(map(_in_one_line, text.items)) + text.closing

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truncate._graph import map_nested
-from truncate._follow import StandIn
+from truncate._follow import Proxy
 
 PROVIDED: dict[str, Any] = {"torch": torch, "torch_1": torch, "F": F, "F_1": F, "Tensor": Tensor}
 
@@ -26,7 +26,7 @@ def clone(value: Tensor) -> Tensor:
 
 
 def _clone_nested(value: Any) -> Any:
-    is_value = (torch.Tensor, StandIn)  # a stand-in, if a cut is cut again
+    is_value = (torch.Tensor, Proxy)  # a proxy, if a cut is cut again
     return map_nested(value, lambda item: item.clone() if issubclass(type(item), is_value) else item)
 
 

@@ -1,4 +1,4 @@
-"""What may be put behind a cut: pooling, chosen by name or given as a module, and flattening."""
+"""What may be put after a cut: pooling, chosen by name or given as a module, and flattening."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pooling(pool: Any, flatten: bool) -> dict[str, nn.Module]:
 
     Args:
         pool: One of the names in `POOLS`, any module, which is used as it is, or None for no pooling.
-        flatten: Whether all dimensions behind the batch become one.
+        flatten: Whether all dimensions after the batch become one.
     """
     modules: dict[str, nn.Module] = {}
     if isinstance(pool, nn.Module):
@@ -43,7 +43,7 @@ def _summary(kind: type[nn.Module]) -> str:
 def _dimensions(value: Tensor, pool: str) -> int:
     if not isinstance(value, Tensor):
         raise TruncateError(
-            f"pool='{pool}' takes one tensor, but what it stands behind returns a {type(value).__name__}. "
+            f"pool='{pool}' takes one tensor, but what it stands after returns a {type(value).__name__}. "
             f"Stop at a layer that returns a tensor"
         )
     return value.dim()

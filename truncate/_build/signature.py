@@ -121,7 +121,7 @@ def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: 
     opening += [f"if {condition}:", f"    raise FixedArgumentError({text!r})"]
 
 
-def refuse_way(names: Names, reason: str) -> list[str]:
+def refuse_branch(names: Names, reason: str) -> list[str]:
     """The body of a way that does not lead to the target."""
     names.globals["NotReachedError"] = NotReachedError
     return [f"raise NotReachedError({reason!r})"]

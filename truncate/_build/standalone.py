@@ -23,7 +23,7 @@ from truncate._plan import Cutter
 from truncate._plan import Effects
 from truncate._errors import CannotFollowError, TruncateError, require_module
 from truncate._sandbox import example_of
-from truncate._record import Forwards
+from truncate._record import Traces
 from truncate._graph import Kind, descend, join, tensors_in
 from truncate._build.layout import Around, Listed, Text, laid_out
 from truncate._build.names import Names, numbered
@@ -31,7 +31,7 @@ from truncate._graph import is_mode
 from truncate._plan import Form
 from truncate._sandbox import random_state_kept
 from truncate._build.forward_source import source_of
-from truncate._target import Spine
+from truncate._target import TargetPaths
 from truncate._build.writer import Writer
 
 _HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
@@ -70,8 +70,8 @@ class _Document:
             _refuse_what_has_no_source(module, path)
         self._calls = {id(m): call for m in root.modules() if (call := _constructor(m)) is not None}
         written = _Everything(self._needs_class(root))
-        self._forwards = Forwards(root, written, example)
-        self._cutter = Cutter(root, written, Effects(self._forwards))
+        self._traces = Traces(root, written, example)
+        self._cutter = Cutter(root, written, Effects(self._traces))
         self._paths: dict[int, tuple[str, Form]] = {}  # where a module is called first, and how
         self._globals: dict[str, Any] = {}
         self._classes: dict[str, str] = {}  # name -> text
@@ -84,16 +84,16 @@ class _Document:
                 yield from self._needs_class(child)
 
     def text(self) -> str:
-        self._visit(self._root, "", Form(self._forwards.entry))
+        self._visit(self._root, "", Form(self._traces.entry))
         made = self._expression(self._root, "", top=True)
-        body = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
-        if "OrderedDict(" in body:
+        graph = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
+        if "OrderedDict(" in graph:
             self._globals["OrderedDict"] = OrderedDict
-        used = set(re.findall(r"\w+", body))
+        used = set(re.findall(r"\w+", graph))
         # How a forward writes these modules if it has an argument of that name.
         self._globals |= {name: module for name, module in (("torch_1", torch), ("F_1", F)) if name in used}
         imports = sorted(_import(name, value) for name, value in self._globals.items() if name in used)
-        return "".join([*imports, _HEAD, "\n\n", body])
+        return "".join([*imports, _HEAD, "\n\n", graph])
 
     # -- how each module is called -----------------------------------------------------------------------------------
 
@@ -105,11 +105,11 @@ class _Document:
                 )
             return
         self._paths[id(module)] = path, form
-        for body in self._forwards.bodies(module, path, form.call):
-            for node in body.nodes:
+        for graph in self._traces.graphs(module, path, form.call):
+            for node in graph.nodes:
                 if node.kind is Kind.CHILD:
                     child = descend(module, node.target)
-                    self._visit(child, join(path, node.target), Form(self._forwards.call(module, path, node)))
+                    self._visit(child, join(path, node.target), Form(self._traces.call(module, path, node)))
 
     # -- expressions -------------------------------------------------------------------------------------------------
 
@@ -176,16 +176,16 @@ class _Document:
         given = ("self",) if top else ("self", *arguments.values())
         define = laid_out(Listed("def __init__(", given, "):"), 4)
         init = "\n        ".join([define, "super().__init__()", *lines])
-        body = "\n\n    ".join([init, forward.rstrip().replace("\n", "\n    ")])
-        name = next(n for n in numbered(type(module).__name__) if self._is_free(n, body))
-        self._classes[name] = _class_text(name, body)
+        graph = "\n\n    ".join([init, forward.rstrip().replace("\n", "\n    ")])
+        name = next(n for n in numbered(type(module).__name__) if self._is_free(n, graph))
+        self._classes[name] = _class_text(name, graph)
         given_parts = () if top else tuple(Around(f"{arguments[key]}=", part) for key, part in parts.items())
         return Listed(f"{name}(", given_parts, ")")
 
-    def _is_free(self, name: str, body: str) -> bool:
+    def _is_free(self, name: str, graph: str) -> bool:
         """Whether a class may have a name: nothing else has it, or one that is the same."""
         if name in self._classes:
-            return self._classes[name] == _class_text(name, body)
+            return self._classes[name] == _class_text(name, graph)
         return name not in self._globals and not hasattr(nn, name)
 
     def _forward(self, module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:
@@ -198,7 +198,7 @@ class _Document:
         signature = tuple(inspect.signature(module.forward).parameters.values())
         form = Form(dataclasses.replace(form.call, parameters=signature))
         plan = self._cutter.whole(module, where, form)
-        for node in (node for way in plan.ways for node in way.live if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN)):
+        for node in (node for branch in plan.branches for node in branch.live if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN)):
             if not is_mode(node) and not _is_registered(module, node.target):
                 raise TruncateError(
                     f"the forward of {path!r} ({type(module).__name__}) reads or sets {node.target!r}, which is "
@@ -213,12 +213,12 @@ class _Document:
         return str(name)
 
 
-def _class_text(name: str, body: str) -> str:
-    return f"class {name}(nn.Module):\n    {body}\n"
+def _class_text(name: str, graph: str) -> str:
+    return f"class {name}(nn.Module):\n    {graph}\n"
 
 
-class _Everything(Spine):
-    """A spine of which every module is a part that needs a class."""
+class _Everything(TargetPaths):
+    """A path of which every module is a part that needs a class."""
 
     def __init__(self, modules: Iterator[nn.Module]) -> None:
         super().__init__([])

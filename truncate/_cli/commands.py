@@ -50,7 +50,7 @@ def cli() -> None:
 @cli.command(
     epilog=options.examples(
         "cut alexnet --upto classifier.5 --save alexnet-fc7.pt",
-        "cut resnet18 --weights DEFAULT --upto flatten --image photo.jpg",
+        "cut resnet18 --weights DEFAULT --upto flatten --image image.jpg",
         "cut timm:resnet10t --upto layer2 --upto global_pool --save features.onnx",
     )
 )
@@ -94,8 +94,8 @@ def layers(**given: Any) -> None:
 
 @cli.command(
     epilog=options.examples(
-        "extract resnet50 photos --upto flatten --weights DEFAULT --out features.parquet",
-        "extract vit_b_16 photos --upto encoder --pool cls --dtype bfloat16 --out features",
+        "extract resnet50 images --upto flatten --weights DEFAULT --out features.parquet",
+        "extract vit_b_16 images --upto encoder --pool cls --dtype bfloat16 --out features",
     ),
 )
 @options.model
@@ -112,8 +112,8 @@ def layers(**given: Any) -> None:
 @options.weights
 @options.trust
 @click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Photos at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that read photos [default: by the cores].")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores].")
 @click.option("--device", help="Where to compute [default: a GPU if there is one].")
 @click.option(
     "--dtype",
@@ -125,7 +125,7 @@ def layers(**given: Any) -> None:
 @click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
 @click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
 def extract(**given: Any) -> int:
-    """Write the features of all photos in a folder as a table.
+    """Write the features of all images in a folder as a table.
 
     Killed and started again, it goes on where it was. Files that cannot be read are in a table of their own.
     """

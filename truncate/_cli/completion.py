@@ -1,4 +1,4 @@
-"""What the shell offers behind what is typed so far: models, places, files."""
+"""What the shell offers after what is typed so far: models, places, files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-def complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_layer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The places in the model that was named before, one level at a time."""
     model = ctx.params.get("model") or next(iter(ctx.args), "")  # click gives up at an option that has no value yet
     if ":" in model and not model.startswith("timm:"):
@@ -45,11 +45,11 @@ def complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
     try:
         with torch.device("meta"):  # where weights take neither time nor memory
-            places = layers(models.build(model).model)
+            found = layers(models.build(model).model)
     except Exception:  # there is nowhere to say so; the command itself will
         return []
     start = len(incomplete)
-    paths = dict.fromkeys(place.path for place in places if place.path.startswith(incomplete))
+    paths = dict.fromkeys(target.path for target in found if target.path.startswith(incomplete))
     return [CompletionItem(path) for path in paths if "." not in path[start:]]
 
 
@@ -61,7 +61,7 @@ _BREAKS = (":", "=")
 
 @add_completion_class
 class Bash(BashComplete):
-    """Bash ends a word at `:` and at `=` too, and puts in only what is behind them."""
+    """Bash ends a word at `:` and at `=` too, and puts in only what is after them."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
         args, incomplete = super().get_completion_args()

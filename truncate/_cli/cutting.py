@@ -31,11 +31,11 @@ def cut(
         saving.check(path)
     if image is not None and shape is not None:
         raise NotUsable("--shape is that of random numbers, and --image brings its own: leave one of them out")
-    picture = models.read_picture(image) if image is not None else None
+    image = models.read_image(image) if image is not None else None
     built = models.build(model, weights, shape, trust)
-    if picture is not None:
+    if image is not None:
         with explained(f"cannot prepare {image} for {model}"):
-            built.args = (built.transform(picture).unsqueeze(0),)
+            built.args = (built.transform(image).unsqueeze(0),)
     part = built.stopped(upto[0] if len(upto) == 1 else list(upto))
     given = f"{image.name if image is not None else 'random numbers'} ({built.shapes})"
     with explained(f"{model} does not run on {given}{', see --shape' * (image is None)}"), torch.no_grad():
@@ -46,16 +46,16 @@ def cut(
     if wrong := verifying.differing(built.model, list(upto), outputs, built.args):
         raise Differs(f"the cut returns something else than the model has at {', '.join(wrong)}; nothing was written")
 
-    names = [place or "the model itself" for place in upto]
+    names = [target or "the model itself" for target in upto]
     print(f"{model} up to {', '.join(names)}, with {built.weights}\n")
     _compare(built, part)
     for assumption in getattr(part, "assumptions", ()):
         print(f"assumed: {assumption}")
     print(f"\nchecked on {given}: the cut returns bit for bit what the whole model has there")
-    for place, output in zip(names, outputs):
+    for target, output in zip(names, outputs):
         values = next(tensors_in(output), torch.zeros(0)).flatten()
         shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))
-        print(f"{place}: {shape_text(shape_of(output))}, {shown}")
+        print(f"{target}: {shape_text(shape_of(output))}, {shown}")
     if path is not None:
         print(f"saved {saving.save(part, path, built.args)}")
 

@@ -36,7 +36,7 @@ def extract(
     engine: str | None,
     strict: bool,
 ) -> int:
-    """Finds the photos, divides the work and does it, or what is left of it. Returns the exit code."""
+    """Finds the images, divides the work and does it, or what is left of it. Returns the exit code."""
     parquet_room()
     from truncate._jobs import shards  # which needs pyarrow, as the next one does
     from truncate._jobs.worker import Worker
@@ -102,7 +102,7 @@ def _prepared(
     built: models.Built, upto: tuple[str, ...], pool: str | None, device: str | None
 ) -> tuple[nn.Module, torch.device]:
     """The module that gives the features, on its device."""
-    targets = upto[0] if len(upto) == 1 else {place or "output": place for place in upto}
+    targets = upto[0] if len(upto) == 1 else {target or "output": target for target in upto}
     options = {"pool": pool, "flatten": True} if pool else {}
     part = built.stopped(targets, **options)
     name = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
@@ -112,7 +112,7 @@ def _prepared(
 
 
 def _workers(asked: int | None, device: torch.device, ranks: int) -> int:
-    """How many processes read photos: on a CPU, the other half of the cores computes."""
+    """How many processes read images: on a CPU, the other half of the cores computes."""
     if asked is not None:
         return asked
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))

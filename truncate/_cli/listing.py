@@ -24,10 +24,10 @@ def show(
     built = models.build(model, weights, shape, trust)
     if shapes or shape:
         with explained(f"{model} on {built.shapes}"):
-            places = layers(built.model, built.args)
+            found = layers(built.model, built.args)
     else:
-        places = layers(built.model)
+        found = layers(built.model)
     if sys.stdout.isatty():
-        Console(highlight=False).print(places.render(tree=not table, depth=depth))
+        Console(highlight=False).print(found.render(tree=not table, depth=depth))
     else:
-        print(places.table(depth) if table else places.tree(depth))
+        print(found.table(depth) if table else found.tree(depth))

@@ -149,7 +149,7 @@ def _from_callable(name: str, weights: str | None) -> Built:
         raise NotUsable(f"{name} is no model of a library and knows no weights {weights!r}. {_LOCAL}")
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise NotUsable(f"{name!r} is no model: behind the colon is a callable, and before it the module to import")
+        raise NotUsable(f"{name!r} is no model: after the colon is a callable, and before it the module to import")
     with explained(f"cannot import {module!r}"):
         value: Any = importlib.import_module(module)
     for step in attribute.split("."):
@@ -217,7 +217,7 @@ def _load(model: nn.Module, path: Path, trust: bool) -> None:
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def read_picture(path: Path) -> Any:
+def read_image(path: Path) -> Any:
     """A picture from a file, in colours."""
     if path.is_dir():
         raise NotUsable(f"{path} is a folder: --image takes one picture, and the command `extract` a folder of them")

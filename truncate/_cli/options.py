@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from truncate._cli.completion import complete_file, complete_model, complete_place
+from truncate._cli.completion import complete_file, complete_layer, complete_model
 
 PROGRAM = "python -m truncate"
 
@@ -14,7 +14,7 @@ upto = click.option(
     required=True,
     multiple=True,
     metavar="PLACE",
-    shell_complete=complete_place,
+    shell_complete=complete_layer,
     help="Where to stop, as `layers` lists it; several give several outputs.",
 )
 weights = click.option(

@@ -89,7 +89,7 @@ def extract(
         device: Where to compute. Without, where the module is; elsewhere, a copy of the module is used.
         dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast. What comes out as bfloat16, which
             numpy does not know, is kept as float32, and anything else as it is.
-        keys: One key for each row, a string or number, to be kept beside it; or, of batches that are dicts, the name
+        keys: One key for each row, a string or number, to be kept outside it; or, of batches that are dicts, the name
             of the entry that holds the keys.
         progress: Whether to show a bar with rate and remaining time on stderr, if that is a terminal.
 

@@ -2,33 +2,33 @@
 
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given, held_by_several
-from truncate._follow.mutations import Written
+from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.numbers import Traced, TracedBool, plain, traced
 from truncate._follow.objects import NOT_OPENED, PLAIN, Lent, hides, is_opaque, made_plain, plain_inside, revive
-from truncate._follow.proxy import StandIn, Unfollowable, recording_is, running
+from truncate._follow.proxy import Proxy, Unfollowable, running, tracing_with
 from truncate._follow.proxy_module import (
-    Shadows,
+    ProxyModules,
     asks_for_none,
     compares_bools,
     entry_of,
     has_own_call,
     is_chain,
-    is_shadow,
+    is_proxy_module,
 )
 from truncate._follow.replaced import real_of
 from truncate._follow.tracer import follow
 
 __all__ = [
     "Given",
+    "GraphBuilder",
     "Lent",
     "NOT_OPENED",
     "PLAIN",
-    "Shadows",
-    "StandIn",
+    "Proxy",
+    "ProxyModules",
     "Traced",
     "TracedBool",
     "Unfollowable",
-    "Written",
     "asks_for_none",
     "compares_bools",
     "entry_of",
@@ -39,13 +39,13 @@ __all__ = [
     "hides",
     "is_chain",
     "is_opaque",
-    "is_shadow",
+    "is_proxy_module",
     "made_plain",
     "plain",
     "plain_inside",
     "real_of",
-    "recording_is",
     "revive",
     "running",
     "traced",
+    "tracing_with",
 ]

@@ -1,6 +1,6 @@
 """Copies of functions in which `isinstance`, `len`, `int` and the like do not guess about a value that stands in.
 
-Python's own would ask the stand-in and not the value, and the forward would silently take a wrong branch. A copy has
+Python's own would ask the proxy and not the value, and the forward would silently take a wrong branch. A copy has
 the code of the function and its own builtins; nothing outside it changes. The helper functions that it calls by name,
 and the function inside a decorator, are copied likewise.
 """
@@ -20,7 +20,7 @@ from torch import nn
 
 from truncate._follow.constants import has_floats, with_own_constants
 from truncate._follow.numbers import Traced, TracedBool
-from truncate._follow.proxy import StandIn, running, standins_in
+from truncate._follow.proxy import Proxy, proxies_in, running
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
 from truncate._python import globals_of, is_theirs, names_in, reached
 
@@ -30,7 +30,7 @@ _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, 
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
 _INTERESTING = {"jit"} | ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
-# Torch dispatches by itself, and what we write into a cut knows stand-ins.
+# Torch dispatches by itself, and what we write into a cut knows proxies.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
 CachedFunction: Any = type(functools.lru_cache(_LEFT_ALONE.union))
 _copying = threading.RLock()  # another thread must not see a copy that is under way
@@ -193,8 +193,8 @@ class _JitView:
 
 
 def _jit_isinstance(value: Any, kind: Any) -> bool:
-    for standin in standins_in(value):
-        raise standin._recording.fail("asks for the type of a value with torch.jit.isinstance")
+    for proxy in proxies_in(value):
+        raise proxy._tracer.fail("asks for the type of a value with torch.jit.isinstance")
     return torch.jit.isinstance(value, kind)
 
 
@@ -226,9 +226,9 @@ def builtin_seen(value: Any) -> Any:
 
 def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A function of torch that parses its arguments before anyone sees the call, and takes plain ones only."""
-    standin = next(standins_in((args, kwargs)), None)
-    if standin is not None:
-        return standin._recording.function(function, args, kwargs)
+    proxy = next(proxies_in((args, kwargs)), None)
+    if proxy is not None:
+        return proxy._tracer.function(function, args, kwargs)
     if running.now is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
         return running.now.function(function, args, kwargs)
     return function(*args, **kwargs)
@@ -236,17 +236,17 @@ def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 def _check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``torch._check`` and its kin, which take no other than a real bool: an assertion in the graph."""
-    claim, recording = next((arg for arg in args if _is_value(arg)), None), running.now
-    if claim is None or recording is None:
+    condition, tracer = next((arg for arg in args if _is_value(arg)), None), running.now
+    if condition is None or tracer is None:
         return function(*args, **kwargs)
     with torch._C.DisableTorchFunction():  # what it asks inside is no question of the forward
-        every = recording.function(torch.all, (claim,), {}) if "tensor_all" in function.__name__ else claim
-        return recording.function(torch._assert, (every, f"torch.{function.__name__}"), {})
+        every = tracer.function(torch.all, (condition,), {}) if "tensor_all" in function.__name__ else condition
+        return tracer.function(torch._assert, (every, f"torch.{function.__name__}"), {})
 
 
 def _is_value(value: Any) -> bool:
     """Whether something is computed by the forward."""
-    return issubclass(type(value), (StandIn, Traced)) or isinstance(value, torch.Tensor)
+    return issubclass(type(value), (Proxy, Traced)) or isinstance(value, torch.Tensor)
 
 
 _TORCH, _NN, _FUNCTIONAL, _JIT = _TorchView(), _NNView(), _FunctionalView(), _JitView()

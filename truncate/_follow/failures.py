@@ -17,8 +17,8 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if not f.filename.startswith(OWN)] or list(frames)
     theirs = [f for f in outside if not is_library(f.filename)]
-    if isinstance(error, Unfollowable) and error.place is not None:
-        file, number, function = error.place
+    if isinstance(error, Unfollowable) and error.where is not None:
+        file, number, function = error.where
     elif theirs and not theirs[-1].filename.startswith(OWN):
         file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
     else:  # seen only when the forward had ended
@@ -31,11 +31,11 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
         remedy = "It was run on the example; does the model itself run on it?"
         if isinstance(error, Unfollowable):
             what = str(error)
-            remedy = "This cannot be recorded. Stop before it" + f", or at {path!r} or beside it" * bool(path) + "."
+            remedy = "This cannot be recorded. Stop before it" + f", or at {path!r} or outside it" * bool(path) + "."
     else:
-        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on stand-ins: {error}"
+        what = str(error) if isinstance(error, Unfollowable) else f"raises {type(error).__name__} on proxies: {error}"
         remedy = "Give an example input, args=(x,) or kwargs={...}: then this forward is recorded on it."
-        remedy += f" Or stop at {path!r} or beside it." * bool(path)
+        remedy += f" Or stop at {path!r} or outside it." * bool(path)
     return CannotFollowError(
         f"cannot follow the forward of {name}: it {what}\n"
         f"    {file}, line {number}, in {function}\n"

@@ -46,23 +46,23 @@ def _change(before: list[Any] | dict[Any, Any], after: list[Any] | dict[Any, Any
     was, now = dict(pairs(before)), dict(pairs(after))
     if list(was) == list(now) and all(was[key] is now[key] for key in was):
         return None
-    return {key: _place_of(item, was, key) for key, item in now.items()}
+    return {key: _origin_of(item, was, key) for key, item in now.items()}
 
 
-def _place_of(item: Any, was: dict[Any, Any], key: Any) -> Any:
+def _origin_of(item: Any, was: dict[Any, Any], key: Any) -> Any:
     if key in was and was[key] is item:
         return key
-    return next((place for place, other in was.items() if other is item), ADDED)
+    return next((origin for origin, other in was.items() if other is item), ADDED)
 
 
 def added_by(change: Change | None, after: Any) -> list[Any]:
     """The items that a change brought."""
-    return [after[key] for key, place in (change or {}).items() if place is ADDED]
+    return [after[key] for key, origin in (change or {}).items() if origin is ADDED]
 
 
 def apply(how: Change, container: list[Any] | dict[Any, Any], added: Callable[[Any], Any]) -> None:
     """Does to a container what happened to another; `added` gives the item that is new at a key."""
-    items = {key: added(key) if place is ADDED else container[place] for key, place in how.items()}
+    items = {key: added(key) if origin is ADDED else container[origin] for key, origin in how.items()}
     if isinstance(container, dict):
         container.clear()
         container.update(items)

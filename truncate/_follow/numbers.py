@@ -26,7 +26,7 @@ class Tracer(Protocol):
 
     def lower(self, value: Any) -> Any: ...
 
-    def check(self, claim: Any, holds: bool, text: str) -> None: ...
+    def check(self, condition: Any, holds: bool, text: str) -> None: ...
 
     def fix(self, value: Traced) -> None: ...
 
@@ -78,10 +78,10 @@ class Traced:
         asked = self if type(self) is TracedBool else self._derived(self.real_value != 0, operator.ne, (self, 0))
         if not issubclass(type(asked), Traced):
             return bool(asked)
-        value, claim = demanded(frame) or (True, None)
-        if claim is None or bool(asked.real_value) is not value or self._tracer.is_paused:
+        value, condition = demanded(frame) or (True, None)
+        if condition is None or bool(asked.real_value) is not value or self._tracer.is_paused:
             return bool(asked.fixed())
-        self._tracer.check(asked, value, claim)
+        self._tracer.check(asked, value, condition)
         return value
 
     def __int__(self) -> int:
@@ -160,12 +160,12 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
 
 
 def fixed(value: Any) -> Any:
-    """The plain number behind a traced one, for a use that cannot follow other values; anything else as it is."""
+    """The plain number of a traced one, for a use that cannot follow other values; anything else as it is."""
     return value.fixed() if issubclass(type(value), Traced) else value
 
 
 def plain(value: Any) -> Any:
-    """The plain number behind a traced one; anything else as it is."""
+    """The plain number of a traced one; anything else as it is."""
     return value.real_value if issubclass(type(value), Traced) else value
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins: objects that take the place of values which are only known when the module runs.
+"""Proxies: objects that take the place of values which are only known when the module runs.
 
 Whatever is done to one is written into the graph of its `Recording`. What only a real value could answer (a branch,
 a length, a Python number) raises `Unfollowable`, and so does what would silently get a wrong answer (``isinstance``).
@@ -23,11 +23,11 @@ from truncate._python import OWN, TORCH, demanded, only_shows_text, unpacked_ite
 class Unfollowable(Exception):
     """Raised inside a forward that does something which only a real value could answer. The text says what."""
 
-    place: tuple[str, int, str] | None = None  # file, line and function, where its traceback does not tell
+    where: tuple[str, int, str] | None = None  # file, line and function, where its traceback does not tell
 
 
-class Recording(Protocol):
-    """Where stand-ins write what is done to them."""
+class Tracer(Protocol):
+    """Where proxies write what is done to them."""
 
     compares_bools: bool  # the forward may do so by `is`, which only a real one answers
     is_on_real_values: bool  # and so may what the forward does to lists and dicts of its module, which is a copy
@@ -52,7 +52,7 @@ class Recording(Protocol):
 
     def decide(self, flag: str) -> bool: ...
 
-    def is_instance(self, standin: StandIn, classes: Any) -> bool: ...
+    def is_instance(self, proxy: Proxy, classes: Any) -> bool: ...
 
     def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None: ...
 
@@ -64,29 +64,29 @@ class Recording(Protocol):
 class _Running(threading.local):
     """The recording that runs in this thread, if one does."""
 
-    now: Recording | None = None
+    now: Tracer | None = None
 
 
 running = _Running()
 
 
 @contextlib.contextmanager
-def recording_is(recording: Recording | None) -> Iterator[None]:
+def tracing_with(tracer: Tracer | None) -> Iterator[None]:
     """That recording runs meanwhile."""
-    before, running.now = running.now, recording
+    before, running.now = running.now, tracer
     try:
         yield
     finally:
         running.now = before
 
 
-class StandIn:
+class Proxy:
     """A value that is only known when the module runs."""
 
-    __slots__ = ("_lazy", "_recording")
+    __slots__ = ("_lazy", "_tracer")
 
-    def __init__(self, recording: Recording, lazy: Node | Callable[[], Node]) -> None:
-        self._recording = recording
+    def __init__(self, tracer: Tracer, lazy: Node | Callable[[], Node]) -> None:
+        self._tracer = tracer
         self._lazy = lazy
 
     @property
@@ -101,55 +101,55 @@ class StandIn:
         """Met by `isinstance` outside the code that is followed, which would silently get the answer "no"."""
         caller = sys._getframe(1)
         if "isinstance" in caller.f_code.co_names and not _answers_isinstance(caller.f_code, caller.f_globals):
-            raise self._recording.fail("asks for the type of a value with isinstance")
+            raise self._tracer.fail("asks for the type of a value with isinstance")
         if "__class__" in caller.f_code.co_names and not caller.f_code.co_filename.startswith((OWN, TORCH)):
-            if self._recording.is_instance(self, torch.Tensor):
+            if self._tracer.is_instance(self, torch.Tensor):
                 return torch.Tensor
         return type(self)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if not hasattr(torch.Tensor, name) and self._recording.is_surely_tensor(self):
+        if not hasattr(torch.Tensor, name) and self._tracer.is_surely_tensor(self):
             raise AttributeError(f"'Tensor' object has no attribute {name!r}")
         return Member(self, name)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return next(standins_in((args, kwargs)))._recording.function(func, args, kwargs or {})
+        return next(proxies_in((args, kwargs)))._tracer.function(func, args, kwargs or {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._recording.add(Kind.FUNCTION, operator.setitem, (self, index, value))
+        self._tracer.add(Kind.FUNCTION, operator.setitem, (self, index, value))
 
-    def __iter__(self) -> Iterator[StandIn]:
+    def __iter__(self) -> Iterator[Proxy]:
         count = unpacked_items(sys._getframe(1))
         if count is None:
-            raise self._recording.fail("iterates over a value of unknown length")
-        items = [self._recording.add(Kind.FUNCTION, operator.getitem, (self, i)) for i in range(count)]
+            raise self._tracer.fail("iterates over a value of unknown length")
+        items = [self._tracer.add(Kind.FUNCTION, operator.getitem, (self, i)) for i in range(count)]
         for item in items:
             item._node.unpacked = count
         return iter(items)
 
     def __bool__(self) -> bool:
         if is_mode(self._node):
-            return self._recording.decide(self._node.target)
+            return self._tracer.decide(self._node.target)
         wanted = demanded(sys._getframe(1))
         if wanted is None:
-            raise self._recording.fail("branches on a value")
-        value, claim = wanted
-        if claim is not None:
-            held = self._node if value else self._recording.node(Kind.FUNCTION, *contrary(self._node))
-            self._recording.node(Kind.FUNCTION, torch._assert, (held, claim))
+            raise self._tracer.fail("branches on a value")
+        value, condition = wanted
+        if condition is not None:
+            held = self._node if value else self._tracer.node(Kind.FUNCTION, *contrary(self._node))
+            self._tracer.node(Kind.FUNCTION, torch._assert, (held, condition))
         return value
 
     def __len__(self) -> int:
-        raise self._recording.fail("asks for the length of a value")
+        raise self._tracer.fail("asks for the length of a value")
 
     def __contains__(self, item: Any) -> bool:
-        raise self._recording.fail("searches a value with `in`")
+        raise self._tracer.fail("searches a value with `in`")
 
     def _to_number(self, *_: Any) -> Any:
-        raise self._recording.fail("turns a value into a Python number")
+        raise self._tracer.fail("turns a value into a Python number")
 
     __int__ = __float__ = __complex__ = __index__ = __round__ = __floor__ = __ceil__ = __trunc__ = _to_number
 
@@ -162,46 +162,46 @@ class StandIn:
     def _text(self) -> str:
         """Goes into the message of an error, most likely. A text that is compared or kept is another matter."""
         if not only_shows_text(sys._getframe(2)):
-            raise self._recording.fail("computes with the text of a value")
+            raise self._tracer.fail("computes with the text of a value")
         return "?"
 
     def __deepcopy__(self, memo: Any) -> Any:
-        raise self._recording.fail("copies a value with copy.deepcopy")
+        raise self._tracer.fail("copies a value with copy.deepcopy")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise self._recording.fail("copies or pickles a value")
+        raise self._tracer.fail("copies or pickles a value")
 
     def __repr__(self) -> str:
         return "<a value that is only known when the module runs>"
 
     def __hash__(self) -> int:
-        if not self._recording.is_surely_tensor(self):
-            raise self._recording.fail("looks a value up in a dict or set")
+        if not self._tracer.is_surely_tensor(self):
+            raise self._tracer.fail("looks a value up in a dict or set")
         return id(self)
 
 
-class Member(StandIn):
+class Member(Proxy):
     """``value.name``: an attribute when it is used, a method when it is called."""
 
     __slots__ = ("_name", "_owner")
 
-    def __init__(self, owner: StandIn, name: str) -> None:
+    def __init__(self, owner: Proxy, name: str) -> None:
         self._owner = owner
         self._name = name
-        super().__init__(owner._recording, lambda: owner._recording.node(Kind.FUNCTION, getattr, (owner._node, name)))
+        super().__init__(owner._tracer, lambda: owner._tracer.node(Kind.FUNCTION, getattr, (owner._node, name)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._recording.add(Kind.METHOD, self._name, (self._owner, *args), kwargs)
+        return self._tracer.add(Kind.METHOD, self._name, (self._owner, *args), kwargs)
 
 
-class Held(StandIn):
+class Held(Proxy):
     """A parameter, buffer or other tensor that the module holds. Its shape is known and does not change."""
 
     __slots__ = ("_tensor",)
 
-    def __init__(self, recording: Recording, path: str, tensor: torch.Tensor) -> None:
+    def __init__(self, tracer: Tracer, path: str, tensor: torch.Tensor) -> None:
         self._tensor = tensor
-        super().__init__(recording, lambda: recording.node(Kind.ATTRIBUTE, path))
+        super().__init__(tracer, lambda: tracer.node(Kind.ATTRIBUTE, path))
 
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "ndim", "size", "dim", "numel", "is_floating_point", "is_complex"):
@@ -218,47 +218,47 @@ class Held(StandIn):
         return isinstance(self._tensor, classes)
 
 
-class Unread(StandIn):
+class Unread(Proxy):
     """A tensor where a cut does not find it, or not the right one. Nobody may read it."""
 
     __slots__ = ()
 
-    def __init__(self, recording: Recording, reading: str) -> None:
+    def __init__(self, tracer: Tracer, reading: str) -> None:
         def read() -> Node:
-            raise recording.fail(reading)
+            raise tracer.fail(reading)
 
-        super().__init__(recording, read)
+        super().__init__(tracer, read)
 
 
 def _operation(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
     takes_none = function in (operator.getitem, operator.eq, operator.ne)
 
-    def method(self: StandIn, *others: Any) -> Any:
+    def method(self: Proxy, *others: Any) -> Any:
         if len(others) > 1 or (any(other is None for other in others) and not takes_none):
             return NotImplemented  # as a tensor does
-        return self._recording.add(Kind.FUNCTION, function, (*others, self) if reflected else (self, *others))
+        return self._tracer.add(Kind.FUNCTION, function, (*others, self) if reflected else (self, *others))
 
     return method
 
 
 for _name, _function in {**UNARY, **BINARY, **INPLACE}.items():
-    setattr(StandIn, f"__{_name}__", _operation(_function))
+    setattr(Proxy, f"__{_name}__", _operation(_function))
 for _name, _function in BINARY.items():
     if _name != "getitem" and _name not in COMPARISONS:
-        setattr(StandIn, f"__r{_name}__", _operation(_function, reflected=True))
+        setattr(Proxy, f"__r{_name}__", _operation(_function, reflected=True))
 
 
-def standins_in(value: Any) -> Iterator[StandIn]:
-    """Every stand-in inside nested containers."""
-    if issubclass(type(value), StandIn):  # not isinstance: it would ask the stand-in for its class
+def proxies_in(value: Any) -> Iterator[Proxy]:
+    """Every proxy inside nested containers."""
+    if issubclass(type(value), Proxy):  # not isinstance: it would ask the proxy for its class
         yield value
     else:
         for item in items_of(value):
-            yield from standins_in(item)
+            yield from proxies_in(item)
 
 
 def _answers_isinstance(code: CodeType, names: dict[str, Any]) -> bool:
-    """Whether that code may ask for the class of a stand-in: ours, code that is followed, and torch's dispatch."""
+    """Whether that code may ask for the class of a proxy: ours, code that is followed, and torch's dispatch."""
     own = names.get("__builtins__")  # in `__main__` a module
     if (isinstance(own, dict) and "_answers_isinstance" in own) or code.co_filename.startswith(OWN):
         return True

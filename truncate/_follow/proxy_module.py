@@ -1,7 +1,7 @@
-"""Shadows: modules that take the place of a model's own while one forward is followed.
+"""Proxy modules: modules that take the place of a model's own while one forward is followed.
 
-A shadow is an instance of a throw-away subclass of the module's class, with the same Python attributes, whose
-parameters, buffers and children are stand-ins. So the forward of the class itself runs, with its helper methods and
+A proxy module is an instance of a throw-away subclass of the module's class, with the same Python attributes, whose
+parameters, buffers and children are proxies. So the forward of the class itself runs, with its helper methods and
 properties, nothing global is patched, and what it assigns to ``self`` never reaches the model.
 """
 
@@ -22,8 +22,8 @@ from truncate._follow.builtins import CachedFunction, builtin_seen, with_own_bui
 from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
 from truncate._follow.objects import PLAIN, is_opaque, revive
-from truncate._follow.proxy import Recording, StandIn
-from truncate._follow.replaced import PLACE, STANDS_FOR
+from truncate._follow.proxy import Proxy, Tracer
+from truncate._follow.replaced import POSITION, STANDS_FOR
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached
 
@@ -31,12 +31,12 @@ _MODULE_STATE = frozenset(vars(nn.Module()))
 _ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
 
 
-class Shadows:
-    """The shadows of one module and of everything below it, each made when it is asked for."""
+class ProxyModules:
+    """The proxy modules of one module and of everything below it, each made when it is asked for."""
 
-    def __init__(self, root: nn.Module, recording: Recording) -> None:
+    def __init__(self, root: nn.Module, tracer: Tracer) -> None:
         self.root = root
-        self.recording = recording
+        self.tracer = tracer
         self._made: dict[str, Any] = {}
         self.changed: set[str] = set()  # paths of children of which the forward set an attribute
         self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
@@ -45,35 +45,35 @@ class Shadows:
         self._paths: dict[int, str] | None = None
 
     def at(self, path: str, module: nn.Module) -> Any:
-        """The shadow of the module at `path` below the root."""
+        """The proxy module of the module at `path` below the root."""
         if path not in self._made:
             self._made[path] = self._make(path, module)
         return self._made[path]
 
     def _make(self, path: str, module: nn.Module) -> Any:
         if isinstance(module, torch.jit.ScriptModule):
-            return _Compiled(self.recording, path)
+            return _Compiled(self.tracer, path)
         kind: Any = type(module)
-        shadow = object.__new__(Unopened)
-        shadow.__dict__.update({PLACE: (self, path), _ORIGINAL: module})
+        proxy = object.__new__(Unopened)
+        proxy.__dict__.update({POSITION: (self, path), _ORIGINAL: module})
         if path == "" or _answers_operators(kind):
-            self.open(shadow)
-        return shadow
+            self.open(proxy)
+        return proxy
 
-    def open(self, shadow: Any) -> None:
-        """Gives a shadow its class and attributes. Most are only called, and never opened."""
-        state = shadow.__dict__
-        path, module = state[PLACE][1], state.pop(_ORIGINAL)
+    def open(self, proxy: Any) -> None:
+        """Gives a proxy module its class and attributes. Most are only called, and never opened."""
+        state = proxy.__dict__
+        path, module = state[POSITION][1], state.pop(_ORIGINAL)
         original: Any = type(module)
-        shadow.__class__ = _shadow_class(original)
-        self._made[path] = shadow  # before its attributes are looked at: they may lead back to it
+        proxy.__class__ = _proxy_class(original)
+        self._made[path] = proxy  # before its attributes are looked at: they may lead back to it
         prefix = f"{path}." if path else ""
         state.update(module.__dict__)
-        state.pop("training", None)  # answered by the property of Shadow
+        state.pop("training", None)  # answered by the property of ProxyModule
         for tensors in ("_parameters", "_buffers"):
             state[tensors] = _Lazy(
                 state[tensors],
-                lambda name, value: self.recording.held(prefix + name, value),
+                lambda name, value: self.tracer.held(prefix + name, value),
                 lambda: self.changed.add(path),
             )
         state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
@@ -84,19 +84,19 @@ class Shadows:
             if name in _MODULE_STATE:
                 continue
             if name in changing and (path or type(value) in (int, float, bool)):
-                del state[name]  # answered by __getattr__ of Shadow
+                del state[name]  # answered by __getattr__ of ProxyModule
             elif type(value) is float:
                 state[name] = Constant(value)
             elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
 
     def _translate(self, value: Any, path: str) -> Any:
-        """What the forward finds in a Python attribute: modules and tensors that it reaches there are stand-ins too."""
+        """What the forward finds in a Python attribute: modules and tensors that it reaches there are proxies too."""
         if isinstance(value, torch.Tensor):
-            return self.recording.held(path, value)
+            return self.tracer.held(path, value)
         if isinstance(value, nn.Module):
-            place = self.path_of(value)
-            return value if place is None else self.at(place, value)
+            position = self.path_of(value)
+            return value if position is None else self.at(position, value)
         if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
             owner = self._translate(value.__self__, path)
             return types.MethodType(with_own_builtins(value.__func__), owner)
@@ -113,11 +113,11 @@ class Shadows:
         return value
 
     def _container(self, value: Any, path: str) -> Any:
-        """The forward may fill a list or dict: on stand-ins a copy of it, in this run."""
+        """The forward may fill a list or dict: on proxies a copy of it, in this run."""
         plain = type(value) in (list, tuple, dict)
         if plain and _holds_module(value):
             seen = map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
-        elif self.recording.is_on_real_values:
+        elif self.tracer.is_on_real_values:
             seen = value
         else:
             seen = map_nested(value, lambda item: item) if plain else copy.copy(value)
@@ -142,7 +142,7 @@ def _holds_module(value: Any) -> bool:
 
 
 class _Lazy(dict):  # type: ignore[type-arg]
-    """Parameters, buffers or children by name, each replaced by its stand-in when it is asked for."""
+    """Parameters, buffers or children by name, each replaced by its proxy when it is asked for."""
 
     def __init__(
         self, real: dict[str, Any], make: Callable[[str, Any], Any], replaced: Callable[[], None] = lambda: None
@@ -150,7 +150,7 @@ class _Lazy(dict):  # type: ignore[type-arg]
         super().__init__(real)
         self._make = make
         self._made: dict[str, Any] = {}
-        self._replaced = replaced  # told if one is replaced other than by an attribute of the shadow
+        self._replaced = replaced  # told if one is replaced other than by an attribute of the proxy module
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
@@ -180,24 +180,24 @@ class _Lazy(dict):  # type: ignore[type-arg]
 
 
 class _Compiled:
-    """The shadow of a TorchScript module: it can be called, and nothing else is known of it."""
+    """The proxy module of a TorchScript module: it can be called, and nothing else is known of it."""
 
-    def __init__(self, recording: Recording, path: str) -> None:
-        self._recording = recording
+    def __init__(self, tracer: Tracer, path: str) -> None:
+        self._tracer = tracer
         self._path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._recording.child(self._path, args, kwargs)
+        return self._tracer.child(self._path, args, kwargs)
 
 
 class Unopened:
-    """A shadow that nothing was asked of yet. It can be called; at the first question it becomes a `Shadow`."""
+    """A proxy module that nothing was asked of yet. Called, it stays so; a question makes it a `ProxyModule`."""
 
     _truncate_stands_for: Any = None  # asking for the class tells
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        shadows, path = object.__getattribute__(self, "__dict__")[PLACE]
-        return shadows.recording.child(path, args, kwargs)
+        proxies, path = object.__getattribute__(self, "__dict__")[POSITION]
+        return proxies.tracer.child(path, args, kwargs)
 
     def __getattribute__(self, name: str) -> Any:
         state = object.__getattribute__(self, "__dict__")
@@ -205,15 +205,15 @@ class Unopened:
             return state
         if name == "__class__":  # `isinstance` does not expect that the answer changes the object
             kind: Any = type(state[_ORIGINAL])
-            return _shadow_class(kind)
-        state[PLACE][0].open(self)
+            return _proxy_class(kind)
+        state[POSITION][0].open(self)
         return getattr(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "__class__":
             object.__setattr__(self, name, value)
         else:
-            self.__dict__[PLACE][0].open(self)
+            self.__dict__[POSITION][0].open(self)
             setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
@@ -284,80 +284,80 @@ class _Whole(Protocol):
     def forward(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-class Shadow:
-    """What every shadow does differently from the class whose place it takes."""
+class ProxyModule:
+    """What every proxy module does differently from the class whose place it takes."""
 
     def __init_subclass__(cls) -> None:
         """Ends here: a class that registers its subclasses must not see a throw-away one."""
 
     def __call__(self: _Whole, *args: Any, **kwargs: Any) -> Any:
-        place = self.__dict__.get(PLACE)
-        if place is None:  # made while the forward ran, such as a slice of a ModuleList
+        position = self.__dict__.get(POSITION)
+        if position is None:  # made while the forward ran, such as a slice of a ModuleList
             return self.forward(*args, **kwargs)
-        shadows, path = place
-        if any(changed == path or changed.startswith(f"{path}.") for changed in shadows.changed):
-            raise shadows.recording.fail(f"sets an attribute of {path!r} and then calls it")
-        return shadows.recording.child(path, args, kwargs)
+        proxies, path = position
+        if any(changed == path or changed.startswith(f"{path}.") for changed in proxies.changed):
+            raise proxies.tracer.fail(f"sets an attribute of {path!r} and then calls it")
+        return proxies.tracer.child(path, args, kwargs)
 
     @property
     def training(self) -> Any:
-        place = self.__dict__.get(PLACE)
-        if place is None:
+        position = self.__dict__.get(POSITION)
+        if position is None:
             return False
-        shadows, path = place
-        recording, flag = shadows.recording, join(path, "training")
-        if recording.compares_bools:
-            return recording.decide(flag)
-        return StandIn(recording, lambda: recording.node(Kind.ATTRIBUTE, flag))
+        proxies, path = position
+        tracer, flag = proxies.tracer, join(path, "training")
+        if tracer.compares_bools:
+            return tracer.decide(flag)
+        return Proxy(tracer, lambda: tracer.node(Kind.ATTRIBUTE, flag))
 
     @training.setter
     def training(self, value: bool) -> None:
-        if PLACE in self.__dict__:
-            raise self.__dict__[PLACE][0].recording.fail("changes the mode of a module")
+        if POSITION in self.__dict__:
+            raise self.__dict__[POSITION][0].tracer.fail("changes the mode of a module")
 
     def __getattr__(self, name: str) -> Any:
-        place = self.__dict__.get(PLACE)
+        position = self.__dict__.get(POSITION)
         kind: Any = type(self)
-        if place is None or name not in _attributes_set(kind):
+        if position is None or name not in _attributes_set(kind):
             return super().__getattr__(name)  # type: ignore[misc]
-        shadows, path = place
-        original = vars(descend(shadows.root, path))
-        if name not in original and not shadows.recording.was_called(path):
-            shadows.missed.add(join(path, name))
+        proxies, path = position
+        original = vars(descend(proxies.root, path))
+        if name not in original and not proxies.tracer.was_called(path):
+            proxies.missed.add(join(path, name))
             return super().__getattr__(name)  # type: ignore[misc]
         if path:  # what the child's own forward left there
-            return shadows.recording.left_behind(f"{path}.{name}", original.get(name))
-        shadows.numbers_read.add(name)
+            return proxies.tracer.left_behind(f"{path}.{name}", original.get(name))
+        proxies.numbers_read.add(name)
         return original[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if PLACE not in self.__dict__:
+        if POSITION not in self.__dict__:
             object.__setattr__(self, name, value)
             return
-        shadows, path = self.__dict__[PLACE]
-        recording = shadows.recording
-        if name in shadows.numbers_read or (name in shadows.missed and type(value) in (int, float)):
-            raise recording.fail(f"keeps the number or flag {name!r} from call to call")
+        proxies, path = self.__dict__[POSITION]
+        tracer = proxies.tracer
+        if name in proxies.numbers_read or (name in proxies.missed and type(value) in (int, float)):
+            raise tracer.fail(f"keeps the number or flag {name!r} from call to call")
         for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
             if name in held:
-                recording.add(Kind.ASSIGN, join(path, name), (value,))
+                tracer.add(Kind.ASSIGN, join(path, name), (value,))
                 held.assign(name, value)
                 return
         if path:
-            shadows.changed.add(path)  # seen by what is asked of the shadow, but not by the child when it is called
-        elif isinstance(value, torch.Tensor | StandIn) and recording.was_read(name):
-            raise recording.fail(f"keeps a tensor in its attribute {name!r} from call to call")
+            proxies.changed.add(path)  # the proxy module shows it, but the child that is called does not
+        elif isinstance(value, torch.Tensor | Proxy) and tracer.was_read(name):
+            raise tracer.fail(f"keeps a tensor in its attribute {name!r} from call to call")
         object.__setattr__(self, name, value)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        raise self.__dict__[PLACE][0].recording.fail("copies a module")
+        raise self.__dict__[POSITION][0].tracer.fail("copies a module")
 
     def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
-        shadows, path = self.__dict__[PLACE]
-        return shadows.recording.hooked(path, hook, options)
+        proxies, path = self.__dict__[POSITION]
+        return proxies.tracer.hooked(path, hook, options)
 
     def _refuse_hook(self, *_: Any, **__: Any) -> Any:
-        raise self.__dict__[PLACE][0].recording.refuse_hook()
+        raise self.__dict__[POSITION][0].tracer.refuse_hook()
 
     register_forward_pre_hook = register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
 
@@ -373,18 +373,18 @@ def is_chain(module: nn.Module) -> bool:
     return type(module).forward is nn.Sequential.forward and not own
 
 
-def entry_of(shadow: Any) -> Callable[..., Any]:
-    """What runs when the module of a shadow is called: its forward, or all that its class does around it."""
-    call = type(shadow).__mro__[2].__call__
-    return shadow.forward if call.__module__.startswith("torch.") else functools.partial(call, shadow)
+def entry_of(proxy: Any) -> Callable[..., Any]:
+    """What runs when the module of a proxy module is called: its forward, or all that its class does around it."""
+    call = type(proxy).__mro__[2].__call__
+    return proxy.forward if call.__module__.startswith("torch.") else functools.partial(call, proxy)
 
 
-def is_shadow(value: Any) -> bool:
-    return issubclass(type(value), (Shadow, Unopened, _Compiled))
+def is_proxy_module(value: Any) -> bool:
+    return issubclass(type(value), (ProxyModule, Unopened, _Compiled))
 
 
 @functools.lru_cache(maxsize=256)  # no more: a class that is cached here lives on
-def _shadow_class(cls: type) -> type:
+def _proxy_class(cls: type) -> type:
     members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, STANDS_FOR: cls}
     for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
         for name, value in vars(base).items():
@@ -395,4 +395,4 @@ def _shadow_class(cls: type) -> type:
                 members[name] = property(fget, fset, fdel, value.__doc__)
             elif isinstance(value, (types.FunctionType, CachedFunction)) and not name.startswith("__"):
                 members[name] = with_own_builtins(value)
-    return type(cls)(cls.__name__, (Shadow, cls), members)
+    return type(cls)(cls.__name__, (ProxyModule, cls), members)

@@ -11,12 +11,12 @@ import torch
 
 from truncate._follow.constants import Constant
 from truncate._follow.numbers import Traced, fixed
-from truncate._follow.proxy import Held, StandIn, running
+from truncate._follow.proxy import Held, Proxy, running
 from truncate._graph import Kind, Shape, map_nested
 
 ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
-STANDS_FOR = "_truncate_stands_for"  # on the class of a shadow: that whose place it takes
-PLACE = "_truncate_place"  # in a shadow's __dict__: its shadows and its dotted path
+STANDS_FOR = "_truncate_stands_for"  # on the class of a proxy module: that whose place it takes
+POSITION = "_truncate_place"  # in a proxy module's __dict__: its proxy modules and its dotted path
 
 
 def computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -32,8 +32,8 @@ def fixing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _isinstance(value: Any, classes: Any) -> bool:
-    if issubclass(type(value), StandIn):
-        return value._recording.is_instance(value, classes)
+    if issubclass(type(value), Proxy):
+        return value._tracer.is_instance(value, classes)
     answer = isinstance(value, classes)
     if running.now is not None:
         running.now.asked_for_class(value, classes, answer)
@@ -41,22 +41,22 @@ def _isinstance(value: Any, classes: Any) -> bool:
 
 
 def _hasattr(value: Any, name: str) -> bool:
-    if not issubclass(type(value), StandIn) or type(value) is Held:
+    if not issubclass(type(value), Proxy) or type(value) is Held:
         return hasattr(value, name)
-    if value._recording.is_instance(value, torch.Tensor):
+    if value._tracer.is_instance(value, torch.Tensor):
         return hasattr(torch.Tensor, name)
-    raise value._recording.fail(f"asks whether a value has {name!r}")
+    raise value._tracer.fail(f"asks whether a value has {name!r}")
 
 
 def _getattr(value: Any, name: str, *default: Any) -> Any:
-    if default and issubclass(type(value), StandIn) and not _hasattr(value, name):
+    if default and issubclass(type(value), Proxy) and not _hasattr(value, name):
         return default[0]
     return getattr(value, name, *default)
 
 
 def _len(value: Any) -> Any:
-    if issubclass(type(value), StandIn):
-        return value._recording.add(Kind.FUNCTION, len, (value,))
+    if issubclass(type(value), Proxy):
+        return value._tracer.add(Kind.FUNCTION, len, (value,))
     return value.shape[0] if isinstance(value, torch.Tensor) else len(value)
 
 
@@ -83,17 +83,17 @@ class _Replaced(type):
 
 
 def _type(*args: Any, **kwargs: Any) -> Any:
-    if len(args) == 1 and issubclass(type(args[0]), StandIn):
-        if args[0]._recording.is_instance(args[0], torch.Tensor):
+    if len(args) == 1 and issubclass(type(args[0]), Proxy):
+        if args[0]._tracer.is_instance(args[0], torch.Tensor):
             return torch.Tensor
-        raise args[0]._recording.fail("asks for the type of a value")
+        raise args[0]._tracer.fail("asks for the type of a value")
     if len(args) != 1 or kwargs:
         return type(*args, **kwargs)
     kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(real_of(args[0]))
     if kind is Shape:
         return torch.Size
     if hasattr(kind, STANDS_FOR):
-        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(PLACE, (None, ""))[1] else kind
+        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(POSITION, (None, ""))[1] else kind
     return next((own for own in _OWN_TYPES if own.real is kind), kind)
 
 
@@ -133,6 +133,6 @@ _OWN_TYPES = [OWN[name] for name in ("int", "float", "range", "type")]
 
 
 def real_of(value: Any) -> Any:
-    """The real class behind one of these, for whoever is handed one; and the real number."""
+    """The real class of one of these, for whoever is handed one; and the real number."""
     kind = type(value)
     return value.real if kind is _Replaced else float(value) if kind is Constant else value

@@ -1,4 +1,4 @@
-"""Following a forward: one run of it on stand-ins for each way that it can go in training and in evaluation."""
+"""Following a forward: one run of it on proxies for each way that it can go in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given
-from truncate._follow.mutations import Written
+from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.objects import PLAIN, hides, is_opaque
-from truncate._follow.proxy import Held, StandIn, Unread, recording_is, running, standins_in
-from truncate._follow.proxy_module import Shadows, compares_bools, entry_of, is_chain, is_shadow
+from truncate._follow.proxy import Held, Proxy, Unread, proxies_in, running, tracing_with
+from truncate._follow.proxy_module import ProxyModules, compares_bools, entry_of, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
 from truncate._follow.unheard import Functions
 from truncate._graph import (
     DUNDER,
-    Body,
     Call,
+    Graph,
     Kind,
     Known,
     Node,
@@ -47,7 +47,7 @@ from truncate._sandbox import random_state_watched
 class Children(Protocol):
     """What a run asks about the calls of children in its graph."""
 
-    def outline(self, node: Node) -> Any:
+    def structure(self, node: Node) -> Any:
         """What is known of a value in the graph of the parent, such as what a child returns."""
 
     def filled(self, node: Node) -> list[Any] | None:
@@ -57,35 +57,35 @@ class Children(Protocol):
         """Whether several modules of the model hold a list or dict."""
 
 
-def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Body]:
+def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Graph]:
     """All ways through the forward of `module`, its children as leaves; the way of its present mode is first.
 
     A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
     """
     if is_chain(module) and len(call.args) == 1 and next(containers_in(call.args), None) is None:
         return [_chain(module, call)]
-    bodies: list[Body] = []
+    graphs: list[Graph] = []
     pending: list[dict[str, bool]] = [{}]
     while pending:
         decisions = pending.pop()
-        run = _Run(module, decisions, children)
+        tracer = Tracer(module, decisions, children)
         try:
-            bodies.append(run.body(call))
+            graphs.append(tracer.graph(call))
         except Exception as error:
             explained = explain(error, module, where)
-            if not bodies:
+            if not graphs:
                 raise explained from error
-            bodies.append(Body([], None, run.decisions, str(explained)))
+            graphs.append(Graph([], None, tracer.decisions, str(explained)))
         finally:
             # Every flag that this run asked for without being told can go the other way too.
-            asked = [flag for flag in run.decisions if flag not in decisions]
+            asked = [flag for flag in tracer.decisions if flag not in decisions]
             for position, flag in enumerate(asked):
-                taken = {name: run.decisions[name] for name in [*decisions, *asked[:position]]}
-                pending.append({**taken, flag: not run.decisions[flag]})
-    return bodies
+                taken = {name: tracer.decisions[name] for name in [*decisions, *asked[:position]]}
+                pending.append({**taken, flag: not tracer.decisions[flag]})
+    return graphs
 
 
-def _chain(module: nn.Module, call: Call) -> Body:
+def _chain(module: nn.Module, call: Call) -> Graph:
     """The body of a plain Sequential, which need not be run to be known."""
     value = call.args[0]
     nodes: list[Node] = []
@@ -95,24 +95,24 @@ def _chain(module: nn.Module, call: Call) -> Body:
     for name in module._modules:
         value = Node(Kind.CHILD, name, (value,), index=len(nodes))
         nodes.append(value)
-    return Body(nodes, value, {})
+    return Graph(nodes, value, {})
 
 
 class _Recorder(TorchFunctionMode):
-    """Sees every torch function that this thread calls, those too that take no stand-in, such as ``torch.arange``."""
+    """Sees every torch function that this thread calls, those too that take no proxy, such as ``torch.arange``."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, tracer: Tracer) -> None:
         super().__init__()
-        self._run = run
+        self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if running.now is not self._run:  # meanwhile a child is followed, of which this run has a question
+        if running.now is not self._tracer:  # meanwhile a child is followed, of which this run has a question
             return func(*args, **(kwargs or {}))
-        return self._run.function(func, args, kwargs or {})
+        return self._tracer.function(func, args, kwargs or {})
 
 
-class _Run(Written):
-    """One run of one forward on stand-ins; a `Recording`."""
+class Tracer(GraphBuilder):
+    """One run of one forward on proxies; a `Recording`."""
 
     is_on_real_values = False
 
@@ -137,7 +137,7 @@ class _Run(Written):
         """The ids of what the modules hold: configurations and the like, which are shared and not copied."""
         return {id(value) for held in self.module.modules() for value in vars(held).values()}
 
-    def body(self, call: Call) -> Body:
+    def graph(self, call: Call) -> Graph:
         forward = inspect.unwrap(type(self.module).forward).__code__
         tested = names_tested_for_none(forward)
 
@@ -146,14 +146,14 @@ class _Run(Written):
                 return value
             entered = self.node(Kind.INPUT, value.target)
             entered.known = value.known
-            asked = value.target in tested or (self._answering and is_known(self.outline(entered)))
-            return self._answerable(StandIn(self, entered)) if asked else StandIn(self, entered)
+            asked = value.target in tested or (self._answering and is_known(self.structure(entered)))
+            return self._answerable(Proxy(self, entered)) if asked else Proxy(self, entered)
 
-        with recording_is(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
+        with tracing_with(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
             args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
             given = Given((*args, *kwargs.values()))
-            self._shadows = Shadows(self.module, self)
-            entry = entry_of(self._shadows.at("", self.module))
+            self._proxies = ProxyModules(self.module, self)
+            entry = entry_of(self._proxies.at("", self.module))
             with self._ran.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
@@ -168,17 +168,17 @@ class _Run(Written):
         if misled is not None:
             if self._answering:
                 raise self.fail(f"asks whether a value is {compared} that {self._origin(misled)}")
-            again = _Run(self.module, self.decisions, self._children, answering=True)
-            body = again.body(call)
+            again = Tracer(self.module, self.decisions, self._children, answering=True)
+            graph = again.graph(call)
             self.decisions.update(again.decisions)
-            return body
+            return graph
         filled = self.told(given.changes, given.containers)
-        fills, constants = self._shadows.filled, self._constants
-        return Body(
+        fills, constants = self._proxies.filled, self._constants
+        return Graph(
             self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills
         )
 
-    def held(self, path: str, tensor: torch.Tensor) -> StandIn:
+    def held(self, path: str, tensor: torch.Tensor) -> Proxy:
         """What the forward sees in place of a tensor that the module holds."""
         if not isinstance(tensor, nn.Parameter) and self._has_hooks_below and not self._is_registered(tensor):
             return Unread(self, f"reads the tensor {path!r}, which hooks on the modules that it calls may set")
@@ -208,7 +208,7 @@ class _Run(Written):
             reading = f"reads what {path!r} has put into a list or dict"
             self.fill(path, containers, self._children.filled(returned._node), lambda n, key: Unread(self, reading))
         tested = names_tested_for_none(caller.f_code)
-        if self._answering and is_known(self.outline(returned._node)):
+        if self._answering and is_known(self.structure(returned._node)):
             return self._answerable(returned)
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
 
@@ -217,15 +217,15 @@ class _Run(Written):
         calls = self.calls_of(path.rpartition(".")[0])
         if not calls and type(value) in PLAIN:
             raise self.fail(f"reads {path!r} before that module has set it in this call")
-        return StandIn(self, self.node(Kind.ATTRIBUTE, path, calls))
+        return Proxy(self, self.node(Kind.ATTRIBUTE, path, calls))
 
-    def _answerable(self, standin: StandIn) -> Any:
-        """A stand-in of which one may ask whether it, or a part of it, is None: Python cannot ask a stand-in that."""
-        outline = self.outline(standin._node)
-        if not is_known(outline):
+    def _answerable(self, proxy: Proxy) -> Any:
+        """A proxy of which one may ask whether it, or a part of it, is None: Python cannot ask a proxy that."""
+        structure = self.structure(proxy._node)
+        if not is_known(structure):
             raise self.fail("asks whether a value is None that another module returns")
-        self._answered.add(standin._node)
-        return fill(outline, standin)
+        self._answered.add(proxy._node)
+        return fill(structure, proxy)
 
     def _misled(self) -> Iterator[tuple[Node, str]]:
         """The values that may be what the forward compared them with by ``is``, and what that was."""
@@ -234,25 +234,25 @@ class _Run(Written):
         yield from ((node, "True or False") for node in asked if self._may_be_bool(node))
 
     def _may_be_none(self, node: Node) -> bool:
-        """Whether the value of a node may be None, and a stand-in for it was handed out."""
-        if _whole(node) in self._answered and self.outline(node) is None:
+        """Whether the value of a node may be None, and a proxy for it was handed out."""
+        if _whole(node) in self._answered and self.structure(node) is None:
             return False
-        known = self.outline(node)
+        known = self.structure(node)
         return known is None or known is Known.NOTHING
 
     def _may_be_bool(self, node: Node) -> bool:
-        known = self.outline(node)
+        known = self.structure(node)
         return known in (Known.GIVEN, Known.NOTHING) or (type(known) is bool and _whole(node) not in self._answered)
 
     def _origin(self, node: Node) -> str:
         origins = {Kind.INPUT: "is a part of an argument", Kind.CHILD: "another module returns"}
         return origins.get(_whole(node).kind, "it computes")
 
-    def outline(self, node: Node) -> Any:
+    def structure(self, node: Node) -> Any:
         """What is known of a value."""
         self._ran.pause()  # to know what a child returns it may have to be followed
         try:
-            found = self._children.outline(node)
+            found = self._children.structure(node)
         finally:
             self._ran.resume()
         source = _whole(node)
@@ -262,25 +262,25 @@ class _Run(Written):
 
     def is_surely_tensor(self, value: Any) -> bool:
         kind = type(value)
-        return kind is Unread or (issubclass(kind, StandIn) and self.outline(value._node) is Known.TENSOR)
+        return kind is Unread or (issubclass(kind, Proxy) and self.structure(value._node) is Known.TENSOR)
 
-    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> StandIn:
+    def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Proxy:
         lowered = tuple([self.lower(arg) for arg in args])
         named = {key: self.lower(value) for key, value in kwargs.items()} if kwargs else {}
-        return StandIn(self, self.node(kind, target, lowered, named))
+        return Proxy(self, self.node(kind, target, lowered, named))
 
     def lower(self, value: Any) -> Any:
-        """Stand-ins to their nodes, inside nested containers too."""
+        """Proxies to their nodes, inside nested containers too."""
         value = real_of(value)
         if type(value) in PLAIN:
             return value
         if id(value) in self._objects:
             return self._objects[id(value)][0]
-        if issubclass(type(value), StandIn):
-            if value._recording is not self:
+        if issubclass(type(value), Proxy):
+            if value._tracer is not self:
                 raise self.fail("uses a value that another call of a forward left behind")
             return value._node
-        if is_shadow(value):
+        if is_proxy_module(value):
             raise self.fail("passes a module as an argument")
         if is_container(value):
             return map_nested(value, self.lower)
@@ -288,7 +288,7 @@ class _Run(Written):
             return self._constant(value)
         if isinstance(value, torch.Generator):
             raise self.fail("draws random numbers of its own, from a torch.Generator")
-        if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), StandIn)):
+        if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), Proxy)):
             raise self.fail(f"hides a value in a {type(value).__name__}")
         if is_opaque(value) and id(value) not in self._own:
             # A child may change it: each run gets a copy of it as it is now.
@@ -302,7 +302,7 @@ class _Run(Written):
             if held is tensor:
                 return self.node(Kind.ATTRIBUTE, path)
         filled_by_others = [items_of(value) for value in users_frame().f_globals.values()]
-        filled_by_others += [value for _, value, _ in self._shadows.containers if self._children.is_shared(value)]
+        filled_by_others += [value for _, value, _ in self._proxies.containers if self._children.is_shared(value)]
         found_there = any(tensor is other for other in tensors_in(filled_by_others))
         if self._has_hooks_below or tensor.grad_fn is not None or found_there:
             raise self.fail(
@@ -320,7 +320,7 @@ class _Run(Written):
             if frame is None or frame.f_code.co_name == "_call_impl":
                 return
             caller = frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
-            if isinstance(caller, nn.Module) and not is_shadow(caller) and id(caller) in self._modules:
+            if isinstance(caller, nn.Module) and not is_proxy_module(caller) and id(caller) in self._modules:
                 raise self.fail(f"calls a {type(caller).__name__} of the model through something that is no module")
             frame = frame.f_back  # type: ignore[assignment]
 
@@ -333,7 +333,7 @@ class _Run(Written):
         if func is torch._C._set_grad_enabled:
             self._contexts.grad_was_set(*args)
         name = getattr(func, "__name__", "")
-        on_nothing = next(standins_in((args, kwargs)), None) is None
+        on_nothing = next(proxies_in((args, kwargs)), None) is None
         if on_nothing and not returns_tensor(func) and (not name.endswith("_") or name.endswith("__")):
             return func(*args, **kwargs)
         self._refuse_hidden_module()
@@ -359,15 +359,15 @@ class _Run(Written):
             self.decisions[flag] = descend(self.module, flag.rpartition(".")[0]).training
         return self.decisions[flag]
 
-    def is_instance(self, standin: StandIn, classes: Any) -> bool:
-        if type(standin) is Held:
-            return standin.is_instance(classes)
-        outline = self.outline(standin._node)
-        if outline is Known.TENSOR:
+    def is_instance(self, proxy: Proxy, classes: Any) -> bool:
+        if type(proxy) is Held:
+            return proxy.is_instance(classes)
+        structure = self.structure(proxy._node)
+        if structure is Known.TENSOR:
             return any(issubclass(torch.Tensor, cls) for cls in _flat(classes))
-        if type(outline) is Known:
+        if type(structure) is Known:
             raise self.fail("asks for the type of a value with isinstance")
-        return isinstance(outline, classes)
+        return isinstance(structure, classes)
 
 
 def _whole(node: Node) -> Node:

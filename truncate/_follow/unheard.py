@@ -1,7 +1,7 @@
-"""What a stand-in does not hear: ``value is None``, or True or False, which for a stand-in is always answered no.
+"""What a proxy does not hear: ``value is None``, or True or False, which for a proxy is always answered no.
 
-So the functions that ran on stand-ins are looked at afterwards. Where one of them asks that of anything but a plain
-attribute or an argument of the forward, every stand-in must have been for something that is none of these. Nor does one
+So the functions that ran on proxies are looked at afterwards. Where one of them asks that of anything but a plain
+attribute or an argument of the forward, every proxy must have been for something that is none of these. Nor does one
 hear ``type(value)`` in functions of which no copy was made, ``match``, and whether two values are the same object.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, NoneType
 from typing import Any
 
-from truncate._follow.proxy import StandIn, Unread, standins_in
+from truncate._follow.proxy import Proxy, Unread, proxies_in
 from truncate._graph import Node
 from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
 
@@ -23,7 +23,7 @@ class Functions:
 
     def __init__(self) -> None:
         self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those of which it asks that
-        self._asked: dict[type, list[StandIn]] = {kind: [] for kind in _KINDS}  # what was given for these
+        self._asked: dict[type, list[Proxy]] = {kind: [] for kind in _KINDS}  # what was given for these
         self._unheard: str | None = None
         self._watch: Callable[[Any], None] | None = None
         self._seen = True
@@ -54,14 +54,14 @@ class Functions:
         code = frame.f_code
         if "type" in code.co_names and "_answers_isinstance" not in frame.f_builtins and self._unheard is None:
             given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
-            if _is_theirs(code) and next(standins_in(given), None) is not None:
+            if _is_theirs(code) and next(proxies_in(given), None) is not None:
                 self._unheard = "asks for the type of a value"
         names = self._parameters.get(code)
         if names is None:
             kinds = _KINDS if _is_theirs(code) else ()
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
-            self._asked[kind] += standins_in(frame.f_locals.get(name))
+            self._asked[kind] += proxies_in(frame.f_locals.get(name))
 
     @property
     def unheard(self) -> str | None:
@@ -76,7 +76,7 @@ class Functions:
         stored = frozenset().union(*map(attributes_stored, theirs))
         if not self._seen or any(_asks_anything(code, kind, stored) for code in theirs):
             yield from values
-        yield from (standin._node for standin in self._asked[kind] if type(standin) is not Unread)
+        yield from (proxy._node for proxy in self._asked[kind] if type(proxy) is not Unread)
 
 
 def _is_theirs(code: CodeType) -> bool:

@@ -91,14 +91,14 @@ def declared_types(module: nn.Module) -> dict[str, Any]:
         return {}
 
 
-def call_of_node(module: nn.Module, node: Node, outline: Callable[[Node], Any]) -> Call:
-    """The call of a child that a node of its parent's graph makes; `outline` knows the values of that graph."""
+def call_of_node(module: nn.Module, node: Node, structure: Callable[[Node], Any]) -> Call:
+    """The call of a child that a node of its parent's graph makes; `known structure` knows the values of that graph."""
     names = iter(_input_names(module, node))
 
     def enter(value: Any) -> Any:
         if type(value) is not Node:
             return value
-        return Node(Kind.INPUT, next(names), known=functools.partial(outline, value))
+        return Node(Kind.INPUT, next(names), known=functools.partial(structure, value))
 
     call = Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
     if module._forward_pre_hooks:  # they see all arguments, as they are

@@ -47,7 +47,7 @@ class Node:
     decides: bool = False  # a check that other inputs would go the way that was recorded
     unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
     observed: Observed | None = None  # for a CHILD that ran for real
-    known: Callable[[], Any] | None = None  # for an INPUT: the outline of what the caller passes
+    known: Callable[[], Any] | None = None  # for an INPUT: the known structure of what the caller passes
     name: str = ""  # how an operation is written as a target; empty if it is no place to stop
 
     def inputs(self) -> list[Node]:
@@ -56,7 +56,7 @@ class Node:
 
 
 @dataclasses.dataclass(eq=False)
-class Body:
+class Graph:
     """One way through a forward: what ran when the flags in `modes` had those values."""
 
     nodes: list[Node]
@@ -68,7 +68,7 @@ class Body:
     # arguments (`_filled`); None: not known
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
-    asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose outline this way relies on
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose known structure this way relies on
     fills: list[str] = dataclasses.field(default_factory=list)  # attributes: the lists and dicts there that it changes
 
     @property
@@ -104,7 +104,7 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
 
     Knows tuples and named tuples, lists, dicts and their subclasses, slices and dataclasses.
     """
-    kind = type(value)  # not isinstance, which would ask a stand-in for its class
+    kind = type(value)  # not isinstance, which would ask a proxy for its class
     if kind is tuple:
         return tuple([map_nested(item, function) for item in value])
     if kind is torch.Size or kind is Shape:  # which hold numbers alone

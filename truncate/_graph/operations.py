@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._graph.graph import Body, Kind, Node, nodes_in
+from truncate._graph.graph import Graph, Kind, Node, nodes_in
 
 UNARY = {"neg": operator.neg, "pos": operator.pos, "invert": operator.invert, "abs": operator.abs}
 BINARY = {
@@ -127,7 +127,7 @@ def is_repeatable(node: Node) -> bool:
     """Whether an operation (not a child) gives the same again when it is run again on the same values."""
     if node.kind is Kind.ATTRIBUTE:
         return not node.args
-    if node.kind not in (Kind.FUNCTION, Kind.METHOD) or written(node):
+    if node.kind not in (Kind.FUNCTION, Kind.METHOD) or mutated(node):
         return False
     if node.target is getattr or node.target in OPERATORS or node.target in _CONSTRUCTORS:
         return True
@@ -143,7 +143,7 @@ def is_mode(node: Node) -> bool:
     return node.kind is Kind.ATTRIBUTE and node.target.rpartition(".")[2] == "training"
 
 
-def written(node: Node) -> list[Node]:
+def mutated(node: Node) -> list[Node]:
     """The arguments that an operation (not a child) changes in place."""
     if node.kind not in (Kind.FUNCTION, Kind.METHOD):
         return []
@@ -168,9 +168,9 @@ def written(node: Node) -> list[Node]:
     return [target for value in targets for target in nodes_in(value)]
 
 
-def shares_memory_with(node: Node) -> list[Node]:
+def aliases_of(node: Node) -> list[Node]:
     """The arguments of an operation (not of a child) that its value may be, or be a view of."""
-    changed = written(node)
+    changed = mutated(node)
     if changed:  # an operation in place returns what it changes, but for norms, which change their statistics
         if name_of(node) == "set_":  # and takes the memory of another one
             return node.inputs()
@@ -200,15 +200,15 @@ def _is_alias(declared: Any) -> bool:
     return declared.alias_info is not None and not declared.alias_info.is_write
 
 
-def name_operations(body: Body, module: nn.Module) -> None:
+def name_operations(graph: Graph, module: nn.Module) -> None:
     """Names the operations of a forward at which one may stop: ``add``, ``add_1``, ``flatten``, in running order.
 
     Those that only compute with sizes, or only have an effect, are no such places.
     """
     sizes: set[Node] = set()
     used = set(module._modules)
-    checks = _only_checked(body)
-    for node in body.nodes:
+    checks = _only_checked(graph)
+    for node in graph.nodes:
         if node.kind not in (Kind.FUNCTION, Kind.METHOD) or node in checks:
             continue
         reads = node.inputs()
@@ -228,14 +228,14 @@ def name_operations(body: Body, module: nn.Module) -> None:
             node.name = unique
 
 
-def _only_checked(body: Body) -> set[Node]:
+def _only_checked(graph: Graph) -> set[Node]:
     """The checks, and the operations whose values only they read."""
-    if all(node.target is not torch._assert for node in body.nodes):
+    if all(node.target is not torch._assert for node in graph.nodes):
         return set()
     checks: set[Node] = set()
     read_by_checks: set[Node] = set()
-    read = set(nodes_in(body.result))
-    for node in reversed(body.nodes):
+    read = set(nodes_in(graph.result))
+    for node in reversed(graph.nodes):
         is_check = node.target is torch._assert or (node in read_by_checks and node not in read)
         if is_check:
             checks.add(node)

@@ -14,20 +14,20 @@ from truncate._graph.operations import OPERATORS, is_tensor, name_of, returns_te
 
 
 class Known(enum.Enum):
-    """A leaf of an outline, which otherwise is made of containers and constants."""
+    """A leaf of an known structure, which otherwise is made of containers and constants."""
 
     TENSOR = "a tensor"
     GIVEN = "something, not None"
     NOTHING = "nothing is known"
 
 
-Structures = dict[str, Callable[[], Any]]  # the outlines of the inputs of one call, by their names
+Structures = dict[str, Callable[[], Any]]  # the known structures of the inputs of one call, by their names
 
 
-def outline_of(
+def structure_of(
     node: Node, of_child: Callable[[Node], Any], of_other: Callable[[Node], Any], given: Structures | None = None
 ) -> Any:
-    """The outline of the value of a node; `of_child` knows what the call of a child returns, `of_other` all others.
+    """What is known of the value of a node; `of_child` knows what the call of a child returns, `of_other` all others.
 
     Several calls may share one graph: `given` says what this one passes, if it is not the one that was followed.
     """
@@ -63,15 +63,15 @@ def outline_of(
     return Known.GIVEN if certain else Known.NOTHING
 
 
-def _is_of_tensors(node: Node, outline: Callable[[Node], Any]) -> bool:
+def _is_of_tensors(node: Node, structure: Callable[[Node], Any]) -> bool:
     """Whether a value is a tensor, or a part of one, or what torch computes: none of which holds a None."""
     if node.kind in (Kind.INPUT, Kind.CHILD, Kind.ATTRIBUTE, Kind.ASSIGN):
-        return is_tensor(node) or outline(node) is Known.TENSOR
+        return is_tensor(node) or structure(node) is Known.TENSOR
     first = node.args[0] if node.args and type(node.args[0]) is Node else None
     if node.target is getattr:
-        return first is not None and _is_of_tensors(first, outline) and node.args[1] not in _PERHAPS_NONE
+        return first is not None and _is_of_tensors(first, structure) and node.args[1] not in _PERHAPS_NONE
     if node.target is operator.getitem or node.kind is Kind.METHOD:
-        return first is not None and _is_of_tensors(first, outline)
+        return first is not None and _is_of_tensors(first, structure)
     return name_of(node) != "multi_head_attention_forward" and not _is_custom(node)
 
 
@@ -84,20 +84,20 @@ def _is_custom(node: Node) -> bool:
 _PERHAPS_NONE = frozenset(("grad", "grad_fn", "_base", "names"))
 
 
-def is_known(outline: Any) -> bool:
-    return outline is not Known.NOTHING and all(map(is_known, items_of(outline)))
+def is_known(structure: Any) -> bool:
+    return structure is not Known.NOTHING and all(map(is_known, items_of(structure)))
 
 
-def fill(outline: Any, whole: Any) -> Any:
-    """The containers and constants of an outline around the parts of a stand-in for the whole."""
-    if type(outline) is Known:
+def fill(structure: Any, whole: Any) -> Any:
+    """The containers and constants of an known structure around the parts of a proxy for the whole."""
+    if type(structure) is Known:
         return whole
-    if is_dataclass_value(outline):
-        fields = {f: fill(getattr(outline, f), getattr(whole, f)) for f in outline.__dataclass_fields__}
-        return type(outline)(**fields)
-    if issubclass(type(outline), dict):
-        return type(outline)({key: fill(item, whole[key]) for key, item in outline.items()})
-    if issubclass(type(outline), (tuple, list)):
-        parts = [fill(item, whole[i]) for i, item in enumerate(outline)]
-        return type(outline)(*parts) if hasattr(outline, "_fields") else type(outline)(parts)
-    return map_nested(outline, lambda item: item)
+    if is_dataclass_value(structure):
+        fields = {f: fill(getattr(structure, f), getattr(whole, f)) for f in structure.__dataclass_fields__}
+        return type(structure)(**fields)
+    if issubclass(type(structure), dict):
+        return type(structure)({key: fill(item, whole[key]) for key, item in structure.items()})
+    if issubclass(type(structure), (tuple, list)):
+        parts = [fill(item, whole[i]) for i, item in enumerate(structure)]
+        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
+    return map_nested(structure, lambda item: item)

@@ -1,4 +1,4 @@
-"""Photos in a folder: finding them in a stable order, decoding them, and batches of them."""
+"""Images in a folder: finding them in a stable order, decoding them, and batches of them."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Loaded:
     start: int
     stop: int
     kept: list[int]  # the numbers of those that are
-    pictures: Tensor | None  # of these
+    images: Tensor | None  # of these
     failures: dict[int, str]
 
 
@@ -179,11 +179,11 @@ class _Files(Dataset[tuple[int, "Tensor | str"]]):
 def prepared(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
     """A picture as a model takes it, or why it cannot be had."""
     try:
-        picture = decode(path)
+        image = decode(path)
     except Undecodable as error:
         return str(error)
     try:
-        return transform(picture)
+        return transform(image)
     except Exception as error:  # of many kinds, for pictures of one pixel and the like
         return f"cannot be prepared for the model: {brief(error)}"
 
@@ -213,8 +213,8 @@ def _begin(worker: int) -> None:
 
 
 def _collate(items: list[tuple[int, Tensor | str]]) -> Loaded | str:
-    pictures = [item for _, item in items if isinstance(item, Tensor)]
-    shapes = {tuple(picture.shape) for picture in pictures}
+    images = [item for _, item in items if isinstance(item, Tensor)]
+    shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:  # told as a value, since an error would come with the trace of another process
         one, other, *_ = ("×".join(map(str, shape)) for shape in sorted(shapes))
         return (
@@ -225,6 +225,6 @@ def _collate(items: list[tuple[int, Tensor | str]]) -> Loaded | str:
         start=items[0][0],
         stop=items[-1][0] + 1,
         kept=[number for number, item in items if isinstance(item, Tensor)],
-        pictures=default_collate(pictures) if pictures else None,
+        images=default_collate(images) if images else None,
         failures={number: item for number, item in items if isinstance(item, str)},
     )

@@ -1,4 +1,4 @@
-"""The same table, made by Ray Data: photos are read by its tasks, mapped by actors, and written to Parquet files."""
+"""The same table, made by Ray Data: images are read by its tasks, mapped by actors, and written to Parquet files."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _write(
         data = ray.data.from_arrow(blocks)
         read = data.map_batches(_read, fn_args=(worker.transform,), batch_size=None, num_cpus=1)
         extracted = read.map_batches(
-            _Photos,
+            _Images,
             fn_constructor_args=(worker.module.cpu(), worker.device.type, worker.dtype),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(size=actors),
@@ -125,8 +125,8 @@ def _read(batch: dict[str, Any], transform: Callable[[Any], Tensor]) -> dict[str
     }
 
 
-class _Photos:
-    """Extracts from those photos that could be read, and hands on why the others could not."""
+class _Images:
+    """Extracts from those images that could be read, and hands on why the others could not."""
 
     def __init__(self, module: torch.nn.Module, device: str, dtype: torch.dtype | None) -> None:
         self._extract = Extractor(module, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""From photos to shards: what one process does."""
+"""From images to shards: what one process does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from truncate._jobs.shards import Output
 
 @dataclasses.dataclass
 class Worker:
-    """Computes the features of photos with a module that is on the device."""
+    """Computes the features of images with a module that is on the device."""
 
     module: nn.Module
     transform: Callable[[Any], Tensor]
@@ -69,7 +69,7 @@ class Worker:
             if self.strict and loaded.failures:
                 number, reason = next(iter(loaded.failures.items()))
                 raise Stopped(f"{path_text(paths[number])}: {reason}")
-            yield Batch(() if loaded.pictures is None else (loaded.pictures,), {}, len(loaded.kept), loaded, None)
+            yield Batch(() if loaded.images is None else (loaded.images,), {}, len(loaded.kept), loaded, None)
 
     def _forward(self, forward: Forward, batch: Batch) -> Any:
         if not batch.rows:

@@ -3,17 +3,17 @@
 from truncate._plan.cutter import Cutter
 from truncate._plan.division import Division
 from truncate._plan.effects import Effects
-from truncate._plan.locate import Pick
-from truncate._plan.plan import Form, Plan, Slot, Way, assumptions_of
+from truncate._plan.locate import Capture
+from truncate._plan.plan import Branch, Form, Plan, Slot, assumptions_of
 
 __all__ = [
+    "Branch",
+    "Capture",
     "Cutter",
     "Division",
     "Effects",
     "Form",
-    "Pick",
     "Plan",
     "Slot",
-    "Way",
     "assumptions_of",
 ]

@@ -1,4 +1,4 @@
-"""Dividing a model behind one or several places, into pieces that run one after the other."""
+"""Dividing a model after one or several places, into pieces that run one after the other."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ from truncate._graph import Kind, descend, join
 from truncate._plan.crossing import is_clean, values_crossing
 from truncate._plan.cutter import Cutter
 from truncate._plan.effects import Effects
-from truncate._plan.locate import Pick
+from truncate._plan.locate import Capture
 from truncate._plan.plan import Plan
-from truncate._record import Forwards
+from truncate._record import Traces
 from truncate._sandbox import Example
-from truncate._target import Spine, Target
+from truncate._target import Target, TargetPaths
 
 _MOST_TRIED = 64  # places on each side, when a clean one is looked for
 
 
 class Division:
-    """A model, divided behind some places in running order; its last piece ends at some targets."""
+    """A model, divided after some places in running order; its last piece ends at some targets."""
 
-    def __init__(self, model: nn.Module, places: list[Target], targets: list[Target], example: Example | None) -> None:
+    def __init__(
+        self, model: nn.Module, cut_points: list[Target], targets: list[Target], example: Example | None
+    ) -> None:
         self.model = model
-        self.places = places
+        self.cut_points = cut_points
         self.targets = targets
         self.example = example
-        self.spine = Spine([*places, *targets])
-        self.forwards = Forwards(model, self.spine, example)
-        self._effects = Effects(self.forwards)
-        for place in places:
-            if place.is_module and place.module is model:
-                raise TruncateError(f"{place.text!r} is the model itself, and nothing follows it")
+        self.paths = TargetPaths([*cut_points, *targets])
+        self.traces = Traces(model, self.paths, example)
+        self._effects = Effects(self.traces)
+        for cut_point in cut_points:
+            if cut_point.is_module and cut_point.module is model:
+                raise TruncateError(f"{cut_point.text!r} is the model itself, and nothing follows it")
 
     def with_numbers_fixed(self) -> Division:
         """The same, where what is recorded takes no other sizes than those of the example."""
         example = copy.copy(self.example)
         if example is not None:
             example.fixes_numbers = True
-        return Division(self.model, self.places, self.targets, example)
+        return Division(self.model, self.cut_points, self.targets, example)
 
     def plans(self, everything: bool) -> list[Plan]:
         """The plans of all pieces in running order. More than one tensor may cross between them if `everything`.
 
         Raises:
-            CrossingError: More than the output of a place would cross behind it.
+            CrossingError: More than the output of a place would cross after it.
         """
         plans = self._plans(clean=False)
         if not everything and not all(map(is_clean, plans)):
@@ -58,45 +60,46 @@ class Division:
         return plans
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
-        cutter = Cutter(self.model, self.spine, self._effects, clean)
-        rest = range(len(self.places), len(self.spine.targets))
-        picks, own = cutter.picks(rest), cutter.is_own_wanted(rest)
+        cutter = Cutter(self.model, self.paths, self._effects, clean)
+        rest = range(len(self.cut_points), len(self.paths.targets))
+        captures, own = cutter.captures(rest), cutter.is_own_wanted(rest)
         plans: list[Plan] = []
-        for t, place in reversed(list(enumerate(self.places))):
+        for t, cut_point in reversed(list(enumerate(self.cut_points))):
             try:
-                plan = cutter.stretch(Pick(t, place.call), picks, own)
+                plan = cutter.stretch(Capture(t, cut_point.call), captures, own)
             except CrossingError:
                 if loose is None:
                     raise
-                raise CrossingError(self._text(place, loose[t + 1])) from None
+                raise CrossingError(self._text(cut_point, loose[t + 1])) from None
             if not plan.slots:
-                raise TruncateError(f"nothing that follows {place.text!r} reads what is computed up to there")
+                raise TruncateError(f"nothing that follows {cut_point.text!r} reads what is computed up to there")
             plans.append(plan)
-            picks, own = tuple(Pick(t, place.call, k) for k in range(plan.slots)), False
-        plans.append(cutter.stretch(None, picks, own))
+            captures, own = tuple(Capture(t, cut_point.call, k) for k in range(plan.slots)), False
+        plans.append(cutter.stretch(None, captures, own))
         return plans[::-1]
 
-    def _text(self, place: Target, plan: Plan) -> str:
-        way = next(way for way in plan.ways if not way.missing)
-        lines = "\n".join(f"    {line}" for line in values_crossing(plan, way))
-        clean = [self._nearest(places) for places in _around(plan)]
-        sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "behind it")) if path]
-        found = f"Nothing else crosses behind {' and '.join(sides)}. " if sides else ""
+    def _text(self, cut_point: Target, plan: Plan) -> str:
+        branch = next(branch for branch in plan.branches if not branch.missing)
+        lines = "\n".join(f"    {line}" for line in values_crossing(plan, branch))
+        clean = [self._nearest(cut_points) for cut_points in _around(plan)]
+        sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "after it")) if path]
+        found = f"Nothing else crosses after {' and '.join(sides)}. " if sides else ""
         return (
-            f"the model cannot be divided behind {place.text!r} so that its output alone crosses. This crosses there:\n"
+            f"the model cannot be divided after {cut_point.text!r} so that its output alone crosses. "
+            f"This crosses there:\n"
             f"{lines}\n{found}Or crossing='pass' hands all of it on, as a tuple"
         )
 
     def _nearest(self, paths: Iterator[str]) -> str | None:
-        """The first of some places behind which nothing crosses but its own output."""
+        """The first of some places after which nothing crosses but its own output."""
         for path, _ in zip(paths, range(_MOST_TRIED)):
             holder, _, name = path.rpartition(".")
             module = descend(self.model, holder)
             child = module._modules.get(name)
             target = Target(path, holder, module, name) if child is None else Target(path, path, child)
-            cutter = Cutter(self.model, Spine([target]), self._effects, clean=True)
+            cutter = Cutter(self.model, TargetPaths([target]), self._effects, clean=True)
             try:
-                if cutter.stretch(Pick(0, -1), (), True).slots == 1:
+                if cutter.stretch(Capture(0, -1), (), True).slots == 1:
                     return path
             except TruncateError:
                 continue
@@ -108,11 +111,11 @@ def _refuse_lost_writes(plans: list[Plan]) -> None:
     lost: dict[int, tuple[Plan, str]] = {}
     for piece in plans:
         for plan in piece.rebuilt():
-            for path in {path for way in plan.ways for path in way.body.fills}:
+            for path in {path for branch in plan.branches for path in branch.graph.fills}:
                 lost[id(functools.reduce(getattr, path.split("."), plan.module))] = plan, path
     for kept in (module for piece in plans for module in piece.kept() if lost):
         for plan, path in (lost[id(value)] for value in vars(kept).values() if id(value) in lost):
-            holder, instead = (repr(plan.path), "beside it") if plan.path else ("the model itself", "before that")
+            holder, instead = (repr(plan.path), "outside it") if plan.path else ("the model itself", "before that")
             raise CannotFollowError(
                 f"the forward of {holder} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
                 f"{type(kept).__name__} in the result holds too, and a cut inside of it would not. Stop {instead}"
@@ -120,23 +123,23 @@ def _refuse_lost_writes(plans: list[Plan]) -> None:
 
 
 def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:
-    """The places before the one where a plan enters its module, and those behind it, both from there on outwards."""
+    """The places before the one where a plan enters its module, and those after it, both from there on outwards."""
     before: list[str] = []
-    behind: list[list[str]] = []
+    later: list[list[str]] = []
     current: Plan | None = plan
     while current is not None:
-        way = next(way for way in current.ways if not way.missing)
-        entry = way.entry
+        branch = next(branch for branch in current.branches if not branch.missing)
+        entry = branch.entry
         if entry is None:
             break
-        targets = [node.target for node in way.body.nodes]
-        places = [
+        targets = [node.target for node in branch.graph.nodes]
+        cut_points = [
             (node.index, join(current.path, node.target if node.kind is Kind.CHILD else node.name))
-            for node in way.body.nodes
+            for node in branch.graph.nodes
             if (node.kind is Kind.CHILD and targets.count(node.target) == 1) or node.name
         ]
-        before += [path for index, path in places if index < entry.site.index]
-        here = [path for index, path in places if index == entry.site.index and entry.inner is not None]
-        behind.append(here + [path for index, path in places if index > entry.site.index])
+        before += [path for index, path in cut_points if index < entry.site.index]
+        here = [path for index, path in cut_points if index == entry.site.index and entry.inner is not None]
+        later.append(here + [path for index, path in cut_points if index > entry.site.index])
         current = current.child_of(entry.site) if entry.inner is not None else None
-    return iter(before[::-1]), (path for paths in behind[::-1] for path in paths)
+    return iter(before[::-1]), (path for paths in later[::-1] for path in paths)

@@ -7,13 +7,13 @@ import dataclasses
 from torch import nn
 
 from truncate._errors import NotReachedError, UnknownTargetError
-from truncate._graph import Body, Kind, Node, descend, join
-from truncate._record import Forwards
-from truncate._target import Spine, unknown
+from truncate._graph import Graph, Kind, Node, descend, join
+from truncate._record import Traces
+from truncate._target import TargetPaths, unknown
 
 
 @dataclasses.dataclass(frozen=True)
-class Pick:
+class Capture:
     """A target wanted from one call of a module: which, and at which of its calls within that call."""
 
     target: int
@@ -24,25 +24,27 @@ class Pick:
 class Locator:
     """Finds the targets of one model."""
 
-    def __init__(self, model: nn.Module, spine: Spine, forwards: Forwards) -> None:
+    def __init__(self, model: nn.Module, paths: TargetPaths, traces: Traces) -> None:
         self.model = model
-        self.targets = spine.targets
-        self.holds = spine.holds
-        self.forwards = forwards
+        self.targets = paths.targets
+        self.holds = paths.holds
+        self.traces = traces
         self.unknown: dict[str, UnknownTargetError] = {}  # by their text
-        self._sites: dict[tuple[int, int], tuple[Body, list[tuple[Node, bool]]]] = {}  # by body, kept alive, and target
+        self._sites: dict[
+            tuple[int, int], tuple[Graph, list[tuple[Node, bool]]]
+        ] = {}  # by body, kept alive, and target
 
-    def sites(self, module: nn.Module, body: Body, t: int) -> list[tuple[Node, bool]]:
+    def sites(self, module: nn.Module, graph: Graph, t: int) -> list[tuple[Node, bool]]:
         """The nodes where a target appears; True: somewhere inside the child that the node calls."""
-        key = id(body), t
+        key = id(graph), t
         if key not in self._sites:
-            self._sites[key] = body, self._find(module, body, t)
+            self._sites[key] = graph, self._find(module, graph, t)
         return self._sites[key][1]
 
-    def _find(self, module: nn.Module, body: Body, t: int) -> list[tuple[Node, bool]]:
+    def _find(self, module: nn.Module, graph: Graph, t: int) -> list[tuple[Node, bool]]:
         target = self.targets[t]
         sites = []
-        for node in body.nodes:
+        for node in graph.nodes:
             if node.kind is Kind.CHILD:
                 child = descend(module, node.target)
                 if child is target.module and target.is_module:
@@ -53,25 +55,27 @@ class Locator:
                 sites.append((node, False))
         return sites
 
-    def locate(self, module: nn.Module, path: str, body: Body, pick: Pick) -> tuple[Node, int | None] | None:
+    def locate(self, module: nn.Module, path: str, graph: Graph, capture: Capture) -> tuple[Node, int | None] | None:
         """The node where a pick appears, and which of the child's calls it is if it lies inside that child."""
-        sites = self.sites(module, body, pick.target)
+        sites = self.sites(module, graph, capture.target)
         if len(sites) == 1 and sites[0][1]:
-            node, first = sites[0][0], pick.call in (0, -1)
+            node, first = sites[0][0], capture.call in (0, -1)
             # Another mode of this forward may run it more often, and then it is asked for a call that is not here.
-            enough = first or max(self._counts(module, path, node, pick.target)) >= max(pick.call + 1, -pick.call)
-            return (node, pick.call) if enough else None
+            enough = first or max(self._counts(module, path, node, capture.target)) >= max(
+                capture.call + 1, -capture.call
+            )
+            return (node, capture.call) if enough else None
         # Several calls of one child are all in its one mode: a mode that does not reach the target reaches it in none.
         alike = len({node.target for node, _ in sites}) == 1
-        last = pick.call < 0
-        skip = -pick.call - 1 if last else pick.call
+        last = capture.call < 0
+        skip = -capture.call - 1 if last else capture.call
         for node, deeper in reversed(sites) if last else sites:
             # Counting the calls inside a child means following it, so it is done only where the number matters.
-            counts = self._counts(module, path, node, pick.target) if deeper else {1}
+            counts = self._counts(module, path, node, capture.target) if deeper else {1}
             counts = counts - {0} or counts if alike else counts
             if skip == 0 and 0 not in counts:
                 return node, None if not deeper else -1 if last else 0
-            count = self._agreed(counts, pick.target, join(path, str(node.target)))
+            count = self._agreed(counts, capture.target, join(path, str(node.target)))
             if skip < count:
                 return node, None if not deeper else -skip - 1 if last else skip
             skip -= count
@@ -81,8 +85,8 @@ class Locator:
         """How often a target runs while `node` calls a child that holds it, in each way of the child."""
         child, below = descend(parent, node.target), join(path, node.target)
         counts = set()
-        for body in self.forwards.bodies(child, below, self.forwards.call(parent, path, node)):
-            sites = [] if body.failure else self.sites(child, body, t)
+        for graph in self.traces.graphs(child, below, self.traces.call(parent, path, node)):
+            sites = [] if graph.failure else self.sites(child, graph, t)
             counts.add(sum(self._count(child, below, site, t) if deeper else 1 for site, deeper in sites))
         return counts
 
@@ -97,26 +101,26 @@ class Locator:
             )
         return next(iter(counts))
 
-    def missing(self, module: nn.Module, path: str, body: Body, pick: Pick) -> str:
+    def missing(self, module: nn.Module, path: str, graph: Graph, capture: Capture) -> str:
         """Why a pick cannot be found in a body."""
-        target = self.targets[pick.target]
+        target = self.targets[capture.target]
         holder = f"{path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
-        if body.failure or body.open_end:
-            return body.failure or str(body.open_end)
+        if graph.failure or graph.open_end:
+            return graph.failure or str(graph.open_end)
         if not target.is_module and module is target.module:
-            names = tuple(node.name for node in body.nodes if node.name)
+            names = tuple(node.name for node in graph.nodes if node.name)
             if target.operation not in names:
                 error = unknown(self.model, target.text, target.path, module, str(target.operation), names)
                 return self.unknown.setdefault(str(error), error).args[0]
-        sites = self.sites(module, body, pick.target)
+        sites = self.sites(module, graph, capture.target)
         if len(sites) == 1 and sites[0][1]:  # the module inside tells more
             node, _ = sites[0]
             child, below = descend(module, node.target), join(path, node.target)
-            for inner in self.forwards.bodies(child, below, self.forwards.call(module, path, node)):
-                if self.locate(child, below, inner, pick) is None:
-                    return self.missing(child, below, inner, pick)
-        count = sum(self._count(module, path, site, pick.target) if deeper else 1 for site, deeper in sites)
-        mode = "".join(f" while {flag} is {value}" for flag, value in body.modes.items())
+            for inner in self.traces.graphs(child, below, self.traces.call(module, path, node)):
+                if self.locate(child, below, inner, capture) is None:
+                    return self.missing(child, below, inner, capture)
+        count = sum(self._count(module, path, site, capture.target) if deeper else 1 for site, deeper in sites)
+        mode = "".join(f" while {flag} is {value}" for flag, value in graph.modes.items())
         if count:
             calls = (
                 f"{count} times{mode}, so its calls are :0 to :{count - 1}" if count > 1 else f"once{mode}, which is :0"

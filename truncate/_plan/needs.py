@@ -7,37 +7,37 @@ import functools
 import torch
 
 from truncate._errors import CannotFollowError
-from truncate._graph import Body, Kind, Node, is_mode, is_repeatable, join, nodes_in, written
-from truncate._plan.effects import BodyEffects, Effects
-from truncate._plan.locate import Pick
-from truncate._plan.plan import Entry, Plan, Slot, Tapped, Way
+from truncate._graph import Graph, Kind, Node, is_mode, is_repeatable, join, mutated, nodes_in
+from truncate._plan.effects import Effects, GraphEffects
+from truncate._plan.locate import Capture
+from truncate._plan.plan import Branch, Entry, Plan, Slot, Tapped
 
 
 class Needs:
     """What one way of a plan needs, as long as its children are planned as they are now."""
 
-    def __init__(self, effects: Effects, plan: Plan, way: Way) -> None:
+    def __init__(self, effects: Effects, plan: Plan, branch: Branch) -> None:
         self._effects = effects
         self._plan = plan
-        self._way = way
-        self._entry = way.entry
-        self._of_body = effects.of(plan.module, plan.path, way.body)
+        self._branch = branch
+        self._entry = branch.entry
+        self._of_graph = effects.of(plan.module, plan.path, branch.graph)
         self._live: set[Node] = set()  # what runs
         self.refusal: str | None = None  # why nothing can go on from the entry, if that is so
         self._given: set[Node] = set()  # what was computed before the entry, and is read
 
     def find(self, whole: set[int], writing: set[int]) -> None:
-        """Fills in the way, and adds the children on the spine whose own output is needed, or what they write."""
-        plan, way, effects = self._plan, self._way, self._of_body
-        way.missing = self._missing_below()
-        if way.missing:
+        """Fills in the way, and adds the children on the path whose own output is needed, or what they write."""
+        plan, branch, effects = self._plan, self._branch, self._of_graph
+        branch.missing = self._missing_below()
+        if branch.missing:
             return
-        taps = [tap for tap in way.taps if tap is not None]
+        taps = [tap for tap in branch.taps if tap is not None]
         for tap in taps:
             for node in nodes_in(tap.value):
                 self._need(node, whole, value=tap.inner is None)
         if plan.own:
-            for node in nodes_in(way.body.result):
+            for node in nodes_in(branch.graph.result):
                 self._need(node, whole)
         for node in self._live:
             if node.kind is Kind.ATTRIBUTE and any(plan.child_of(call) is not None for call in node.args):
@@ -45,31 +45,31 @@ class Needs:
                     f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, "
                     f"so these targets cannot be had from one module. Cut the model once for each of them"
                 )
-        for node in way.exit.state if way.exit is not None else ():
+        for node in branch.exit.state if branch.exit is not None else ():
             if node.index >= self._start:
                 self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.writes
-        reached = way.body.nodes[self._start : len(way.body.nodes) if all_of_it else way.end]
+        reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
 
         def missed() -> list[Node]:
             """What is not among the live nodes yet, and has to be for what it changes, or checks."""
             writers = effects.needed_writes(self._live, reads, plan.own, plan.writes, reached, self._elsewhere)
-            return writers or self._claims()
+            return writers or self._guards()
 
         while found := missed():
             for node in found:
                 self._need(node, whole, value=False)
-        end = len(way.body.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
+        end = len(branch.graph.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
         rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
         writers = effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)
         writing.update(map(plan.child_id, writers))
-        way.live = sorted(self._live, key=lambda node: node.index)
-        way.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
+        branch.live = sorted(self._live, key=lambda node: node.index)
+        branch.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
         if self._entry is not None:
             self._enter(self._entry)
-        if way.exit is not None:
-            self._leave(way.exit, whole)
+        if branch.exit is not None:
+            self._leave(branch.exit, whole)
 
     def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
         """`value`: what the node returns is read, not only what is picked from inside it."""
@@ -96,36 +96,36 @@ class Needs:
         if child is None:
             return node.inputs()
         used = set(child.used)
-        inputs = self._way.given[node].call.inputs
+        inputs = self._branch.given[node].call.inputs
         return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
 
     def _missing_below(self) -> str | None:
-        """Why a child on the way to a pick, or to the entry, cannot be had."""
-        nodes = [tap.value for tap in self._way.taps if tap is not None and tap.inner is not None]
+        """Why a child on the path to a pick, or to the entry, cannot be had."""
+        nodes = [tap.value for tap in self._branch.taps if tap is not None and tap.inner is not None]
         reasons = [self._plan.children[self._plan.child_id(node)].missing for node in nodes]
         if self._entry is not None and self._entry.inner is not None:
             child = self._plan.children[self._plan.child_id(self._entry.site)]
-            reasons.append(child.missing_in(child.form_of(self._way.given[self._entry.site])))
+            reasons.append(child.missing_in(child.form_of(self._branch.given[self._entry.site])))
         return next(filter(None, reasons), None)
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
-    def _claims(self) -> list[Node]:
+    def _guards(self) -> list[Node]:
         """The checks before the cut: of what a recording decided, and others that ask for what is computed anyway.
 
         Where the rest of the forward runs elsewhere, that relies on all that was decided by what is known here.
         """
-        way, whole = self._way, self._plan.own
-        end = len(way.body.nodes) if whole else way.end
-        inside = _computed_behind(way.body, self._entry)
-        elsewhere = _computed_behind(way.body, way.exit)
-        claims = []
-        for node in way.body.nodes:
+        branch, whole = self._branch, self._plan.own
+        end = len(branch.graph.nodes) if whole else branch.end
+        inside = _computed_after(branch.graph, self._entry)
+        elsewhere = _computed_after(branch.graph, branch.exit)
+        guards = []
+        for node in branch.graph.nodes:
             if node.target is torch._assert and node not in self._live and (inside is None or node in inside):
                 here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
                 if (node.decides and (here or not_elsewhere)) or (here and self._needs_nothing_new(node)):
-                    claims.append(node)
-        return claims
+                    guards.append(node)
+        return guards
 
     def _needs_nothing_new(self, node: Node) -> bool:
         if node in self._live or node in self._given:
@@ -138,7 +138,7 @@ class Needs:
 
     def _may_be_overwritten(self, tap: Tapped) -> bool:
         nodes = list(nodes_in(tap.value))
-        if not any(self._of_body.overwritten_later(node, tap.moment, self._live) for node in nodes):
+        if not any(self._of_graph.overwritten_later(node, tap.moment, self._live) for node in nodes):
             return False
         child = self._plan.child_of(tap.value) if tap.inner is not None else None
         return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
@@ -147,11 +147,11 @@ class Needs:
 
     @functools.cached_property
     def _before(self) -> set[Node]:
-        """The values that are computed before the forward is entered, and cannot be had again behind that."""
-        entry, effects = self._entry, self._of_body
+        """The values that are computed before the forward is entered, and cannot be had again after that."""
+        entry, effects = self._entry, self._of_graph
         if entry is None:
             return set()
-        nodes = self._way.body.nodes[: self._start]
+        nodes = self._branch.graph.nodes[: self._start]
         changed = effects.changed_by(nodes)
         before: set[Node] = set()
         for node in nodes:
@@ -164,11 +164,11 @@ class Needs:
                 computed = (
                     not is_repeatable(node)
                     or any(source in before or source.kind is Kind.INPUT for source in inputs)
-                    or any(effects.group(source) in changed for source in (node, *inputs))
+                    or any(effects.alias_set(source) in changed for source in (node, *inputs))
                 )
             if computed or (node is entry.site and entry.inner is None):
                 before.add(node)
-        for node in self._way.body.nodes[self._start :]:
+        for node in self._branch.graph.nodes[self._start :]:
             if node.kind is Kind.ATTRIBUTE and node.args and before.issuperset(node.args):
                 before.add(node)  # what a call of a child left behind
         return before
@@ -179,7 +179,7 @@ class Needs:
     @functools.cached_property
     def _elsewhere(self) -> list[Node]:
         """The tensors of the module that another piece of it may read."""
-        nodes = self._way.body.nodes if self._entry is not None else []
+        nodes = self._branch.graph.nodes if self._entry is not None else []
         return [node for node in nodes if node.kind is Kind.ATTRIBUTE and not node.args and not is_mode(node)]
 
     @property
@@ -191,25 +191,25 @@ class Needs:
 
     def _enter(self, entry: Entry) -> None:
         """What the forward goes on with, and which of that it has to copy since it changes it in place."""
-        way, effects = self._way, self._of_body
+        branch, effects = self._branch, self._of_graph
         child = self._plan.child_of(entry.site) if entry.inner is not None else None
         below = child is not None and entry.site in self._live
         slots = [Slot(k) for k in range(child.slots)] if child is not None and below else []
         given = sorted(self._given - {entry.site}, key=lambda node: node.index)
         entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
-        before = way.body.nodes[: self._start]
-        earlier = way.exit.state if way.exit is not None else []
+        before = branch.graph.nodes[: self._start]
+        earlier = branch.exit.state if branch.exit is not None else []
         writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes, self._elsewhere)
         entry.state = [node for node in before if node not in self._live and (node in writers or node in earlier)]
-        changed = effects.changed_by(node for node in way.live if node.index >= self._start)
-        known = [*self._given, *(node for node in way.live if node.kind is Kind.INPUT)]
-        entry.cloned = {node for node in self._given if effects.group(node) in changed}
+        changed = effects.changed_by(node for node in branch.live if node.index >= self._start)
+        known = [*self._given, *(node for node in branch.live if node.kind is Kind.INPUT)]
+        entry.cloned = {node for node in self._given if effects.alias_set(node) in changed}
         if child is not None and below and _hands_back(self._effects, child):
             known.append(entry.site)
-            if effects.group(entry.site) in changed:
+            if effects.alias_set(entry.site) in changed:
                 entry.cloned |= set(slots)
-        self.refusal = self._refusal(entry, [effects.group(node) for node in known], changed)
-        way.missing = self.refusal
+        self.refusal = self._refusal(entry, [effects.alias_set(node) for node in known], changed)
+        branch.missing = self.refusal
 
     def _refusal(self, entry: Entry, known: list[Node], changed: set[Node]) -> str | None:
         """Why the forward cannot be entered, if so: by the groups of what it goes on with, and of what is changed."""
@@ -219,27 +219,27 @@ class Needs:
         if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
             holder = repr(plan.path) if plan.path else "the model itself"
             return (
-                f"{holder} has hooks, which take what it is given, and that is not at hand behind {where} inside it. "
-                f"Divide the model beside it, or remove the hooks first"
+                f"{holder} has hooks, which take what it is given, and that is not at hand after {where} inside it. "
+                f"Divide the model outside it, or remove the hooks first"
             )
-        if entry.inner is not None and not self._of_body.changed_by([entry.site]).isdisjoint(known):
+        if entry.inner is not None and not self._of_graph.changed_by([entry.site]).isdisjoint(known):
             return (
                 f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
                 f"divided inside {where}"
             )
-        held = [self._of_body.group(node) for node in self._elsewhere]
-        if any((known + held).count(group) > 1 for group in changed.intersection(known)):
+        held = [self._of_graph.alias_set(node) for node in self._elsewhere]
+        if any((known + held).count(alias_set) > 1 for alias_set in changed.intersection(known)):
             return (
-                f"several values that share memory would cross behind {where}, and what follows changes them in "
+                f"several values that share memory would cross after {where}, and what follows changes them in "
                 f"place, so the model cannot be divided there"
                 + ". An example input, args=(x,), may show that it does not"
-                * (not self._effects.forwards.has_example)
+                * (not self._effects.traces.has_example)
             )
-        for node in self._way.body.nodes:
+        for node in self._branch.graph.nodes:
             if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
                 return (
                     f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
-                    f"another one assigns, so the model cannot be divided behind {where}. To change a buffer in place, "
+                    f"another one assigns, so the model cannot be divided after {where}. To change a buffer in place, "
                     f"as with copy_, is seen by both"
                 )
         return None
@@ -247,65 +247,65 @@ class Needs:
     def _leave(self, left: Entry, whole: set[int]) -> None:
         """A call that goes on elsewhere ends here, but a child that is needed whole by another call runs to its end."""
         site = left.site
-        if left.inner is not None and self._plan.child_id(site) in whole and self._of_body.child_summary(site).state:
+        if left.inner is not None and self._plan.child_id(site) in whole and self._of_graph.child_summary(site).state:
             where = join(self._plan.path, str(site.target))
-            self._way.missing = self.refusal = (
+            self._branch.missing = self.refusal = (
                 f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
-                f"happen twice in this one. Divide the model beside {where!r}"
+                f"happen twice in this one. Divide the model outside {where!r}"
             )
 
     def _is_of_one_side(self, path: str) -> bool:
         """Whether a buffer of the model itself is read and assigned on one side of the entry only."""
-        touched = [n for n in self._way.body.nodes if n.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and n.target == path]
+        touched = [n for n in self._branch.graph.nodes if n.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and n.target == path]
         return not self._plan.path and len({node.index < self._start for node in touched}) == 1
 
 
-def _computed_behind(body: Body, entry: Entry | None) -> set[Node] | None:
-    """The nodes that depend on what runs behind the place where a forward is entered."""
+def _computed_after(graph: Graph, entry: Entry | None) -> set[Node] | None:
+    """The nodes that depend on what runs after the place where a forward is entered."""
     if entry is None:
         return None
-    behind = {entry.site}
-    for node in body.nodes[entry.site.index + 1 :]:
-        if node.kind is Kind.CHILD or any(source in behind for source in node.inputs()):
-            behind.add(node)
-    return behind
+    later = {entry.site}
+    for node in graph.nodes[entry.site.index + 1 :]:
+        if node.kind is Kind.CHILD or any(source in later for source in node.inputs()):
+            later.add(node)
+    return later
 
 
 def _is_in_place(assigned: Node) -> bool:
     """Whether an assignment only gives a buffer back that was changed in place, as ``self.count += 1`` does."""
     value = assigned.args[0]
-    while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and written(value) == [value.args[0]]:
+    while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and mutated(value) == [value.args[0]]:
         value = value.args[0]
     return type(value) is Node and value.kind is Kind.ATTRIBUTE and value.target == assigned.target
 
 
-def _exposed(effects: Effects, plan: Plan, pick: Pick) -> bool:
+def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
     """Whether the caller of a rebuilt module may overwrite a pick, since it holds its memory by another way too."""
-    for way in plan.ways:
-        tap = way.taps[plan.picks.index(pick)]
-        if way.missing or tap is None:
+    for branch in plan.branches:
+        tap = branch.taps[plan.captures.index(capture)]
+        if branch.missing or tap is None:
             continue
         child = plan.child_of(tap.value) if tap.inner is not None else None
         kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
-        if tap not in way.cloned and not kept:
-            body = effects.of(plan.module, plan.path, way.body)
-            if any(body.exposes(node) for node in nodes_in(tap.value)):
+        if tap not in branch.cloned and not kept:
+            graph = effects.of(plan.module, plan.path, branch.graph)
+            if any(graph.exposes(node) for node in nodes_in(tap.value)):
                 return True
     return False
 
 
 def _hands_back(effects: Effects, plan: Plan) -> bool:
     """Whether the output of a module that is entered in its middle may share memory with what it goes on with."""
-    for way in plan.ways:
-        if way.entry is None or way.missing:
+    for branch in plan.branches:
+        if branch.entry is None or branch.missing:
             continue
-        body: BodyEffects = effects.of(plan.module, plan.path, way.body)
-        returned = {body.group(node) for node in nodes_in(way.body.result)}
-        for value in way.entry.given:
+        graph: GraphEffects = effects.of(plan.module, plan.path, branch.graph)
+        returned = {graph.alias_set(node) for node in nodes_in(branch.graph.result)}
+        for value in branch.entry.given:
             if isinstance(value, Slot):
-                child = plan.child_of(way.entry.site)
-                if body.group(way.entry.site) in returned and child is not None and _hands_back(effects, child):
+                child = plan.child_of(branch.entry.site)
+                if graph.alias_set(branch.entry.site) in returned and child is not None and _hands_back(effects, child):
                     return True
-            elif value not in way.entry.cloned and body.group(value) in returned:
+            elif value not in branch.entry.cloned and graph.alias_set(value) in returned:
                 return True
     return False

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from truncate._graph import Body, Call, Kind, Node, descend
-from truncate._plan.locate import Pick
+from truncate._graph import Call, Graph, Kind, Node, descend
+from truncate._plan.locate import Capture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Form:
-    """One of the ways in which a module is called, and behind which target it is entered if not at its beginning."""
+    """One of the ways in which a module is called, and after which target it is entered if not at its beginning."""
 
     call: Call
-    start: Pick | None = None
+    start: Capture | None = None
 
     @property
-    def key(self) -> tuple[str, Pick | None]:
+    def key(self) -> tuple[str, Capture | None]:
         return self.call.key, self.start
 
 
@@ -39,7 +39,7 @@ class Tapped:
     value: Any  # a node, or what a layer is given: nested nodes
     moment: int
     read_at: int  # what nodes before this one write on it belongs to it
-    inner: Pick | None = None  # the value is what the rebuilt child that the node calls hands out for that pick
+    inner: Capture | None = None  # the value is what the rebuilt child that the node calls hands out for that pick
 
 
 @dataclasses.dataclass(eq=False)
@@ -47,18 +47,18 @@ class Entry:
     """Where a forward goes on, and with what."""
 
     site: Node
-    inner: Pick | None  # behind what the child that `site` calls is entered itself
+    inner: Capture | None  # after what the child that `site` calls is entered itself
     given: list[Node | Slot] = dataclasses.field(default_factory=list)  # values computed before that are still read
     state: list[Node] = dataclasses.field(default_factory=list)  # what changed state before that is read after
     cloned: set[Node | Slot] = dataclasses.field(default_factory=set)  # given values that are changed in place
 
 
 @dataclasses.dataclass(eq=False)
-class Way:
+class Branch:
     """What a cut leaves of one body."""
 
     form: int  # which of the plan's forms
-    body: Body
+    graph: Graph
     live: list[Node]
     taps: list[Tapped | None]  # where each pick of the plan appears; None: it is not needed this way
     cloned: set[Tapped]  # those that a later operation may overwrite
@@ -75,15 +75,15 @@ class Way:
 
 @dataclasses.dataclass(eq=False)
 class Plan:
-    """How one module of the spine is rebuilt. Its result: its own output if `own`, then each of `picks`."""
+    """How one module of the path is rebuilt. Its result: its own output if `own`, then each of `picks`."""
 
     module: nn.Module
     path: str
     forms: tuple[Form, ...]
-    picks: tuple[Pick, ...]
+    captures: tuple[Capture, ...]
     own: bool
     writes: bool  # what it changes in its arguments is read by its caller
-    ways: list[Way]
+    branches: list[Branch]
     children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
 
     @property
@@ -105,14 +105,16 @@ class Plan:
         """The names of the inputs that the cut still reads, in order."""
         if self.parameters is not None:
             return [node.target for node in self.forms[0].call.inputs]
-        read = {node.target for way in self.ways for node in way.live if node.kind is Kind.INPUT}
+        read = {node.target for branch in self.branches for node in branch.live if node.kind is Kind.INPUT}
         names = dict.fromkeys(node.target for form in self.forms for node in form.call.inputs)
         return [name for name in names if name in read]
 
     @property
     def slots(self) -> int:
         """How many values it goes on with, if it is entered in its middle."""
-        return max((len(way.entry.given) for way in self.ways if way.entry and not way.missing), default=0)
+        return max(
+            (len(branch.entry.given) for branch in self.branches if branch.entry and not branch.missing), default=0
+        )
 
     def child_id(self, node: Node) -> int:
         """The id of the child that a node calls; 0 for any other node."""
@@ -131,7 +133,13 @@ class Plan:
     def kept(self) -> Iterator[nn.Module]:
         """The modules that are kept as they are."""
         for plan in self.rebuilt():
-            calls = [node for way in plan.ways if not way.missing for node in way.live if node.kind is Kind.CHILD]
+            calls = [
+                node
+                for branch in plan.branches
+                if not branch.missing
+                for node in branch.live
+                if node.kind is Kind.CHILD
+            ]
             for target in {node.target for node in calls if plan.child_of(node) is None}:
                 yield from descend(plan.module, target).modules()
 
@@ -141,24 +149,24 @@ class Plan:
     @property
     def missing(self) -> str | None:
         """Why no way leads to the picks, if none does."""
-        return _common(self.ways)
+        return _common(self.branches)
 
     def missing_in(self, form: int) -> str | None:
         """Why no way of one form leads to the picks, if none does."""
-        return _common([way for way in self.ways if way.form == form])
+        return _common([branch for branch in self.branches if branch.form == form])
 
 
-def _common(ways: list[Way]) -> str | None:
-    reasons = [way.missing for way in ways]
+def _common(branches: list[Branch]) -> str | None:
+    reasons = [branch.missing for branch in branches]
     return reasons[0] if all(reasons) else None
 
 
 def assumptions_of(plan: Plan) -> tuple[Any, ...]:
     """What was fixed in the recorded forwards of a plan before they reach the targets, each once."""
     found = []
-    for way in plan.ways:
-        start = 0 if way.entry is None else way.entry.site.index
-        end = len(way.body.nodes) if plan.own else way.end - 1
-        found += [assumption for index, assumption in way.body.assumptions if start <= index <= end]
+    for branch in plan.branches:
+        start = 0 if branch.entry is None else branch.entry.site.index
+        end = len(branch.graph.nodes) if plan.own else branch.end - 1
+        found += [assumption for index, assumption in branch.graph.assumptions if start <= index <= end]
     found += [assumption for child in plan.children.values() for assumption in assumptions_of(child)]
     return tuple(dict.fromkeys(found))

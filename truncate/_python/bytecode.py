@@ -21,7 +21,7 @@ def _instructions(code: CodeType) -> tuple[list[dis.Instruction], dict[int, int]
 
 def _here(frame: FrameType) -> tuple[list[dis.Instruction], int]:
     instructions, _ = _instructions(frame.f_code)
-    # While a function that is written in Python is called, this may lie behind the beginning of the instruction.
+    # While a function that is written in Python is called, this may lie after the beginning of the instruction.
     here = bisect.bisect_right(instructions, frame.f_lasti, key=lambda instruction: instruction.offset) - 1
     return instructions, here if here >= 0 else len(instructions)
 
@@ -58,7 +58,7 @@ def demanded(frame: FrameType) -> tuple[bool, str | None] | None:
 
 
 def _leads_out_of_raise(code: CodeType, start: int, end: int) -> bool | None:
-    """Whether instructions that end by raising may jump behind that; None if they do not end so, or go elsewhere."""
+    """Whether instructions that end by raising may jump after that; None if they do not end so, or go elsewhere."""
     instructions, positions = _instructions(code)
     block = instructions[start:end]
     if not block or not _ends(block[-1], code) or any(i.opname.startswith("RETURN") for i in block):
@@ -171,7 +171,7 @@ _USING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "BINARY_", "BUILD_MAP", "LOAD_AT
 
 @functools.lru_cache(maxsize=4096)
 def asks_unheard(code: CodeType) -> str | None:
-    """What a function asks of values, of whatever kind, that no stand-in hears."""
+    """What a function asks of values, of whatever kind, that no proxy hears."""
     instructions, _ = _instructions(code)
     if any(instruction.opname.startswith("MATCH_") for instruction in instructions):
         return "asks for the class or the items of a value with `match`"
@@ -187,7 +187,7 @@ def asks_unheard(code: CodeType) -> str | None:
 def names_tested_for_none(code: CodeType) -> frozenset[str]:
     """The local variables of which a function asks ``is None``, or asks it of one of their items or attributes.
 
-    ``is`` cannot be answered by a stand-in, so whoever hands one to such a variable has to know the answer.
+    ``is`` cannot be answered by a proxy, so whoever hands one to such a variable has to know the answer.
     """
     instructions, _ = _instructions(code)
     names = set()
@@ -268,7 +268,7 @@ def _names(instruction: dis.Instruction) -> tuple[str, ...]:
 
 
 def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
-    """The variable behind ``name.attribute[constant]`` that ends at `position`, and the attribute that is next to it.
+    """The variable after ``name.attribute[constant]`` that ends at `position`, and the attribute that is next to it.
 
     Empty for anything else but a global, for which it is None: that is no value of a forward.
     """
@@ -288,7 +288,7 @@ def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | Non
 
 
 def _operand(instructions: list[dis.Instruction], position: int) -> set[str]:
-    """The local variable behind ``name``, ``name.attribute`` or ``name[constant]`` that ends at `position`."""
+    """The local variable after ``name``, ``name.attribute`` or ``name[constant]`` that ends at `position`."""
     path = 0
     while position >= 0:
         instruction = instructions[position]

@@ -1,7 +1,7 @@
 """ROOM _record."""
 
-from truncate._record.traces import Forwards
+from truncate._record.traces import Traces
 
 __all__ = [
-    "Forwards",
+    "Traces",
 ]

@@ -12,11 +12,11 @@ import torch
 from truncate._follow import Unfollowable, traced
 from truncate._graph import Kind
 from truncate._python import demanded, only_shows_text, users_frame
-from truncate._record.guards import Assumes
-from truncate._sandbox import is_hollow
+from truncate._record.guards import Guards
+from truncate._sandbox import is_meta
 
 
-class Answers(Assumes):
+class Answers(Guards):
     """The part of a recording that answers them, and writes down what that fixes."""
 
     is_paused: bool
@@ -30,15 +30,15 @@ class Answers(Assumes):
         """A torch function is called."""
 
     def _content(self, tensor: torch.Tensor) -> Any:
-        if is_hollow(tensor):
+        if is_meta(tensor):
             raise self.fail("asks for the content of a tensor, which an example of meta tensors or fake ones has not")
         return tensor.item()
 
     def _truth(self, tensor: torch.Tensor) -> bool:
         value = bool(self._content(tensor))
-        demand, claim = demanded(users_frame()) or (value, None)
-        if claim is not None and demand is value:
-            self.check(tensor, value, claim)
+        demand, condition = demanded(users_frame()) or (value, None)
+        if condition is not None and demand is value:
+            self.check(tensor, value, condition)
         else:
             self.fix_node(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
         return value

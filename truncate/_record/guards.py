@@ -32,7 +32,7 @@ class Assumption:
         return f"{self.what} {self.value!r}: {self.code} ({where})"
 
 
-class Assumes(abc.ABC):
+class Guards(abc.ABC):
     """The part of a recording that writes assumptions down, and the checks of them into the graph."""
 
     path: str  # of the module whose forward is recorded
@@ -58,9 +58,9 @@ class Assumes(abc.ABC):
     def lower(self, value: Any) -> Any:
         """Values to their nodes."""
 
-    def check(self, claim: Any, holds: bool, text: str) -> None:
+    def check(self, condition: Any, holds: bool, text: str) -> None:
         """The forward asserts something, or raises unless something does not hold."""
-        lowered = self.lower(claim)
+        lowered = self.lower(condition)
         said = lowered if holds else self.node(Kind.FUNCTION, *contrary(lowered))
         self.node(Kind.FUNCTION, torch._assert, (said, text))
 
@@ -82,11 +82,11 @@ class Assumes(abc.ABC):
         if tensor not in self._ranks:
             self._ranks.add(tensor)
             dims = self.node(Kind.METHOD, "dim", (tensor,))
-            self._claim(operator.eq, dims, rank, f"{rank} dimensions here")
+            self._guard(operator.eq, dims, rank, f"{rank} dimensions here")
 
     def fix_length(self, items: Node, count: int) -> None:
         """Python may have gone through the items without being seen, so there must be as many as in the example."""
-        self._claim(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
+        self._guard(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
 
     def fix_form(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
         """Python asks unheard for the form of what a child returned: how many items, a text, whether it is None.
@@ -94,33 +94,33 @@ class Assumes(abc.ABC):
         `text` says what that is. The last question is checked where the forward may ask it.
         """
         if value is None and self.asks_for_none:
-            check = self._claim(operator.is_, node, None, f"{text} is None")
+            check = self._guard(operator.is_, node, None, f"{text} is None")
             check.decides = node.kind is Kind.CHILD  # nothing else of the call would be read
         elif isinstance(value, (str, bytes, torch.dtype)):
-            self._claim(operator.eq, node, value, f"{text} == {value!r}")
+            self._guard(operator.eq, node, value, f"{text} == {value!r}")
         elif isinstance(value, dict):
             keys = self.node(Kind.FUNCTION, list, (node,))
-            self._claim(operator.eq, keys, list(value), f"list({text}) == {list(value)}")
+            self._guard(operator.eq, keys, list(value), f"list({text}) == {list(value)}")
         elif isinstance(value, (tuple, list)):
-            self._claim(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
+            self._guard(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
         elif isinstance(value, torch.Tensor) and node.kind is not Kind.CHILD and self.asks_for_none:
-            self._claim(operator.is_not, node, None, f"{text} is not None")
+            self._guard(operator.is_not, node, None, f"{text} is not None")
         for key, item in pairs(value) if depth and isinstance(value, (tuple, list, dict)) else ():
             if not isinstance(item, (int, float)) and (self.asks_for_none or not isinstance(item, torch.Tensor)):
                 part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
                 self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
 
-    def _claim(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
-        claim = self.node(Kind.FUNCTION, compare, (node, value))
-        return self.node(Kind.FUNCTION, torch._assert, (claim, f"cut on an example with {text}"))
+    def _guard(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
+        condition = self.node(Kind.FUNCTION, compare, (node, value))
+        return self.node(Kind.FUNCTION, torch._assert, (condition, f"cut on an example with {text}"))
 
     def fix_node(
         self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
     ) -> None:
         assumption = self.assume(what, holds if value is None else value, content)
         text = f"unlike the example that this was cut on: {assumption}"
-        claim = node if holds else self.node(Kind.FUNCTION, *contrary(node))
-        self.node(Kind.FUNCTION, torch._assert, (claim, text)).decides = decides
+        condition = node if holds else self.node(Kind.FUNCTION, *contrary(node))
+        self.node(Kind.FUNCTION, torch._assert, (condition, text)).decides = decides
 
     def assume(self, what: str, value: Any, content: bool = False) -> Assumption:
         frame = users_frame()

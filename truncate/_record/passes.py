@@ -11,19 +11,19 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._follow import PLAIN, explain
-from truncate._graph import Body, Call, Kind, Node, descend, join, map_nested, tensors_in
+from truncate._graph import Call, Graph, Kind, Node, descend, join, map_nested, tensors_in
 from truncate._record.recording import Recording
-from truncate._sandbox import UNCHANGING, Example, call_model, ghost_of, twins, watch
-from truncate._target import Spine
+from truncate._sandbox import UNCHANGING, Example, call_model, sandbox_copy, twins, watch
+from truncate._target import TargetPaths
 
 
-class Forwards(Protocol):
+class Traces(Protocol):
     """What a pass asks about the forwards that it comes through."""
 
     entry: Call
-    spine: Spine
+    paths: TargetPaths
 
-    def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]: ...
+    def follow(self, module: nn.Module, path: str, call: Call) -> list[Graph]: ...
 
     def call(self, parent: nn.Module, path: str, node: Node) -> Call: ...
 
@@ -32,85 +32,87 @@ class Pass:
     """One pass of a model on an example, with a recording of each forward that cannot be followed."""
 
     def __init__(
-        self, model: nn.Module, example: Example, spine: Spine, forwards: Forwards, flip: bool, fixes_numbers: bool
+        self, model: nn.Module, example: Example, paths: TargetPaths, traces: Traces, flip: bool, fixes_numbers: bool
     ) -> None:
-        self.recorded: dict[tuple[int, str], Body] = {}
-        self._forwards = forwards
+        self.recorded: dict[tuple[int, str], Graph] = {}
+        self._traces = traces
         self._fixes_numbers = fixes_numbers
         self._calls: list[_Calls] = []
-        self._next: tuple[nn.Module, str, Call] | None = (model, "", forwards.entry)
-        ghost = ghost_of(model, example.hollow.tensor)
-        for original, module in zip(model.modules(), ghost.modules()):
+        self._next: tuple[nn.Module, str, Call] | None = (model, "", traces.entry)
+        sandbox = sandbox_copy(model, example.meta.tensor)
+        for original, module in zip(model.modules(), sandbox.modules()):
             module.training ^= flip
-            if spine.holds(original) or original is model:
+            if paths.holds(original) or original is model:
                 self._take_over(original, module)
-        self.calls = [0] * len(spine.targets)  # of each target
-        watch(spine.targets, twins(model, ghost), self._count)
-        self._found_before = _tensors_of(ghost)
-        call_model(ghost, example)
+        self.calls = [0] * len(paths.targets)  # of each target
+        watch(paths.targets, twins(model, sandbox), self._count)
+        self._found_before = _tensors_of(sandbox)
+        call_model(sandbox, example)
 
     def _count(self, t: int, value: Any) -> None:
         self.calls[t] += 1
 
-    def _take_over(self, original: nn.Module, ghost: nn.Module) -> None:
-        """From now on a call of this module of the spine is seen, and recorded if need be."""
-        own = ghost.__dict__.get("forward")
+    def _take_over(self, original: nn.Module, sandbox: nn.Module) -> None:
+        """From now on a call of this module of the path is seen, and recorded if need be."""
+        own = sandbox.__dict__.get("forward")
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             entered = self._entered(original)
             if own is None:
-                del ghost.__dict__["forward"]
+                del sandbox.__dict__["forward"]
             else:
-                ghost.__dict__["forward"] = own
+                sandbox.__dict__["forward"] = own
             try:
-                return ghost.forward(*args, **kwargs) if entered is None else self._run(*entered, ghost, args, kwargs)
+                return (
+                    sandbox.forward(*args, **kwargs) if entered is None else self._run(*entered, sandbox, args, kwargs)
+                )
             finally:
-                ghost.__dict__["forward"] = forward
+                sandbox.__dict__["forward"] = forward
 
-        ghost.__dict__["forward"] = forward
+        sandbox.__dict__["forward"] = forward
 
     def _entered(self, original: nn.Module) -> tuple[nn.Module, str, Call] | None:
-        """Where and how a module of the spine was just called: its parent announced it, or the parent's graph tells."""
+        """Where and how a module of the path was just called: its parent announced it, or the parent's graph tells."""
         if self._next is not None and self._next[0] is original:
             entered, self._next = self._next, None
             return entered
         return self._calls[-1].next_of(original) if self._calls else None
 
-    def _run(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _run(self, module: nn.Module, path: str, call: Call, sandbox: nn.Module, args: Any, kwargs: Any) -> Any:
         try:
-            bodies = self._forwards.follow(module, path, call)
+            graphs = self._traces.follow(module, path, call)
         except CannotFollowError:
-            return self._record(module, path, call, ghost, args, kwargs)
-        taken = next(body for body in bodies if _is_taken(body, ghost))
+            return self._record(module, path, call, sandbox, args, kwargs)
+        taken = next(graph for graph in graphs if _is_taken(graph, sandbox))
         if taken.failure is not None:
-            return self._record(module, path, call, ghost, args, kwargs)
-        self._calls.append(_Calls(self._forwards, module, path, taken))
+            return self._record(module, path, call, sandbox, args, kwargs)
+        self._calls.append(_Calls(self._traces, module, path, taken))
         try:
-            return ghost.forward(*args, **kwargs)
+            return sandbox.forward(*args, **kwargs)
         finally:
             self._calls.pop()
 
-    def _record(self, module: nn.Module, path: str, call: Call, ghost: nn.Module, args: Any, kwargs: Any) -> Any:
+    def _record(self, module: nn.Module, path: str, call: Call, sandbox: nn.Module, args: Any, kwargs: Any) -> Any:
         def is_wanted(name: str) -> bool:
-            return self._forwards.spine.reaches(descend(module, name))
+            return self._traces.paths.reaches(descend(module, name))
 
         def call_child(name: str, node: Node | None, args: Any, kwargs: Any) -> Any:
-            if node is None:  # behind all targets
-                return descend(ghost, name)(*args, **kwargs)
+            if node is None:  # after all targets
+                return descend(sandbox, name)(*args, **kwargs)
             self._next = (
                 descend(module, name),
                 join(path, name),
-                self._forwards.call(module, path, node),
+                self._traces.call(module, path, node),
             )
             try:
-                return descend(ghost, name)(*args, **kwargs)
+                return descend(sandbox, name)(*args, **kwargs)
             finally:
                 self._next = None
 
-        recording = Recording(ghost, path, call_child, is_wanted, self._found_before, self._fixes_numbers)
-        self._calls.append(_Calls(self._forwards, module, path, Body([], None, {})))
+        recording = Recording(sandbox, path, call_child, is_wanted, self._found_before, self._fixes_numbers)
+        self._calls.append(_Calls(self._traces, module, path, Graph([], None, {})))
         try:
-            body, result = recording.run(call, args, kwargs)
+            graph, result = recording.run(call, args, kwargs)
         except CannotFollowError:  # a child's
             raise
         except Exception as error:
@@ -118,17 +120,17 @@ class Pass:
         finally:
             self._calls.pop()
         if recording.open_end is not None:
-            body.open_end = str(explain(recording.open_end, module, path, recorded=True))
-        known = self.recorded.setdefault((id(module), call.key), body)
-        if doing(known) != doing(body):
+            graph.open_end = str(explain(recording.open_end, module, path, recorded=True))
+        known = self.recorded.setdefault((id(module), call.key), graph)
+        if doing(known) != doing(graph):
             raise CannotFollowError(
                 f"{path!r} ({type(module).__name__}) runs several times in the example and not always the same "
-                f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or beside it"
+                f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or outside it"
             )
         return result
 
 
-def doing(body: Body) -> list[Any]:
+def doing(graph: Graph) -> list[Any]:
     """What a recording does, to be compared with another of the same forward."""
 
     def known(value: Any) -> Any:
@@ -137,24 +139,24 @@ def doing(body: Body) -> list[Any]:
     def given(node: Node) -> Any:
         return node.args[:1] if node.target is torch._assert else (node.args, node.kwargs)  # not the text of a check
 
-    return [(node.kind, node.target, map_nested(given(node), known)) for node in body.nodes]
+    return [(node.kind, node.target, map_nested(given(node), known)) for node in graph.nodes]
 
 
-def _is_taken(body: Body, module: nn.Module) -> bool:
+def _is_taken(graph: Graph, module: nn.Module) -> bool:
     """Whether a module as it is now goes that way."""
-    return all(descend(module, flag.rpartition(".")[0]).training is value for flag, value in body.modes.items())
+    return all(descend(module, flag.rpartition(".")[0]).training is value for flag, value in graph.modes.items())
 
 
 class _Calls:
     """The calls of children that the graph of a running forward announces, in order."""
 
-    def __init__(self, forwards: Forwards, module: nn.Module, path: str, body: Body) -> None:
-        self._forwards = forwards
+    def __init__(self, traces: Traces, module: nn.Module, path: str, graph: Graph) -> None:
+        self._traces = traces
         self._module = module
         self._path = path
         self._nodes: dict[int, Iterator[Node]] = {}
         calls: dict[int, list[Node]] = {}
-        for node in body.nodes:
+        for node in graph.nodes:
             if node.kind is Kind.CHILD:
                 calls.setdefault(id(descend(module, node.target)), []).append(node)
         self._nodes = {child: iter(nodes) for child, nodes in calls.items()}
@@ -164,16 +166,16 @@ class _Calls:
         if node is None:
             return None
         path = join(self._path, node.target)
-        return child, path, self._forwards.call(self._module, self._path, node)
+        return child, path, self._traces.call(self._module, self._path, node)
 
 
-def _tensors_of(ghost: nn.Module) -> dict[int, torch.Tensor]:
+def _tensors_of(sandbox: nn.Module) -> dict[int, torch.Tensor]:
     """The tensors that a forward may find when a pass begins, by id: in attributes and globals, lists and dicts there.
 
     What is found there later, and was not there before, belongs to this pass, and another one would have another.
     """
-    modules = list(ghost.modules())
+    modules = list(sandbox.modules())
     files = {type(module).__module__ for module in modules if not type(module).__module__.startswith("torch.")}
-    places = [*map(vars, modules), *(vars(sys.modules[name]) for name in files if name in sys.modules)]
-    held = [value for place in places for value in list(place.values()) if type(value) not in UNCHANGING]
+    spaces = [*map(vars, modules), *(vars(sys.modules[name]) for name in files if name in sys.modules)]
+    held = [value for space in spaces for value in list(space.values()) if type(value) not in UNCHANGING]
     return {id(tensor): tensor for tensor in tensors_in(held)}

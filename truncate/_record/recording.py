@@ -1,6 +1,6 @@
 """Recording one forward on real tensors, to a graph.
 
-For Python that cannot be followed on stand-ins: branches on a value or a shape, loops over data. The forward runs on
+For Python that cannot be followed on proxies: branches on a value or a shape, loops over data. The forward runs on
 the tensors that it gets in one real pass, under a `TorchFunctionMode` (which is thread-local) that writes each
 operation into the graph. Children are leaves here too. What had to be fixed, such as the way that a branch went, is
 written down as an `Assumption` and checked again at run time.
@@ -20,30 +20,30 @@ from torch.overrides import TorchFunctionMode
 from truncate._follow import (
     PLAIN,
     Given,
-    Shadows,
-    StandIn,
+    Proxy,
+    ProxyModules,
     Traced,
     Unfollowable,
     asks_for_none,
     compares_bools,
     entry_of,
     made_plain,
-    recording_is,
     running,
     traced,
+    tracing_with,
 )
 from truncate._graph import (
     DUNDER,
-    Body,
     Call,
+    Graph,
     Kind,
     Node,
     containers_in,
     descend,
+    mutated,
     observed_in,
     returns_list,
     tensors_in,
-    written,
 )
 from truncate._python import compared_device_type, users_frame
 from truncate._record.answers import QUESTIONS, Answers
@@ -80,17 +80,17 @@ class Recording(Values, Answers, TorchFunctionMode):
         self._sizes_read: dict[int, list[Callable[[], Any]]] = {}  # of tensors, by id: how to write it down
         self._returned: dict[int, tuple[Node, Any]] = {}  # what children returned, by id, kept alive
 
-    def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Body, Any]:
+    def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
         """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
-        with recording_is(self), python_draws_watched() as drawn, self._contexts.running(), self:
+        with tracing_with(self), python_draws_watched() as drawn, self._contexts.running(), self:
             self._drawn = drawn
             attributes = dict(vars(self.module))
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
             taken = Given((*args, *kwargs.values()))
-            shadows = Shadows(self.module, self)
+            proxies = ProxyModules(self.module, self)
             with self.own_defaults(self.module, args, kwargs) as kwargs:
-                returned = entry_of(shadows.at("", self.module))(*args, **kwargs)
+                returned = entry_of(proxies.at("", self.module))(*args, **kwargs)
             lowered = self._lowered_result(returned)
         for name, value in vars(self.module).items():
             if attributes.get(name, self) is not value:
@@ -105,12 +105,12 @@ class Recording(Values, Answers, TorchFunctionMode):
         if self._failure is not self.open_end:
             raise self._failure  # type: ignore[misc]
         result = None if self.open_end is not None else lowered
-        body = Body(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
-        body.fills = shadows.filled
-        body.filled = self.told(taken.changes, taken.containers)
+        graph = Graph(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
+        graph.fills = proxies.filled
+        graph.filled = self.told(taken.changes, taken.containers)
         returned = self.real(returned)
         made_plain((args, kwargs, returned, list(self._states.values())))
-        return body, returned
+        return graph, returned
 
     def _lowered_result(self, returned: Any) -> Any:
         """What the forward returns may be unknown, such as what hooks have put aside, if only a target is wanted."""
@@ -126,7 +126,7 @@ class Recording(Values, Answers, TorchFunctionMode):
     def _end_here(self, why: Unfollowable) -> None:
         """From now on the forward just runs: if it comes to no target any more, what it does need not be known."""
         frame = users_frame()
-        why.place = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
+        why.where = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
         self.open_end = why
         self.is_paused = True
 
@@ -161,7 +161,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         given = self.real(args), self.real(kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
-        with self.objects_lent(path, given) as lent, self.paused(), recording_is(None):
+        with self.objects_lent(path, given) as lent, self.paused(), tracing_with(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             stand_for = zip((*args, *kwargs.values()), (*lowered, *named.values()))
@@ -242,7 +242,7 @@ class Recording(Values, Answers, TorchFunctionMode):
     def resumed(self) -> Iterator[None]:
         """While a child runs, a hook of the recorded forward does."""
         self.is_paused = False
-        with recording_is(self), self:
+        with tracing_with(self), self:
             yield
         self.is_paused = True
 
@@ -301,7 +301,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):
             self.fix_length(node, len(result))
-        if isinstance(result, torch.Tensor) and written(node):
+        if isinstance(result, torch.Tensor) and mutated(node):
             self._values[id(result)] = node, result
             return result
         return self._enter(result, node)
@@ -357,7 +357,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             self.modes[flag] = descend(self.module, flag.rpartition(".")[0]).training
         return self.modes[flag]
 
-    def is_instance(self, standin: StandIn, classes: Any) -> bool:
+    def is_instance(self, proxy: Proxy, classes: Any) -> bool:
         return isinstance(True, classes)
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import Unfollowable, follow, held_by_several
 from truncate._graph import (
-    Body,
     Call,
+    Graph,
     Known,
     Node,
     Observed,
@@ -25,38 +25,38 @@ from truncate._graph import (
     join,
     map_nested,
     name_operations,
-    outline_of,
+    structure_of,
 )
 from truncate._record.passes import Pass, doing
 from truncate._sandbox import Example, observe
-from truncate._target import Spine
+from truncate._target import TargetPaths
 
 
-class Forwards:
+class Traces:
     """The forwards of one model and of everything below it."""
 
-    def __init__(self, model: nn.Module, spine: Spine, example: Example | None = None) -> None:
+    def __init__(self, model: nn.Module, paths: TargetPaths, example: Example | None = None) -> None:
         self.entry = (
             call_of_signature(model) if example is None else call_of_example(model, example.args, example.kwargs)
         )
         self._model = model
-        self.spine = spine
+        self.paths = paths
         self.numbers_are_fixed = example is None or example.fixes_numbers
         self._example = example
         self.has_example = example is not None
-        self._followed: dict[tuple[int, str], list[list[Body]]] = {}
+        self._followed: dict[tuple[int, str], list[list[Graph]]] = {}
         self._failed: dict[tuple[int, str], CannotFollowError] = {}
-        self._recorded: dict[tuple[int, str], list[Body]] = {}
+        self._recorded: dict[tuple[int, str], list[Graph]] = {}
         self._observed: dict[int, Observed] = {}
         # With what was given, to keep it alive.
-        self._outlines: dict[tuple[Node, int], tuple[Any, Structures | None]] = {}
+        self._structures: dict[tuple[Node, int], tuple[Any, Structures | None]] = {}
         self.passed: Pass | None = None
 
     @functools.cached_property
     def held_by_several(self) -> frozenset[int]:
         return held_by_several(self._model)
 
-    def bodies(self, module: nn.Module, path: str, call: Call, record: bool = True) -> list[Body]:
+    def graphs(self, module: nn.Module, path: str, call: Call, record: bool = True) -> list[Graph]:
         """All ways through the forward of the module at `path`, called like that; its present mode's is first.
 
         With `record`, the example is run if it has to be.
@@ -66,7 +66,7 @@ class Forwards:
         """
         try:
             followed = self.follow(module, path, call)
-            if not any(body.failure for body in followed):
+            if not any(graph.failure for graph in followed):
                 return followed
             failure = None
         except CannotFollowError as error:
@@ -74,12 +74,12 @@ class Forwards:
         recorded = self._recordings(module, call, record)
         if not recorded and failure is not None:
             raise failure
-        # A way that stand-ins found is better: it holds for more inputs than a recording.
-        found = {_way(body): body for body in [*followed, *recorded]}
-        return list((found | {_way(body): body for body in followed if not body.failure}).values())
+        # A way that proxies found is better: it holds for more inputs than a recording.
+        found = {_modes_of(graph): graph for graph in [*followed, *recorded]}
+        return list((found | {_modes_of(graph): graph for graph in followed if not graph.failure}).values())
 
-    def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Body]:
-        if self._example is None or not (self.spine.holds(module) or module is self._model):
+    def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Graph]:
+        if self._example is None or not (self.paths.holds(module) or module is self._model):
             return []
         key = (id(module), call.key)
         if record:
@@ -88,8 +88,8 @@ class Forwards:
                 self._record_flipped()
         return self._recorded.get(key, [])
 
-    def follow(self, module: nn.Module, path: str, call: Call) -> list[Body]:
-        """All ways through a forward as stand-ins find them."""
+    def follow(self, module: nn.Module, path: str, call: Call) -> list[Graph]:
+        """All ways through a forward as proxies find them."""
         key = (id(module), call.key)
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotFollowError(f"{path!r} was compiled by TorchScript, so its Python is no longer at hand")
@@ -101,18 +101,18 @@ class Forwards:
         if key in self._failed:
             raise self._failed[key]
         known = self._followed.setdefault(key, [])
-        for bodies in known:
-            if _relies_on_no_other(bodies, call):
-                return bodies
+        for graphs in known:
+            if _relies_on_no_other(graphs, call):
+                return graphs
         try:
-            bodies = follow(module, call, path, _Children(self, module, path, given_by(call)))
+            graphs = follow(module, call, path, _Children(self, module, path, given_by(call)))
         except CannotFollowError as error:
             self._failed[key] = error
             raise
-        for body in bodies:
-            name_operations(body, module)
-        known.append(bodies)
-        return bodies
+        for graph in graphs:
+            name_operations(graph, module)
+        known.append(graphs)
+        return graphs
 
     def _record(self) -> None:
         """Runs the example, and once more in the other mode if a forward branches on its mode."""
@@ -129,39 +129,39 @@ class Forwards:
                 self.passed = self._pass(self._example)
             except CannotFollowError:
                 raise error from None
-        self._outlines.clear()  # more is known now
-        for key, body in self.passed.recorded.items():
-            self._recorded[key] = [self._named(key, body)]
-        followed = [body for known in self._followed.values() for bodies in known for body in bodies]
-        if any(body.modes for body in self.passed.recorded.values()) or any(body.failure for body in followed):
+        self._structures.clear()  # more is known now
+        for key, graph in self.passed.recorded.items():
+            self._recorded[key] = [self._named(key, graph)]
+        followed = [graph for known in self._followed.values() for graphs in known for graph in graphs]
+        if any(graph.modes for graph in self.passed.recorded.values()) or any(graph.failure for graph in followed):
             other, why = self._flipped
-            for body in followed:
-                if body.failure:
-                    body.failure = why
-            for key, body in self.passed.recorded.items():
-                if body.modes and key not in other:
-                    flipped = {flag: not value for flag, value in body.modes.items()}
-                    self._recorded[key].append(Body([], None, flipped, why))
-            for key, body in other.items():
-                self._add_other_way(key, body)
+            for graph in followed:
+                if graph.failure:
+                    graph.failure = why
+            for key, graph in self.passed.recorded.items():
+                if graph.modes and key not in other:
+                    flipped = {flag: not value for flag, value in graph.modes.items()}
+                    self._recorded[key].append(Graph([], None, flipped, why))
+            for key, graph in other.items():
+                self._add_other_branch(key, graph)
 
-    def _add_other_way(self, key: tuple[int, str], body: Body) -> None:
+    def _add_other_branch(self, key: tuple[int, str], graph: Graph) -> None:
         """Adds what a forward does in the other mode, if it asked for a mode, or else if it does something else."""
         known = self._recorded.setdefault(key, [])
-        same = next((one for one in known if _way(one) == _way(body)), None)
+        same = next((one for one in known if _modes_of(one) == _modes_of(graph)), None)
         if same is not None:
-            if doing(same) == doing(body):
+            if doing(same) == doing(graph):
                 return
             # What a child does differs with its mode. Its own is not asked for, but all of them were the other way.
             own = self._module(key).training
-            same.modes, body.modes = {**same.modes, "training": own}, {**body.modes, "training": not own}
-        known.append(body)
+            same.modes, graph.modes = {**same.modes, "training": own}, {**graph.modes, "training": not own}
+        known.append(graph)
 
     def _pass(self, example: Example, flip: bool = False) -> Pass:
-        return Pass(self._model, example, self.spine, self, flip, self.numbers_are_fixed)
+        return Pass(self._model, example, self.paths, self, flip, self.numbers_are_fixed)
 
     @functools.cached_property
-    def _flipped(self) -> tuple[dict[tuple[int, str], Body], str]:
+    def _flipped(self) -> tuple[dict[tuple[int, str], Graph], str]:
         """What a pass in the other mode records; and why there is nothing of a forward."""
         if self._example is None:
             return {}, ""
@@ -169,19 +169,19 @@ class Forwards:
             recorded = self._pass(self._example, flip=True).recorded
         except Exception as error:
             return {}, f"the example does not run in this mode: {error}"
-        return {key: self._named(key, body) for key, body in recorded.items()}, (
+        return {key: self._named(key, graph) for key, graph in recorded.items()}, (
             "the example did not come this way in this mode"
         )
 
     def _record_flipped(self) -> None:
         """Adds what only the other mode runs."""
-        for key, body in self._flipped[0].items():
-            self._recorded.setdefault(key, [body])
-        self._outlines.clear()
+        for key, graph in self._flipped[0].items():
+            self._recorded.setdefault(key, [graph])
+        self._structures.clear()
 
-    def _named(self, key: tuple[int, str], body: Body) -> Body:
-        name_operations(body, self._module(key))
-        return body
+    def _named(self, key: tuple[int, str], graph: Graph) -> Graph:
+        name_operations(graph, self._module(key))
+        return graph
 
     def _module(self, key: tuple[int, str]) -> nn.Module:
         return next(module for module in self._model.modules() if id(module) == key[0])
@@ -197,86 +197,88 @@ class Forwards:
     def call(self, parent: nn.Module, path: str, node: Node, given: Structures | None = None) -> Call:
         """How a node in the graph of `parent`, itself called with `given`, calls a child."""
         child = descend(parent, node.target)
-        return call_of_node(child, node, lambda source: self.outline(parent, path, source, given))
+        return call_of_node(child, node, lambda source: self.structure(parent, path, source, given))
 
-    def outline(self, module: nn.Module, path: str, node: Node, given: Structures | None = None) -> Any:
+    def structure(self, module: nn.Module, path: str, node: Node, given: Structures | None = None) -> Any:
         """What is known of the value of a node in the graph of `module`."""
         key = node, id(given)
-        if key not in self._outlines:
+        if key not in self._structures:
             of_child = _Children(self, module, path, given).returned
-            found = outline_of(node, of_child, lambda other: self.outline(module, path, other, given), given)
-            self._outlines[key] = found, given
-        return self._outlines[key][0]
+            found = structure_of(node, of_child, lambda other: self.structure(module, path, other, given), given)
+            self._structures[key] = found, given
+        return self._structures[key][0]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Children:
     """What is known of the calls of children in the graph of one module."""
 
-    forwards: Forwards
+    traces: Traces
     parent: nn.Module
     path: str
     given: Structures | None  # what the parent was called with
 
-    def outline(self, node: Node) -> Any:
+    def structure(self, node: Node) -> Any:
         """What is known of the value of a node in the graph of the parent."""
-        return self.forwards.outline(self.parent, self.path, node, self.given)
+        return self.traces.structure(self.parent, self.path, node, self.given)
 
     def returned(self, node: Node) -> Any:
-        """The outline of what a call returns: nothing if the child's modes differ in that."""
+        """The known structure of what a call returns: nothing if the child's modes differ in that."""
         child, below = descend(self.parent, node.target), join(self.path, node.target)
         try:
-            bodies = self._bodies(node)
+            graphs = self._graphs(node)
         except TruncateError:
             return Known.NOTHING
-        if any(body.open_end for body in bodies):
+        if any(graph.open_end for graph in graphs):
             return Known.NOTHING
         given = given_by(self._call(node))
-        outlines = [
+        structures = [
             map_nested(
-                body.result,
-                lambda item: self.forwards.outline(child, below, item, given) if type(item) is Node else item,
+                graph.result,
+                lambda item: self.traces.structure(child, below, item, given) if type(item) is Node else item,
             )
-            for body in bodies
+            for graph in graphs
         ]
-        return outlines[0] if all(repr(outline) == repr(outlines[0]) for outline in outlines) else Known.NOTHING
+        return (
+            structures[0] if all(repr(structure) == repr(structures[0]) for structure in structures) else Known.NOTHING
+        )
 
     def filled(self, node: Node) -> list[Any] | None:
         """How a call changes the lists and dicts that it is given; None if that is not known."""
         try:
-            bodies = self._bodies(node)
+            graphs = self._graphs(node)
         except TruncateError:
             return None
-        known = all(body.filled == bodies[0].filled and not (body.failure or body.open_end) for body in bodies)
-        return bodies[0].filled if known else None
+        known = all(graph.filled == graphs[0].filled and not (graph.failure or graph.open_end) for graph in graphs)
+        return graphs[0].filled if known else None
 
     def is_shared(self, container: Any) -> bool:
         """Whether several modules of the model hold a list or dict."""
-        return id(container) in self.forwards.held_by_several
+        return id(container) in self.traces.held_by_several
 
-    def _bodies(self, node: Node) -> list[Body]:
+    def _graphs(self, node: Node) -> list[Graph]:
         child = descend(self.parent, node.target)
         # A parent that is being followed asks: the example would run through it, and it would ask again.
-        return self.forwards.bodies(child, join(self.path, node.target), self._call(node), record=False)
+        return self.traces.graphs(child, join(self.path, node.target), self._call(node), record=False)
 
     def _call(self, node: Node) -> Call:
-        return self.forwards.call(self.parent, self.path, node, self.given)
+        return self.traces.call(self.parent, self.path, node, self.given)
 
 
 def given_by(call: Call) -> Structures:
     return {node.target: node.known for node in call.inputs if node.known is not None}
 
 
-def _way(body: Body) -> tuple[tuple[str, bool], ...]:
+def _modes_of(graph: Graph) -> tuple[tuple[str, bool], ...]:
     """What tells the ways through a forward apart."""
-    return tuple(sorted(body.modes.items()))
+    return tuple(sorted(graph.modes.items()))
 
 
-def _relies_on_no_other(bodies: list[Body], call: Call) -> bool:
+def _relies_on_no_other(graphs: list[Graph], call: Call) -> bool:
     """Whether what these ways were told of their inputs is true of another call too."""
     given = {node.target: node for node in call.inputs}
     return all(
         repr(told) == repr(given[name].known() if given[name].known is not None else None)  # type: ignore[misc]
-        for body in bodies
-        for name, told in body.asked.items()
+        for graph in graphs
+        for name, told in graph.asked.items()
     )

@@ -16,13 +16,13 @@ from torch import nn
 from truncate._follow import (
     NOT_OPENED,
     PLAIN,
+    GraphBuilder,
     Lent,
-    StandIn,
+    Proxy,
     Traced,
-    Written,
     hides,
     is_opaque,
-    is_shadow,
+    is_proxy_module,
     plain,
     plain_inside,
     real_of,
@@ -31,12 +31,12 @@ from truncate._follow import (
 )
 from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested
 from truncate._python import users_frame
-from truncate._record.guards import Assumes
+from truncate._record.guards import Guards
 
 Lazy = Node | Callable[[], Node]
 
 
-class Values(Written, Assumes):
+class Values(GraphBuilder, Guards):
     """The part of a recording that knows where each value comes from."""
 
     is_paused: bool
@@ -139,7 +139,7 @@ class Values(Written, Assumes):
             return value
         if issubclass(kind, Traced):
             return value._node if value._tracer is self else value.real_value
-        if issubclass(kind, StandIn):
+        if issubclass(kind, Proxy):
             return value._node
         if id(value) in self._values:
             lazy, _ = self._values[id(value)]
@@ -149,7 +149,7 @@ class Values(Written, Assumes):
             return node
         if isinstance(value, torch.Tensor):
             return self._constant(value)
-        if is_shadow(value):
+        if is_proxy_module(value):
             raise self.fail("passes a module as an argument")
         if kind is torch.Generator:
             raise self.fail("draws random numbers of its own, from a torch.Generator")
@@ -210,7 +210,7 @@ class Values(Written, Assumes):
             return value
         if issubclass(kind, Traced):
             return value.real_value
-        if issubclass(kind, StandIn):  # only the mode of a module stands in while recording
+        if issubclass(kind, Proxy):  # only the mode of a module stands in while recording
             return self.modes_value(value._node.target)
         if kind is torch.Size or kind is Shape:
             return torch.Size([plain(item) for item in value])

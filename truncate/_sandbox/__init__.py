@@ -1,6 +1,6 @@
 """ROOM _sandbox."""
 
-from truncate._sandbox.copies import UNCHANGING, fresh, ghost_of
+from truncate._sandbox.copies import UNCHANGING, fresh, sandbox_copy
 from truncate._sandbox.example import (
     Example,
     call_model,
@@ -14,7 +14,7 @@ from truncate._sandbox.example import (
     watch,
     without_a_trace,
 )
-from truncate._sandbox.meta import Hollow, is_hollow
+from truncate._sandbox.meta import Meta, is_meta
 from truncate._sandbox.randomness import (
     python_draws_watched,
     random_state_kept,
@@ -25,15 +25,14 @@ from truncate._sandbox.randomness import (
 
 __all__ = [
     "Example",
-    "Hollow",
+    "Meta",
     "UNCHANGING",
     "call_model",
     "can_be_watched",
     "cloned",
     "example_of",
     "fresh",
-    "ghost_of",
-    "is_hollow",
+    "is_meta",
     "observe",
     "outputs_of",
     "outside_inference_mode",
@@ -41,6 +40,7 @@ __all__ = [
     "random_state_kept",
     "random_state_watched",
     "same_states",
+    "sandbox_copy",
     "states_of_torch",
     "twins",
     "watch",

@@ -16,10 +16,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 from truncate._graph import map_nested, memory_of, tensors_in
-from truncate._sandbox.meta import Hollowing
+from truncate._sandbox.meta import ToMeta
 
 
-def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
+def sandbox_copy(model: nn.Module, meta: ToMeta | None = None) -> nn.Module:
     """The same modules with the same parameters, and copies of the buffers and of every Python attribute.
 
     With `hollow`, what that makes of parameters, buffers and other tensors: no kernel is to run on them.
@@ -33,15 +33,15 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
     for module in originals:
         memo[id(module)] = object.__new__(type(module))
     buffers = [buffer for module in originals for buffer in module._buffers.values() if buffer is not None]
-    if not hollow:
+    if not meta:
         memo.update(_copied_together(buffers))
     for module in originals:
         for parameter in module._parameters.values():
             if parameter is not None and id(parameter) not in memo:
-                memo[id(parameter)] = hollow(parameter) if hollow else parameter
+                memo[id(parameter)] = meta(parameter) if meta else parameter
         for buffer in module._buffers.values():
             if buffer is not None and id(buffer) not in memo:
-                memo[id(buffer)] = hollow(buffer) if hollow else buffer.detach().clone()
+                memo[id(buffer)] = meta(buffer) if meta else buffer.detach().clone()
     for module in originals:
         attributes = list(vars(module).items())  # at once: another thread may run the model meanwhile
         own = memo[id(module)].__dict__
@@ -52,7 +52,7 @@ def ghost_of(model: nn.Module, hollow: Hollowing | None = None) -> nn.Module:
             elif kind in _DICTS and not value and name in _MODULE_STATE:  # most of all, and no other module holds it
                 own[name] = kind()
             else:
-                own[name] = _copied(value, memo, hollow)
+                own[name] = _copied(value, memo, meta)
         if module._compiled_call_impl is not None:  # by `module.compile()`: what was compiled holds the original
             memo[id(module)]._compiled_call_impl = None
     return memo[id(model)]
@@ -74,35 +74,35 @@ def _copied_together(tensors: list[torch.Tensor]) -> dict[int, torch.Tensor]:
     return copies
 
 
-def _copied(value: Any, memo: dict[int, Any], hollow: Hollowing | None) -> Any:
+def _copied(value: Any, memo: dict[int, Any], meta: ToMeta | None) -> Any:
     kind = type(value)
     if kind in UNCHANGING:
         return value
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, torch.Tensor):
-        memo[id(value)] = hollow(value) if hollow else value.detach().clone()
+        memo[id(value)] = meta(value) if meta else value.detach().clone()
         return memo[id(value)]
     if kind in _DICTS:
         made = memo[id(value)] = kind()
         if value:
-            made.update((key, _copied(item, memo, hollow)) for key, item in value.items())
+            made.update((key, _copied(item, memo, meta)) for key, item in value.items())
         return made
     if kind in (set, list) and not value:
         memo[id(value)] = kind()
         return memo[id(value)]
     if kind is types.FunctionType:
-        return _rebound(value, memo, hollow)
+        return _rebound(value, memo, meta)
     try:
         return copy.deepcopy(value, memo)
     except Exception:  # a lock, a process group, a tensor inside a graph: no copy can be had, and none was asked for
         return value
 
 
-def _rebound(function: types.FunctionType, memo: dict[int, Any], hollow: Hollowing | None) -> types.FunctionType:
+def _rebound(function: types.FunctionType, memo: dict[int, Any], meta: ToMeta | None) -> types.FunctionType:
     """A function that was made inside another one, such as a hook, with what it uses from there replaced by copies."""
     memo[id(function)] = function  # should it use itself
-    cells = tuple(_copied_cell(cell, memo, hollow) for cell in function.__closure__ or ())
+    cells = tuple(_copied_cell(cell, memo, meta) for cell in function.__closure__ or ())
     if all(map(operator.is_, cells, function.__closure__ or ())):
         return function
     made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
@@ -112,7 +112,7 @@ def _rebound(function: types.FunctionType, memo: dict[int, Any], hollow: Hollowi
     return made
 
 
-def _copied_cell(cell: types.CellType, memo: dict[int, Any], hollow: Hollowing | None) -> types.CellType:
+def _copied_cell(cell: types.CellType, memo: dict[int, Any], meta: ToMeta | None) -> types.CellType:
     try:
         value = cell.cell_contents
     except ValueError:  # nothing was put there yet
@@ -120,7 +120,7 @@ def _copied_cell(cell: types.CellType, memo: dict[int, Any], hollow: Hollowing |
     if id(cell) not in memo:
         # Of the model, or where something may be handed from one module to another; the rest is not ours to copy.
         if id(value) in memo or type(value) in (dict, OrderedDict, list, types.FunctionType):
-            copied = _copied(value, memo, hollow)
+            copied = _copied(value, memo, meta)
             memo[id(cell)] = cell if copied is value else types.CellType(copied)
         else:
             memo[id(cell)] = cell

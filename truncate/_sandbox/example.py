@@ -14,8 +14,8 @@ from torch import nn
 
 from truncate._errors import TruncateError
 from truncate._graph import Observed, map_nested, observed_in, tensors_in
-from truncate._sandbox.copies import fresh, ghost_of, parameters_kept
-from truncate._sandbox.meta import Hollow
+from truncate._sandbox.copies import fresh, parameters_kept, sandbox_copy
+from truncate._sandbox.meta import Meta
 from truncate._sandbox.randomness import random_state_kept
 from truncate._target import Target
 
@@ -29,8 +29,8 @@ class Example:
     fixes_numbers: bool = False  # whether what is recorded on it takes no other sizes
 
     def __post_init__(self) -> None:
-        self.hollow = Hollow((self.args, self.kwargs))
-        self.args, self.kwargs = self.hollow.arguments(self.args), self.hollow.arguments(self.kwargs)
+        self.meta = Meta((self.args, self.kwargs))
+        self.args, self.kwargs = self.meta.arguments(self.args), self.meta.arguments(self.kwargs)
 
 
 def example_of(model: nn.Module, args: Any, kwargs: Any) -> Example:
@@ -61,8 +61,8 @@ def outputs_of(
 
     Where it is known how many `calls` of each there are, the pass ends with the last of them.
     """
-    ghost = ghost_of(model, example.hollow.tensor)
-    ghost = ghost if training else ghost.eval()
+    sandbox = sandbox_copy(model, example.meta.tensor)
+    sandbox = sandbox if training else sandbox.eval()
     outputs: list[list[Any]] = [[] for _ in targets]
 
     def keep(t: int, value: Any) -> None:
@@ -70,9 +70,9 @@ def outputs_of(
         if calls is not None and all(len(kept) >= count for kept, count in zip(outputs, calls)):
             raise _Seen
 
-    watch(targets, twins(model, ghost), keep)
+    watch(targets, twins(model, sandbox), keep)
     with contextlib.suppress(_Seen):
-        call_model(ghost, example)
+        call_model(sandbox, example)
     return outputs
 
 
@@ -95,15 +95,15 @@ def can_be_watched(target: Target) -> bool:
     return target.is_module and not isinstance(target.module, torch.jit.ScriptModule)
 
 
-def twins(model: nn.Module, ghost: nn.Module) -> dict[int, nn.Module]:
-    """The modules of a ghost by the ids of those whose place they take."""
-    return dict(zip(map(id, model.modules()), ghost.modules()))
+def twins(model: nn.Module, sandbox: nn.Module) -> dict[int, nn.Module]:
+    """The modules of a sandbox copy by the ids of those whose place they take."""
+    return dict(zip(map(id, model.modules()), sandbox.modules()))
 
 
 def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
     """What the calls of one module do to their arguments, in a pass of the model."""
-    ghost = ghost_of(model, example.hollow.tensor)
-    twin = twins(model, ghost)[id(child)]
+    sandbox = sandbox_copy(model, example.meta.tensor)
+    twin = twins(model, sandbox)[id(child)]
     given: list[list[tuple[torch.Tensor, int]]] = []
     seen: list[Observed] = []
 
@@ -115,15 +115,15 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
 
     twin.register_forward_pre_hook(enter, with_kwargs=True)
     twin.register_forward_hook(leave, with_kwargs=True)
-    call_model(ghost, example)
+    call_model(sandbox, example)
     return Observed(any(one.writes for one in seen), any(one.shares for one in seen))
 
 
 @contextlib.contextmanager
 def without_a_trace(model: nn.Module, example: Example) -> Iterator[None]:
-    """Meanwhile a ghost of a model may run on an example."""
-    with random_state_kept(), example.hollow.running, contextlib.ExitStack() as stack:
-        if not example.hollow.tensor:
+    """Meanwhile a sandbox copy of a model may run on an example."""
+    with random_state_kept(), example.meta.running, contextlib.ExitStack() as stack:
+        if not example.meta.tensor:
             stack.enter_context(parameters_kept(model))
         yield
 
@@ -146,7 +146,7 @@ def outside_inference_mode(function: Callable[Given, Made]) -> Callable[Given, M
 
 
 def call_model(model: nn.Module, example: Example) -> None:
-    """Runs a ghost on an example, which leaves no trace; an error of any kind is the model's."""
+    """Runs a sandbox copy on an example, which leaves no trace; an error of any kind is the model's."""
     try:
         with without_a_trace(model, example):
             model(*fresh(example.args), **fresh(example.kwargs))

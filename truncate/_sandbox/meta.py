@@ -13,20 +13,20 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from truncate._errors import TruncateError
 from truncate._graph import map_nested, tensors_in
 
-Hollowing = Callable[[torch.Tensor], torch.Tensor]
+ToMeta = Callable[[torch.Tensor], torch.Tensor]
 
 
-def is_hollow(tensor: torch.Tensor) -> bool:
+def is_meta(tensor: torch.Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
-class Hollow:
+class Meta:
     """How to run a model on arguments some of which are without content: with nothing else that has any."""
 
     def __init__(self, arguments: Any) -> None:
         tensors = list(tensors_in(arguments))
         self._mode: FakeTensorMode | None = None
-        self.tensor: Hollowing | None = None  # takes a tensor of the model its content; None: all is as it is
+        self.tensor: ToMeta | None = None  # takes a tensor of the model its content; None: all is as it is
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             # A mode of our own: in the caller's, the sizes of its tensors may be symbols.
             self._mode = FakeTensorMode(allow_non_fake_inputs=True)

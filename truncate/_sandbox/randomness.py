@@ -58,7 +58,7 @@ def python_draws_watched() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def random_state_watched() -> Iterator[Callable[[], bool]]:
-    """Likewise for torch's generator of the CPU too, which following a forward on stand-ins does not use."""
+    """Likewise for torch's generator of the CPU too, which following a forward on proxies does not use."""
     before = states_of_torch(gpus=False)
     changed: list[bool] = []
     with python_draws_watched() as drawn:

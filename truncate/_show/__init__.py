@@ -2,12 +2,12 @@
 
 from truncate._show.drawing import Drawing, draw
 from truncate._show.listing import Layers, layers, shape_of, shape_text
-from truncate._show.search import Place
+from truncate._show.search import LayerInfo
 
 __all__ = [
     "Drawing",
+    "LayerInfo",
     "Layers",
-    "Place",
     "draw",
     "layers",
     "shape_of",

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from truncate._graph import map_nested
-from truncate._sandbox import Hollow, fresh, ghost_of, random_state_kept
+from truncate._sandbox import Meta, fresh, random_state_kept, sandbox_copy
 
 
 def multiply_adds(
@@ -27,7 +27,7 @@ def multiply_adds(
     counter = _Counter()
     try:
         args, kwargs = on_meta((tuple(args), dict(kwargs)))
-        twin = hollow_copy(model)
+        twin = meta_copy(model)
         for path in paths:
             _watch(twin.get_submodule(path), path, counter, counted)
         with torch.no_grad(), random_state_kept(), counter:
@@ -37,9 +37,9 @@ def multiply_adds(
     return counted
 
 
-def hollow_copy(model: nn.Module) -> nn.Module:
+def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of a model on the meta device."""
-    return ghost_of(model, Hollow(torch.empty(0, device="meta")).tensor)
+    return sandbox_copy(model, Meta(torch.empty(0, device="meta")).tensor)
 
 
 def on_meta(arguments: Any) -> Any:

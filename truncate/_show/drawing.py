@@ -18,7 +18,7 @@ from truncate._show.counting import multiply_adds
 from truncate._show.listing import layers
 from truncate._show.marks import items_with_steps, mark_cut, mark_result, mark_whole, tag_of
 from truncate._show.search import count_parameters
-from truncate._show.tree import Picture
+from truncate._show.tree import Diagram
 from truncate._target import Target
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ _WRITERS = {".svg": svg.page, ".html": html.page}
 class Drawing:
     """A picture of a model. Prints as a tree, and shows itself in a notebook."""
 
-    def __init__(self, picture: Picture) -> None:
-        self.picture = picture
+    def __init__(self, diagram: Diagram) -> None:
+        self.diagram = diagram
 
     def __str__(self) -> str:
         return terminal.plain(self.__rich__())
 
     def __rich__(self) -> RenderableType:
-        return terminal.tree(self.picture)
+        return terminal.tree(self.diagram)
 
     def _repr_html_(self) -> str:
-        return html.fragment(self.picture)
+        return html.fragment(self.diagram)
 
 
 def draw(
@@ -63,7 +63,7 @@ def draw(
             place returns, and its multiply-adds. It may be on the meta device, where nothing is computed.
         kwargs: Its keyword arguments.
         before: In place of `upto`: stops at what a place is given.
-        after: Where to begin: behind this place.
+        after: Where to begin: after this place.
         to: A file to write: ``.svg``, a picture that stands still, or ``.html``, a page that folds and is searched.
             Both need nothing else. The file is there whole or not at all.
 
@@ -78,30 +78,30 @@ def draw(
     path = None if to is None else Path(to)
     if path is not None and path.suffix not in _WRITERS:
         raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
-    picture = layers(model, args, kwargs).picture()
+    diagram = layers(model, args, kwargs).diagram()
     if upto is not None or before is not None or after is not None:
         example = None if args is None and kwargs is None else example_of(model, args, kwargs)
         division, arrangement = divide(model, upto, before, after, example)
-        asked = [(steps, division.spine.targets[number]) for steps, number in items_with_steps(arrangement)]
+        asked = [(steps, division.paths.targets[number]) for steps, number in items_with_steps(arrangement)]
         targets = {_tag(steps, target): target for steps, target in asked}
         cut = model
         if is_whole(division):
-            mark_whole(picture.root, list(targets))
+            mark_whole(diagram.root, list(targets))
         else:
             plan = division.plans(everything=True)[-1]
-            mark_cut(picture.root, plan, targets)
+            mark_cut(diagram.root, plan, targets)
             cut = module_of(plan, arrangement)
-        places = ", ".join(target.text or "the end" for target in targets.values())
-        begin = f"after {division.places[0].text}, " if after is not None else ""
-        picture.cut = f"{begin}{'up to' if before is None else 'before'} {places}"
-        picture.left_parameters = count_parameters(cut)
-        if picture.root.work is not None and after is None:  # what is behind a place is not run on the example
-            picture.left_work = (multiply_adds(cut, [""], args or (), kwargs or {}) or {}).get("")
+        rows = ", ".join(target.text or "the end" for target in targets.values())
+        begin = f"after {division.cut_points[0].text}, " if after is not None else ""
+        diagram.cut = f"{begin}{'up to' if before is None else 'before'} {rows}"
+        diagram.left_parameters = count_parameters(cut)
+        if diagram.root.work is not None and after is None:  # what is after a place is not run on the example
+            diagram.left_work = (multiply_adds(cut, [""], args or (), kwargs or {}) or {}).get("")
     elif isinstance(model, Truncated):
-        mark_result(picture.root, model)
-    drawing = Drawing(picture)
+        mark_result(diagram.root, model)
+    drawing = Drawing(diagram)
     if path is not None:
-        _write(path, _WRITERS[path.suffix](picture))
+        _write(path, _WRITERS[path.suffix](diagram))
     return drawing
 
 

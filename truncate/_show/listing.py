@@ -14,30 +14,30 @@ from torch.utils.hooks import RemovableHandle
 from truncate._api import truncate
 from truncate._errors import TruncateError, require_module
 from truncate._graph import join, map_nested
-from truncate._sandbox import Example, call_model, example_of, ghost_of, outside_inference_mode, random_state_kept
+from truncate._sandbox import Example, call_model, example_of, outside_inference_mode, random_state_kept, sandbox_copy
 from truncate._show import html, terminal
-from truncate._show.counting import hollow_copy, multiply_adds, on_meta
-from truncate._show.search import UNFOLLOWED, Place, Search, count_parameters
-from truncate._show.tree import Branch, Picture, grown, number
+from truncate._show.counting import meta_copy, multiply_adds, on_meta
+from truncate._show.search import UNFOLLOWED, LayerInfo, Search, count_parameters
+from truncate._show.tree import Diagram, TreeNode, grown, number
 
 if TYPE_CHECKING:  # drawing needs rich, listing does not
     from rich.table import Table
 
 
-class Layers(Sequence[Place]):
+class Layers(Sequence[LayerInfo]):
     """The places of one model. Prints as a tree."""
 
-    def __init__(self, model: nn.Module, places: Sequence[Place], work: int | None = None) -> None:
-        self._places = tuple(places)
+    def __init__(self, model: nn.Module, rows: Sequence[LayerInfo], work: int | None = None) -> None:
+        self._places = tuple(rows)
         self._type = type(model).__name__
         self._parameters = count_parameters(model)
         self._work = work
 
     @overload
-    def __getitem__(self, index: int) -> Place: ...
+    def __getitem__(self, index: int) -> LayerInfo: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Place]: ...
-    def __getitem__(self, index: int | slice) -> Place | Sequence[Place]:
+    def __getitem__(self, index: slice) -> Sequence[LayerInfo]: ...
+    def __getitem__(self, index: int | slice) -> LayerInfo | Sequence[LayerInfo]:
         return self._places[index]
 
     def __len__(self) -> int:
@@ -65,50 +65,50 @@ class Layers(Sequence[Place]):
         return self.render()
 
     def _repr_html_(self) -> str:
-        return html.fragment(self.picture())
+        return html.fragment(self.diagram())
 
     def render(self, tree: bool = True, depth: int | None = None) -> Table:
         """The tree or the table for a console of rich, which colours it on a terminal."""
         if depth is not None and (not isinstance(depth, int) or depth < 1):
             raise TruncateError(f"depth is a number of levels, from 1 on, or None for all of them, and not {depth!r}")
-        return terminal.bare_tree(self.picture(), depth) if tree else self._table(depth)
+        return terminal.bare_tree(self.diagram(), depth) if tree else self._table(depth)
 
     def _table(self, depth: int | None) -> Table:
         from rich.table import Table
 
-        shapes = any(place.shape is not None for place in self)
+        shapes = any(row.shape is not None for row in self)
         table = Table(box=None, pad_edge=False)
         table.add_column("place", no_wrap=True)
         table.add_column("type", no_wrap=True, style="cyan")
         table.add_column("parameters", no_wrap=True, justify="right")
         table.add_column("output" if shapes else "", no_wrap=True, style="green")
         table.add_column("", no_wrap=True, style="yellow")
-        for place in self:
-            if depth is not None and place.path.count(".") >= depth:
+        for row in self:
+            if depth is not None and row.path.count(".") >= depth:
                 continue
-            branch = _branch(place)
-            cells = (branch.type, number(branch.parameters), branch.shape, branch.notes)
-            table.add_row(place.path, *cells, style="dim" if branch.quiet else None)
+            item = _branch(row)
+            cells = (item.type, number(item.parameters), item.shape, item.notes)
+            table.add_row(row.path, *cells, style="dim" if item.quiet else None)
         return table
 
-    def picture(self) -> Picture:
+    def diagram(self) -> Diagram:
         """The places as a tree to be drawn."""
-        notes = UNFOLLOWED if any(place.behind == "" for place in self) else ""
-        root = Branch(self._type, "", self._type, self._parameters, self._work, notes=notes)
-        return Picture(grown(root, map(_branch, self)), self._type)
+        notes = UNFOLLOWED if any(row.after == "" for row in self) else ""
+        root = TreeNode(self._type, "", self._type, self._parameters, self._work, notes=notes)
+        return Diagram(grown(root, map(_branch, self)), self._type)
 
 
-def _branch(place: Place) -> Branch:
-    return Branch(
-        name=place.path.rpartition(".")[2],
-        path=place.path,
-        type=place.type,
-        parameters=place.parameters,
-        work=place.work,
-        shape="" if place.shape is None else shape_text(place.shape),
-        notes=place.notes,
-        quiet=bool(place.mode) or (place.behind is not None and not place.calls),
-        again=bool(place.same_as),
+def _branch(row: LayerInfo) -> TreeNode:
+    return TreeNode(
+        name=row.path.rpartition(".")[2],
+        path=row.path,
+        type=row.type,
+        parameters=row.parameters,
+        work=row.work,
+        shape="" if row.shape is None else shape_text(row.shape),
+        notes=row.notes,
+        quiet=bool(row.mode) or (row.after is not None and not row.calls),
+        again=bool(row.same_as),
     )
 
 
@@ -125,26 +125,26 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
     Returns:
         A sequence of `Place`, which prints as a tree. Its ``table()`` shows the whole paths. The operations inside
         modules without children, such as ``nn.Conv2d``, are not listed. Where a forward cannot be followed, its
-        children are listed in the order in which they were registered, and each says so by `behind`: to stop there,
+        children are listed in the order in which they were registered, and each says so by `after`: to stop there,
         `truncate` needs an example input.
 
     Raises:
         TruncateError: `model` is of a wrong type, or does not run on the example.
     """
     require_module("layers", model)
-    places = Search(model).places()
+    rows = Search(model).rows()
     if args is None and kwargs is None:
-        return Layers(model, places)
+        return Layers(model, rows)
     example = example_of(model, args, kwargs)
-    counted = multiply_adds(model, ["", *(place.path for place in places if place.is_module)], args or (), kwargs or {})
+    counted = multiply_adds(model, ["", *(row.path for row in rows if row.is_module)], args or (), kwargs or {})
     counted = counted or {}
-    places = [dataclasses.replace(place, work=counted.get(place.path)) for place in places]
-    return Layers(model, _with_shapes(model, places, example), counted.get(""))
+    rows = [dataclasses.replace(row, work=counted.get(row.path)) for row in rows]
+    return Layers(model, _with_shapes(model, rows, example), counted.get(""))
 
 
-def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> list[Place]:
+def _with_shapes(model: nn.Module, rows: list[LayerInfo], example: Example) -> list[LayerInfo]:
     """The places with what one pass of a copy shows: the shapes, and the calls of what could not be followed."""
-    twin = ghost_of(model, example.hollow.tensor)
+    twin = sandbox_copy(model, example.meta.tensor)
     shapes: dict[str, Any] = {}
     calls: dict[str, int] = {}
     given: dict[str, Any] = {}  # what the last call of each module was given that has operations listed
@@ -163,13 +163,13 @@ def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> lis
         return twin.get_submodule(path).register_forward_pre_hook(see, with_kwargs=True)
 
     operations: dict[str, list[str]] = {}
-    for place in places:
-        if not place.is_module and not place.mode and place.behind is None:
-            holder, _, name = place.path.rpartition(".")
+    for row in rows:
+        if not row.is_module and not row.mode and row.after is None:
+            holder, _, name = row.path.rpartition(".")
             operations.setdefault(holder, []).append(name)
-    for place in places:
-        if place.is_module:
-            watch(place.path)
+    for row in rows:
+        if row.is_module:
+            watch(row.path)
     for holder in operations:
         keep(holder)
     with torch.no_grad():
@@ -177,11 +177,11 @@ def _with_shapes(model: nn.Module, places: list[Place], example: Example) -> lis
     shapes.update(_shapes_of_operations(model, {path: (operations[path], *given[path]) for path in given}))
     return [
         dataclasses.replace(
-            place,
-            shape=shapes.get(place.path),
-            calls=calls.get(place.path, 0) if place.calls is None and place.is_module else place.calls,
+            row,
+            shape=shapes.get(row.path),
+            calls=calls.get(row.path, 0) if row.calls is None and row.is_module else row.calls,
         )
-        for place in places
+        for row in rows
     ]
 
 
@@ -192,7 +192,7 @@ def _shapes_of_operations(model: nn.Module, found: dict[str, tuple[list[str], An
     """
     shapes: dict[str, Any] = {}
     with torch.no_grad(), random_state_kept():
-        twin = hollow_copy(model)
+        twin = meta_copy(model)
         for path, (names, args, kwargs) in found.items():
             with contextlib.suppress(Exception):  # of many kinds, where something does not run on the meta device
                 outputs = truncate(twin.get_submodule(path), names)(*args, **kwargs)

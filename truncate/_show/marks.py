@@ -13,43 +13,43 @@ from truncate._build import Truncated
 from truncate._errors import TruncateError
 from truncate._graph import Call, Kind, Node, descend, join
 from truncate._plan import Plan
-from truncate._record import Forwards
-from truncate._show.tree import Branch, Mark, grown
-from truncate._target import Spine, Target
+from truncate._record import Traces
+from truncate._show.tree import Mark, TreeNode, grown
+from truncate._target import Target, TargetPaths
 
 
-def mark_cut(root: Branch, plan: Plan, targets: dict[str, Target]) -> None:
+def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target]) -> None:
     """Marks what a plan keeps, and what it returns; `targets`: by where each stands in the result."""
     kept = set(_kept(plan, ""))
     _mark_returned(root, {tag: join(target.path, target.operation or "") for tag, target in targets.items()})
     given = {target.path for target in targets.values() if target.before and target.is_module}
 
-    def mark(branch: Branch, whole: bool) -> Mark:
-        whole = whole or branch.path in kept
-        inside = {mark(inner, whole) for inner in branch.inside} or {Mark.KEPT if whole else Mark.CUT}
+    def mark(item: TreeNode, whole: bool) -> Mark:
+        whole = whole or item.path in kept
+        inside = {mark(inner, whole) for inner in item.inside} or {Mark.KEPT if whole else Mark.CUT}
         if inside <= {Mark.KEPT, Mark.RETURNED}:
             found = Mark.KEPT
         else:
             found = Mark.CUT if inside == {Mark.CUT} else Mark.PARTLY
-        is_returned = branch.returned_as and branch.path not in given
-        branch.mark = Mark.RETURNED if is_returned else found
-        return branch.mark
+        is_returned = item.returned_as and item.path not in given
+        item.mark = Mark.RETURNED if is_returned else found
+        return item.mark
 
     mark(root, False)
 
 
-def mark_whole(root: Branch, tags: list[str]) -> None:
+def mark_whole(root: TreeNode, tags: list[str]) -> None:
     """Marks a model of which nothing is cut away."""
-    for branch in root.walk():
-        branch.mark = Mark.KEPT
+    for item in root.walk():
+        item.mark = Mark.KEPT
     _mark_returned(root, dict.fromkeys(tags, ""))
     root.mark = Mark.RETURNED
 
 
 def _kept(plan: Plan, path: str) -> Iterator[str]:
     """The paths of what a plan keeps whole."""
-    for way in plan.ways:
-        for node in way.live if not way.missing else ():
+    for branch in plan.branches:
+        for node in branch.live if not branch.missing else ():
             if node.kind is Kind.CHILD:
                 below = plan.child_of(node)
                 reached = join(path, node.target)
@@ -58,41 +58,41 @@ def _kept(plan: Plan, path: str) -> Iterator[str]:
                 yield join(path, node.name)
 
 
-def _mark_returned(root: Branch, places: dict[str, str]) -> None:
+def _mark_returned(root: TreeNode, rows: dict[str, str]) -> None:
     """Writes at some places where they stand in the result."""
-    found = {branch.path: branch for branch in root.walk()}
-    for tag, path in places.items():
+    found = {item.path: item for item in root.walk()}
+    for tag, path in rows.items():
         if path not in found:  # an operation of a forward that only the example could follow
             name = path.rpartition(".")[2]
-            found[path] = Branch(name, path, name)
+            found[path] = TreeNode(name, path, name)
             grown(root, [found[path]])
-        branch = found[path]
-        branch.returned_as = f"{branch.returned_as}, {tag}" if branch.returned_as else tag
+        item = found[path]
+        item.returned_as = f"{item.returned_as}, {tag}" if item.returned_as else tag
 
 
 # -- of a module that was cut ----------------------------------------------------------------------------------------
 
 
-def mark_result(root: Branch, module: Truncated) -> None:
+def mark_result(root: TreeNode, module: Truncated) -> None:
     """Marks what a module that was cut returns, if its forward can be followed."""
-    forwards = Forwards(module, Spine([]))
+    traces = Traces(module, TargetPaths([]))
     with contextlib.suppress(TruncateError):
-        found = dict(_Result(forwards).places(module, "", forwards.entry))
+        found = dict(_Result(traces).rows(module, "", traces.entry))
         _mark_returned(root, found)
-        for branch in root.walk():
-            branch.mark = Mark.RETURNED if branch.returned_as else None
+        for item in root.walk():
+            item.mark = Mark.RETURNED if item.returned_as else None
 
 
 class _Result:
     """The places that a forward returns, from where each stands in the result."""
 
-    def __init__(self, forwards: Forwards) -> None:
-        self._forwards = forwards
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
 
-    def places(self, module: nn.Module, path: str, call: Call) -> Iterator[tuple[str, str]]:
-        result = self._forwards.bodies(module, path, call)[0].result
+    def rows(self, module: nn.Module, path: str, call: Call) -> Iterator[tuple[str, str]]:
+        result = self._traces.graphs(module, path, call)[0].result
         for tag, value in _tagged(result):
-            yield from ((tag, place) for place in self._places(module, path, value))
+            yield from ((tag, row) for row in self._places(module, path, value))
 
     def _places(self, module: nn.Module, path: str, value: Any) -> Iterator[str]:
         """The place at which a value of a forward was made: one at most."""
@@ -114,7 +114,7 @@ class _Result:
         if not any(isinstance(inner, Truncated) for inner in child.modules()):
             yield join(path, made.name) if item and made.name else reached
             return
-        result = self._forwards.bodies(child, reached, self._forwards.call(module, path, value))[0].result
+        result = self._traces.graphs(child, reached, self._traces.call(module, path, value))[0].result
         for index in item:
             result = result[index] if isinstance(result, (tuple, list)) else result
         yield from self._places(child, reached, result)

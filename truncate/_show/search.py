@@ -12,25 +12,25 @@ from typing import Any
 from torch import nn
 
 from truncate._errors import CannotFollowError
-from truncate._graph import Body, Call, Kind, call_of_signature, join, name_of
-from truncate._record import Forwards
-from truncate._target import Spine
+from truncate._graph import Call, Graph, Kind, call_of_signature, join, name_of
+from truncate._record import Traces
+from truncate._target import TargetPaths
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class LayerInfo:
     """A module that runs, or an operation of a module's forward: a place where `truncate` can stop."""
 
     path: str  #: how it is written as a target
     type: str  #: the class of a module, or the name of an operation's function
     is_module: bool  #: otherwise it is an operation
-    calls: int | None  #: how often one pass of the model runs it; None: unknown, since it is `behind` something
+    calls: int | None  #: how often one pass of the model runs it; None: unknown, since it is `after` something
     parameters: int  #: how many numbers it holds as parameters
     mode: str = ""  #: "training" or "evaluation" if only that mode runs it, and the model is in the other one
     same_as: str = ""  #: the path under which the same module is listed already
     tied_to: str = ""  #: the path of a module listed before it that holds one of the same parameters
     followed: bool = True  #: whether its own forward can be followed; otherwise what it runs is not known
-    behind: str | None = None  #: the path of the module around it whose forward cannot be followed, if there is one
+    after: str | None = None  #: the path of the module around it whose forward cannot be followed, if there is one
     shape: Any = None  #: with an example input: the shape of its output, in the containers that it returns
     work: int | None = None  #: with an example input: the multiply-adds of all its calls, if they can be counted
 
@@ -61,12 +61,12 @@ class _Entry:
     followed: bool = True
     inside: dict[str, _Entry] = dataclasses.field(default_factory=dict)  # by their paths from here
 
-    def walk(self, path: str = "", behind: str | None = None) -> Iterator[tuple[str, _Entry, str | None]]:
+    def walk(self, path: str = "", after: str | None = None) -> Iterator[tuple[str, _Entry, str | None]]:
         """Everything inside, with its path, and the path of the last module around it that cannot be followed."""
-        behind = behind if self.followed else path
+        after = after if self.followed else path
         for name, entry in self.inside.items():
-            yield join(path, name), entry, behind
-            yield from entry.walk(join(path, name), behind)
+            yield join(path, name), entry, after
+            yield from entry.walk(join(path, name), after)
 
 
 # A name below the module, the child or the operation's function, how a child is called, and the only mode that does it.
@@ -78,24 +78,24 @@ class Search:
 
     def __init__(self, model: nn.Module) -> None:
         self._root = _Entry(model, "", "")
-        self._forwards = Forwards(model, Spine([]))
+        self._traces = Traces(model, TargetPaths([]))
         self._running: set[int] = set()  # a module may call itself
 
-    def places(self) -> list[Place]:
-        self._visit(self._root, "", self._forwards.entry, "")
+    def rows(self) -> list[LayerInfo]:
+        self._visit(self._root, "", self._traces.entry, "")
         calls: dict[int, int] = {}  # of each module, under all its paths together
         for _, entry, _ in self._root.walk():
             calls[id(entry.module)] = calls.get(id(entry.module), 0) + entry.calls
         first: dict[int, str] = {}
         owners: dict[int, str] = {}  # of each parameter: the first module that holds it itself
-        places: dict[str, Place] = {}
-        for path, entry, behind in self._root.walk():
+        rows: dict[str, LayerInfo] = {}
+        for path, entry, after in self._root.walk():
             module = entry.module
             listed = path if module is None else first.setdefault(id(module), path)
             own = [] if module is None or listed != path else list(map(id, module.parameters(recurse=False)))
             owned = [owners.setdefault(parameter, path) for parameter in own]
-            known = behind is None
-            places[path] = Place(
+            known = after is None
+            rows[path] = LayerInfo(
                 path=path,
                 type=entry.type,
                 is_module=module is not None,
@@ -105,9 +105,9 @@ class Search:
                 same_as="" if listed == path else listed,
                 tied_to=next((owner for owner in owned if owner != path), ""),
                 followed=entry.followed,
-                behind=behind,
+                after=after,
             )
-        return list(places.values())
+        return list(rows.values())
 
     def _visit(self, entry: _Entry, path: str, call: Call, mode: str) -> None:
         """One call of a module: enters what it runs. `mode`: in which alone, if not in the present one."""
@@ -135,12 +135,12 @@ class Search:
 
     def _steps(self, module: nn.Module, path: str, call: Call) -> list[_Step]:
         """What one call of a module runs, and between, where they would be, the steps of other modes alone."""
-        present, *others = self._forwards.bodies(module, path, call)
+        present, *others = self._traces.graphs(module, path, call)
         steps = self._named(module, path, present, "")
-        for body in others:
+        for graph in others:
             known = {name for name, *_ in steps}
             position = 0
-            for step in self._named(module, path, body, _other_mode(present, body)):
+            for step in self._named(module, path, graph, _other_mode(present, graph)):
                 if step[0] in known:
                     later = (at for at in range(position, len(steps)) if steps[at][0] == step[0])
                     position = next(later, position - 1) + 1
@@ -149,19 +149,19 @@ class Search:
                     position += 1
         return steps
 
-    def _named(self, module: nn.Module, path: str, body: Body, mode: str) -> list[_Step]:
+    def _named(self, module: nn.Module, path: str, graph: Graph, mode: str) -> list[_Step]:
         """The nodes of a body that are places."""
         steps: list[_Step] = []
-        for node in body.nodes:
+        for node in graph.nodes:
             if node.kind is Kind.CHILD:
                 child = module.get_submodule(node.target)
-                steps.append((node.target, child, self._forwards.call(module, path, node), mode))
+                steps.append((node.target, child, self._traces.call(module, path, node), mode))
             elif node.name:
                 steps.append((node.name, name_of(node), Call((), {}), mode))
         return steps
 
 
-def _other_mode(present: Body, other: Body) -> str:
+def _other_mode(present: Graph, other: Graph) -> str:
     """The mode of a body in which it differs from the present one."""
     flags = [value for flag, value in other.modes.items() if present.modes.get(flag, value) is not value]
     return "training" if any(flags) else "evaluation"

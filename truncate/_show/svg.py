@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from truncate._show.tree import Branch, Mark, Picture, Repeated, folded, number, percent
+from truncate._show.tree import Diagram, Mark, Repeated, TreeNode, folded, number, percent
 
 _STYLE = """
 svg { --ground: #ffffff; --text: #1f2328; --faint: #626a73; --line: #d8dee4; --type: #0757b0; --kept: #1a7f37;
@@ -46,22 +46,22 @@ _MOST = 44  # letters in one column
 _LEAST = 620
 
 
-def page(picture: Picture) -> str:
+def page(diagram: Diagram) -> str:
     """A whole file."""
-    return _Page(picture).drawn()
+    return _Page(diagram).drawn()
 
 
 class _Page:
-    def __init__(self, picture: Picture) -> None:
-        self._picture = picture
-        self._lines = list(_lines(Repeated([picture.root]), 0))
-        self._signs = 18 if picture.marks else 0
-        branches = [repeated.first for repeated, _ in self._lines]
+    def __init__(self, diagram: Diagram) -> None:
+        self._diagram = diagram
+        self._lines = list(_lines(Repeated([diagram.root]), 0))
+        self._signs = 18 if diagram.marks else 0
+        nodes = [repeated.first for repeated, _ in self._lines]
         names = [_EDGE + self._signs + level * _STEP + _wide(self._name(repeated)) for repeated, level in self._lines]
-        self._columns = ["parameters", *["work"] * (picture.root.work is not None)]
+        self._columns = ["parameters", *["work"] * (diagram.root.work is not None)]
         self._type = int(max(names)) + _GAP
-        self._shape = self._type + _wide("type", *(_type(branch) for branch in branches)) + _GAP
-        shapes = [_short(branch.shape) for branch in branches]
+        self._shape = self._type + _wide("type", *(_type(item) for item in nodes)) + _GAP
+        shapes = [_short(item.shape) for item in nodes]
         right = self._shape + (_wide("output", *shapes) + _GAP if any(shapes) else 0)
         self._shapes = any(shapes)
         self._numbers: list[int] = []  # where each column of them ends
@@ -70,18 +70,18 @@ class _Page:
             right += _wide("multiply-adds", *texts)
             self._numbers.append(right)
             right += 6 + _BAR + _GAP
-        notes = _wide(*(branch.notes for branch in branches), "")
+        notes = _wide(*(item.notes for item in nodes), "")
         self._notes = right
-        self._width = max(_LEAST, right + notes, _EDGE + _wide(*(self._fact(fact) for fact in picture.facts))) + _EDGE
+        self._width = max(_LEAST, right + notes, _EDGE + _wide(*(self._fact(fact) for fact in diagram.facts))) + _EDGE
         self._width = max(self._width, _EDGE * 2 + int(_wide(self._title) * 4 / 3))
 
     @property
     def _title(self) -> str:
-        return f"{self._picture.title} {self._picture.cut}".strip()
+        return f"{self._diagram.title} {self._diagram.cut}".strip()
 
     def drawn(self) -> str:
         head = list(self._head())
-        top = 44 + _LINE * len(self._picture.facts) + (_LINE + 6 if self._picture.marks else 0)
+        top = 44 + _LINE * len(self._diagram.facts) + (_LINE + 6 if self._diagram.marks else 0)
         rows = [row for i, line in enumerate(self._lines) for row in self._row(*line, top + _LINE * (i + 1))]
         height = top + _LINE * (len(self._lines) + 1) + _EDGE
         return (
@@ -95,11 +95,11 @@ class _Page:
     def _head(self) -> Iterator[str]:
         yield f'<text class="title" x="{_EDGE}" y="30">{escape(self._title)}</text>'
         y = 52
-        for fact in self._picture.facts:
+        for fact in self._diagram.facts:
             yield f'<text x="{_EDGE}" y="{y}">{escape(self._fact(fact))}</text>'
             y += _LINE
         x = _EDGE
-        for mark in self._picture.marks:
+        for mark in self._diagram.marks:
             text = f'<text x="{x + 18}" y="{y + 4}">{mark.value}</text>'
             yield f'<g class="{_CLASSES[mark]}">{_sign(mark, x + 6, y)}{text}</g>'
             x += 18 + _wide(mark.value) + _GAP
@@ -126,46 +126,50 @@ class _Page:
         return f"{_short(repeated.label)}{times}{tag}"
 
     def _row(self, repeated: Repeated, level: int, y: int) -> Iterator[str]:
-        branch, base = repeated.first, y + 14
-        kinds = ["row", *([_CLASSES[branch.mark]] if branch.mark else []), *(["quiet"] if branch.quiet else [])]
+        item, base = repeated.first, y + 14
+        kinds = [
+            "row",
+            *([_CLASSES[item.mark]] if item.mark else []),
+            *(["quiet"] if item.quiet else []),
+        ]
         yield f'<g class="{" ".join(kinds)}"><title>{escape(self._says(repeated))}</title>'
-        if branch.mark is Mark.RETURNED:
+        if item.mark is Mark.RETURNED:
             yield _box("band", _EDGE - 6, y, self._width - 2 * _EDGE + 12, _LINE)
         if level:
             guides = [f"M{_EDGE + self._signs + step * _STEP + 5.5} {y}v{_LINE}" for step in range(level)]
             yield f'<path class="guide" d="{"".join(guides)}"/>'
-        if branch.mark:
-            yield _sign(branch.mark, _EDGE + 6, y + 10)
+        if item.mark:
+            yield _sign(item.mark, _EDGE + 6, y + 10)
         times = f'<tspan class="times"> × {repeated.times}</tspan>' if repeated.times > 1 else ""
-        tag = f'<tspan class="tag"> {escape(branch.returned_as)}</tspan>' if branch.returned_as else ""
+        tag = f'<tspan class="tag"> {escape(item.returned_as)}</tspan>' if item.returned_as else ""
         x = _EDGE + self._signs + level * _STEP
         yield f'<text x="{x}" y="{base}">{escape(_short(repeated.label))}{times}{tag}</text>'
-        if _type(branch):
-            yield f'<text class="type" x="{self._type}" y="{base}">{escape(_type(branch))}</text>'
-        if branch.shape:
-            yield f'<text x="{self._shape}" y="{base}">{escape(_short(branch.shape))}</text>'
+        if _type(item):
+            yield f'<text class="type" x="{self._type}" y="{base}">{escape(_type(item))}</text>'
+        if item.shape:
+            yield f'<text x="{self._shape}" y="{base}">{escape(_short(item.shape))}</text>'
         for column, right in zip(self._columns, self._numbers):
-            share = self._picture.share(repeated, column)
-            text = number(getattr(branch, column), repeated.times)
+            share = self._diagram.share(repeated, column)
+            text = number(getattr(item, column), repeated.times)
             if share:
                 yield _box("bar", right + 6, y + 6, max(1.0, _BAR * min(1.0, share)), 9)
             if text:
                 yield f'<text class="number" x="{right}" y="{base}">{text}</text>'
-        if branch.notes:
-            yield f'<text class="note" x="{self._notes}" y="{base}">{escape(branch.notes)}</text>'
+        if item.notes:
+            yield f'<text class="note" x="{self._notes}" y="{base}">{escape(item.notes)}</text>'
         yield "</g>"
 
     def _says(self, repeated: Repeated) -> str:
         """A line in words, for who points at it or does not see it."""
-        branch = repeated.first
-        last = f" … {repeated.branches[-1].path}" if repeated.times > 1 else ""
-        share = percent(self._picture.share(repeated, "parameters"))
+        item = repeated.first
+        last = f" … {repeated.nodes[-1].path}" if repeated.times > 1 else ""
+        share = percent(self._diagram.share(repeated, "parameters"))
         parts = [
-            branch.path + last,
-            branch.type if branch.path else branch.name,
-            branch.mark.value if branch.mark else "",
+            item.path + last,
+            item.type if item.path else item.name,
+            item.mark.value if item.mark else "",
         ]
-        return ", ".join(filter(None, [*parts, branch.shape, f"{share} of the parameters" if share else ""]))
+        return ", ".join(filter(None, [*parts, item.shape, f"{share} of the parameters" if share else ""]))
 
 
 def _lines(repeated: Repeated, level: int) -> Iterator[tuple[Repeated, int]]:
@@ -174,8 +178,8 @@ def _lines(repeated: Repeated, level: int) -> Iterator[tuple[Repeated, int]]:
         yield from _lines(inner, level + 1)
 
 
-def _type(branch: Branch) -> str:
-    return _short(branch.type) if branch.path else ""
+def _type(item: TreeNode) -> str:
+    return _short(item.type) if item.path else ""
 
 
 def _short(text: str) -> str:

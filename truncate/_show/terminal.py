@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from truncate._show.tree import Branch, Mark, Picture, Repeated, folded, number, percent
+from truncate._show.tree import Diagram, Mark, Repeated, TreeNode, folded, number, percent
 
 if TYPE_CHECKING:  # drawing needs rich, listing does not
     from rich.console import RenderableType
@@ -15,36 +15,36 @@ _SIGNS = {Mark.RETURNED: "◉", Mark.KEPT: "●", Mark.PARTLY: "◐", Mark.CUT: 
 _STYLES = {Mark.RETURNED: "bold magenta", Mark.KEPT: "green", Mark.PARTLY: "green", Mark.CUT: "dim"}
 
 
-def bare_tree(picture: Picture, depth: int | None = None) -> Table:
+def bare_tree(diagram: Diagram, depth: int | None = None) -> Table:
     """Each place in a line of its own, with its type and what is special about it."""
     from rich.table import Table
 
-    shapes = any(branch.shape for branch in picture.root.walk())
+    shapes = any(item.shape for item in diagram.root.walk())
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("place", no_wrap=True)
     table.add_column("type", no_wrap=True, style="cyan")
     table.add_column("parameters", no_wrap=True, justify="right")
     table.add_column("output" if shapes else "", no_wrap=True, style="green")
     table.add_column("", no_wrap=True, style="yellow")
-    root = picture.root
+    root = diagram.root
     table.add_row(root.name, "", number(root.parameters), root.shape, root.notes, style="bold")
     for guide, repeated in _lines(root.inside, fold=False, depth=depth):
-        branch = repeated.first
-        cells = (branch.type, number(branch.parameters), branch.shape, branch.notes)
-        table.add_row(guide + branch.name, *cells, style="dim" if branch.quiet else None)
+        item = repeated.first
+        cells = (item.type, number(item.parameters), item.shape, item.notes)
+        table.add_row(guide + item.name, *cells, style="dim" if item.quiet else None)
     return table
 
 
-def tree(picture: Picture) -> RenderableType:
+def tree(diagram: Diagram) -> RenderableType:
     """The tree with repeated blocks drawn once, what is left by a cut, and how much of the whole each place is."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    root = picture.root
-    shapes = any(branch.shape for branch in root.walk())
+    root = diagram.root
+    shapes = any(item.shape for item in root.walk())
     table = Table(box=None, pad_edge=False, header_style="dim")
-    if picture.marks:
+    if diagram.marks:
         table.add_column("")
     table.add_column("place", no_wrap=True)
     table.add_column("type", no_wrap=True, style="cyan")
@@ -56,34 +56,34 @@ def tree(picture: Picture) -> RenderableType:
     table.add_column("", no_wrap=True, style="yellow")
 
     def add(guide: str, repeated: Repeated) -> None:
-        branch, times, mark = repeated.first, repeated.times, repeated.first.mark
+        item, times, mark = repeated.first, repeated.times, repeated.first.mark
         label = f"{guide}{repeated.label}" + (f"  × {times}" if times > 1 else "")
-        cells = [Text(_SIGNS[mark] if mark else " ", _STYLES[mark] if mark else "")] if picture.marks else []
-        style = "dim" if branch.quiet or mark is Mark.CUT else "bold" if branch is root else ""
-        cells += [Text(label, _STYLES[mark] if mark is Mark.RETURNED else ""), Text(branch.type)]
-        cells += [Text(branch.shape)] if shapes else []
+        cells = [Text(_SIGNS[mark] if mark else " ", _STYLES[mark] if mark else "")] if diagram.marks else []
+        style = "dim" if item.quiet or mark is Mark.CUT else "bold" if item is root else ""
+        cells += [Text(label, _STYLES[mark] if mark is Mark.RETURNED else ""), Text(item.type)]
+        cells += [Text(item.shape)] if shapes else []
         for column in ("parameters", "work")[: 1 + (root.work is not None)]:
-            counted = getattr(branch, column)
-            cells += [Text(number(counted, times)), Text(percent(picture.share(repeated, column)))]
-        table.add_row(*cells, Text(", ".join(filter(None, (branch.returned_as, branch.notes)))), style=style)
+            counted = getattr(item, column)
+            cells += [Text(number(counted, times)), Text(percent(diagram.share(repeated, column)))]
+        table.add_row(*cells, Text(", ".join(filter(None, (item.returned_as, item.notes)))), style=style)
 
     for guide, repeated in [("", Repeated([root])), *_lines(root.inside, fold=True)]:
         add(guide, repeated)
-    head = f"{picture.title} {picture.cut}".strip()
+    head = f"{diagram.title} {diagram.cut}".strip()
     text = Text(head, "bold")
-    for name, value in picture.facts:
+    for name, value in diagram.facts:
         text.append(f"\n{name}: {value}", "not bold")
     legend = Text()
-    for mark in picture.marks:
+    for mark in diagram.marks:
         legend.append(f"{_SIGNS[mark]} {mark.value}   ", _STYLES[mark])
-    return Group(text, "", table, "", legend) if picture.marks else Group(text, "", table)
+    return Group(text, "", table, "", legend) if diagram.marks else Group(text, "", table)
 
 
 def _lines(
-    branches: list[Branch], fold: bool, depth: int | None = None, guide: str = "", level: int = 1
+    nodes: list[TreeNode], fold: bool, depth: int | None = None, guide: str = "", level: int = 1
 ) -> Iterator[tuple[str, Repeated]]:
     """What is inside a branch, down to a depth, each with the lines that lead to it."""
-    groups = folded(branches) if fold else [Repeated([branch]) for branch in branches]
+    groups = folded(nodes) if fold else [Repeated([item]) for item in nodes]
     for position, repeated in enumerate(groups, 1):
         last = position == len(groups)
         yield guide + ("└── " if last else "├── "), repeated

@@ -19,7 +19,7 @@ class Mark(Enum):
 
 
 @dataclasses.dataclass
-class Branch:
+class TreeNode:
     """One place, or what holds some, and what is inside it in running order."""
 
     name: str  # the last step of its path
@@ -33,16 +33,16 @@ class Branch:
     again: bool = False  # the same module is drawn elsewhere, and counted there
     mark: Mark | None = None  # None: nothing is cut
     returned_as: str = ""  # for what is returned: where in the result it stands
-    inside: list[Branch] = dataclasses.field(default_factory=list)
+    inside: list[TreeNode] = dataclasses.field(default_factory=list)
 
     @property
-    def is_place(self) -> bool:
+    def is_row(self) -> bool:
         return bool(self.type and self.path)
 
-    def walk(self) -> Iterator[Branch]:
+    def walk(self) -> Iterator[TreeNode]:
         yield self
-        for branch in self.inside:
-            yield from branch.walk()
+        for item in self.inside:
+            yield from item.walk()
 
     @functools.cached_property
     def looks(self) -> int:
@@ -55,51 +55,51 @@ class Branch:
 class Repeated:
     """Neighbours that look alike, of which one is drawn for all. Most often it is a single one."""
 
-    branches: list[Branch]
+    nodes: list[TreeNode]
 
     @property
-    def first(self) -> Branch:
-        return self.branches[0]
+    def first(self) -> TreeNode:
+        return self.nodes[0]
 
     @property
     def times(self) -> int:
-        return len(self.branches)
+        return len(self.nodes)
 
     @property
     def label(self) -> str:
         """``conv1``, or ``1 … 35`` for several."""
-        return self.first.name if self.times == 1 else f"{self.first.name} … {self.branches[-1].name}"
+        return self.first.name if self.times == 1 else f"{self.first.name} … {self.nodes[-1].name}"
 
 
-def folded(branches: Iterable[Branch]) -> list[Repeated]:
+def folded(nodes: Iterable[TreeNode]) -> list[Repeated]:
     """Branches with those next to each other as one that only differ by a number in their names.
 
     Two layers stay two, since as one they would take no less room; blocks have something inside.
     """
-    groups: list[list[Branch]] = []
-    for branch in branches:
-        if groups and _unnumbered(groups[-1][0]) == _unnumbered(branch):
-            groups[-1].append(branch)
+    groups: list[list[TreeNode]] = []
+    for item in nodes:
+        if groups and _unnumbered(groups[-1][0]) == _unnumbered(item):
+            groups[-1].append(item)
         else:
-            groups.append([branch])
+            groups.append([item])
     found: list[Repeated] = []
     for group in groups:
         if group[0].inside or len(group) > 2:
             found.append(Repeated(group))
         else:
-            found += [Repeated([branch]) for branch in group]
+            found += [Repeated([item]) for item in group]
     return found
 
 
-def _unnumbered(branch: Branch) -> tuple[str, int]:
-    return re.sub(r"\d+", "#", branch.name), branch.looks
+def _unnumbered(item: TreeNode) -> tuple[str, int]:
+    return re.sub(r"\d+", "#", item.name), item.looks
 
 
 @dataclasses.dataclass
-class Picture:
+class Diagram:
     """A model as a tree, and what there is to say about all of it."""
 
-    root: Branch
+    root: TreeNode
     title: str
     cut: str = ""  # where it is cut, in words
     left_parameters: int | None = None  # of the cut
@@ -108,7 +108,7 @@ class Picture:
     @property
     def marks(self) -> list[Mark]:
         """Those that occur."""
-        present = {branch.mark for branch in self.root.walk()}
+        present = {item.mark for item in self.root.walk()}
         return [mark for mark in Mark if mark in present]
 
     @property
@@ -143,9 +143,9 @@ def number(value: int | None, times: int = 1) -> str:
     return "" if not value else f"{value:,}" if times == 1 else f"{times} × {value:,}"
 
 
-def grown(root: Branch, leaves: Iterable[Branch]) -> Branch:
+def grown(root: TreeNode, leaves: Iterable[TreeNode]) -> TreeNode:
     """A tree with more branches by their paths, and with what holds them and is no place itself."""
-    found = {branch.path: branch for branch in root.walk()}
+    found = {item.path: item for item in root.walk()}
     for leaf in leaves:
         known = found.get(leaf.path)
         if known is None:
@@ -156,10 +156,10 @@ def grown(root: Branch, leaves: Iterable[Branch]) -> Branch:
     return root
 
 
-def _holder(path: str, found: dict[str, Branch]) -> Branch:
+def _holder(path: str, found: dict[str, TreeNode]) -> TreeNode:
     holder, _, name = path.rpartition(".")[0].rpartition(".")
     around = f"{holder}.{name}" if holder else name
     if around not in found:
-        found[around] = Branch(name, around)
+        found[around] = TreeNode(name, around)
         _holder(around, found).inside.append(found[around])
     return found[around]

@@ -1,4 +1,4 @@
-"""The spine: the modules on the way from a model down to its targets."""
+"""The path: the modules on the way from a model down to its targets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 from truncate._target.target import Target
 
 
-class Spine:
+class TargetPaths:
     """Which module holds which of the targets."""
 
     def __init__(self, targets: list[Target]) -> None:

@@ -140,7 +140,7 @@ def unknown(
     if candidates:
         text += f" Did you mean {' or '.join(repr(c) for c in candidates)}?"
     elif not children:
-        text += " It has no children; stop at it, or at one beside it."
+        text += " It has no children; stop at it, or at one outside it."
     if children:
         shown = ", ".join(children[:12]) + (f", … ({len(children)} in all)" if len(children) > 12 else "")
         text += f" It holds: {shown}."

@@ -31,7 +31,7 @@ def freeze(
     them alone, and its dropouts drop nothing, also where they are written as functions of `self.training`.
 
     Modules that hold the place and more, such as the model itself, follow ``.train()``. If the place depends on the
-    mode of one of them, there is a warning. A parameter or module that is used before the place and behind it too is
+    mode of one of them, there is a warning. A parameter or module that is used before the place and after it too is
     frozen. A gradient from an earlier step is dropped, since an optimizer would apply it.
 
     A frozen model can be copied, pickled, scripted, exported, compiled and truncated; it is frozen there too. Its

@@ -1,4 +1,4 @@
-"""A fresh head behind a backbone."""
+"""A fresh head after a backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def with_head(
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """A backbone and a fresh ``nn.Linear`` behind it, as one module with the parts `backbone` and `head`.
+    """A backbone and a fresh ``nn.Linear`` after it, as one module with the parts `backbone` and `head`.
 
     The width of the head is found in one pass of a copy of the backbone, in evaluation, on an example. It leaves no
     trace: random numbers, running statistics, modes and gradients are as before.
@@ -56,7 +56,7 @@ def with_head(
 
 
 class WithHead(nn.Sequential):
-    """A backbone that takes any arguments, and a head behind it."""
+    """A backbone that takes any arguments, and a head after it."""
 
     backbone: nn.Module
     head: nn.Linear

@@ -1,7 +1,7 @@
 """Checkpoints on the disk: which tensors a file holds, and the numbers of one of them, piece by piece.
 
 Nothing is read but what describes the tensors, until the pieces of one are asked for. The pieces are small, so that
-reading takes no memory beside that of the result, and the kernel is told not to read ahead: what it would fetch behind
+reading takes no memory beside that of the result, and the kernel is told not to read ahead: what it would fetch after
 a tensor belongs to another one, which may not be needed.
 """
 
@@ -125,7 +125,7 @@ def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     @functools.cache
     def shard(file: str) -> Checkpoint:
         if Path(file).name != file:
-            raise WeightsError(f"{path} names {file!r}, which is no file beside it")
+            raise WeightsError(f"{path} names {file!r}, which is no file outside it")
         if not (path.parent / file).is_file():
             raise WeightsError(f"{path.parent / file} is missing, which {path.name} names. Was it downloaded?")
         return _read_file(path.parent / file, stack)
@@ -146,7 +146,7 @@ def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 # The format is read here and not by its library, which maps the file or reads it with read-ahead, and so fetched from
 # the disk 1.1 to 1.4 times the bytes that were asked for: eight bytes that tell the length of a header, the header as
-# JSON, and behind it the numbers.
+# JSON, and after it the numbers.
 
 
 def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
@@ -251,7 +251,7 @@ def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         kind = NotTensorsError if _global_in(error) else WeightsError
         raise kind(_refusal(path, error)) from error
     tensors, key = state_dict_in(content, path)
-    notes = [f"found behind {key!r}"] if key is not None else []
+    notes = [f"found after {key!r}"] if key is not None else []
     notes += ["read whole, since its tensors cannot be read one by one (as before PyTorch 1.6)"] if whole else []
     file = _opened(path, stack)
 
@@ -300,7 +300,7 @@ def _offset(name: str, tensor: Tensor, records: list[zipfile.ZipInfo], file: io.
     if index >= 0:
         record = records[index]
         file.seek(record.header_offset + 26)
-        lengths = file.read(4)  # of the name and of the extra field, behind which the content begins
+        lengths = file.read(4)  # of the name and of the extra field, after which the content begins
         begin = (
             record.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
         )
@@ -332,7 +332,7 @@ def _flat(tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
 
 
 def state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors by name, and the key that they were found behind if they were not at the top."""
+    """The tensors by name, and the key that they were found after if they were not at the top."""
     inside = (
         {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
         if isinstance(content, Mapping)

@@ -51,7 +51,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
     Args:
         module: Any module.
         path: ``.safetensors``; ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` as `torch.save` writes them, with a state dict
-            at the top or behind a key such as ``"state_dict"`` (they are read with ``weights_only=True``, which runs
+            at the top or after a key such as ``"state_dict"`` (they are read with ``weights_only=True``, which runs
             no code of the file); the ``.index.json`` of a checkpoint in several files; or a folder that holds one of
             these under the name that transformers gives it. Where all names begin with ``module.`` or ``_orig_mod.``,
             as DataParallel and `torch.compile` leave them, that is taken off.
@@ -247,14 +247,14 @@ def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
     needed = [*report.loaded, *report.missing, *report.mismatched]
     first = "." + needed[0] if needed else None
     available = frozenset(checkpoint.names)
-    places = [name.removesuffix(first[1:]) for name in available if first and name.endswith(first)]
-    places = sorted(place for place in places if all(place + name in available for name in needed))
-    if places:
+    prefixes = [name.removesuffix(first[1:]) for name in available if first and name.endswith(first)]
+    prefixes = sorted(prefix for prefix in prefixes if all(prefix + name in available for name in needed))
+    if prefixes:
         wrapped = "module"
-        for part in reversed(places[0].split(".")[:-1]):
+        for part in reversed(prefixes[0].split(".")[:-1]):
             wrapped = f"nn.ModuleDict({{{part!r}: {wrapped}}})"
-        several = f"at {len(places)} places, as " if len(places) > 1 else ""
-        yield f"All these names are there {several}behind {places[0]!r}: load_weights({wrapped}, path)"
+        several = f"at {len(prefixes)} places, as " if len(prefixes) > 1 else ""
+        yield f"All these names are there {several}after {prefixes[0]!r}: load_weights({wrapped}, path)"
     if unsaved := _unsaved(report):
         yield f"Give them the values that they have when the model is built elsewhere: module.{unsaved[0]} = ..."
     if report.loaded:

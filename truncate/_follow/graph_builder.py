@@ -1,4 +1,4 @@
-"""What every run of a forward shares, on stand-ins or on real values: the operations that it has written down."""
+"""What every run of a forward shares, on proxies or on real values: the operations that it has written down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from truncate._graph import Kind, Node, default_containers
 from truncate._python import Contexts
 
 
-class Written:
+class GraphBuilder:
     """The nodes of one run so far, and the first thing in it that could not be followed."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Written:
         raise self.refuse_hook()
 
     def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None:
-        """The forward asked for the class of what is no stand-in, and has the answer."""
+        """The forward asked for the class of what is no proxy, and has the answer."""
 
     def refuse_hook(self) -> Unfollowable:
         return self.fail("registers a hook on a module")
