@@ -31,6 +31,7 @@ def truncate(
     flatten: bool = False,
     copy: bool = False,
     check: bool = True,
+    live: bool | None = None,
 ) -> nn.Module:
     """The model, stopped: an ordinary module that returns what `upto` returns inside the model, and computes no more.
 
@@ -56,6 +57,10 @@ def truncate(
         copy: Whether the result has modules, parameters and buffers of its own. Otherwise they are the model's: a step
             of an optimizer changes both, and so does ``cut.eval()``, for the modules that the result keeps whole.
         check: Whether the result is compared with the model on the example, if there is one.
+        live: Whether modules on the path to the target keep the model's own Python, which is left when the target has
+            run. ``None``: those whose forward can neither be followed nor recorded. ``True``: all of them, so that
+            nothing is fixed; then `upto` and `before` may name modules, but no operations. ``False``: none. What is
+            live does not script.
 
     Returns:
         A module with the arguments of ``model.forward``, which returns for any input, in training and in evaluation,
@@ -73,7 +78,7 @@ def truncate(
     """
     example = _checked("truncate", model, args, kwargs, crossing)
     then = pooling(pool, flatten)
-    division, arrangement = divide(model, upto, before, after, example)
+    division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = shallow_copy(model)
     else:
@@ -145,7 +150,9 @@ def _made(division: Division, arrangement: Any, everything: bool, check: bool) -
     return plans, pieces
 
 
-def divide(model: nn.Module, upto: Any, before: Any, after: Any, example: Example | None) -> tuple[Division, Any]:
+def divide(
+    model: nn.Module, upto: Any, before: Any, after: Any, example: Example | None, live: bool | None = None
+) -> tuple[Division, Any]:
     """What a user asks for, and the containers of its targets with their numbers in place of the targets."""
     if upto is not None and before is not None:
         raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
@@ -158,7 +165,15 @@ def divide(model: nn.Module, upto: Any, before: Any, after: Any, example: Exampl
     if len(targets) == len(cut_points):
         name = "upto" if before is None else "before"
         raise TruncateError(f"nothing to stop at: {name} is {stop!r}, which holds no target")
-    return Division(model, cut_points, targets[len(cut_points) :], example), arrangement
+    targets = targets[len(cut_points) :]
+    if after is not None or not all(target.is_module for target in targets):
+        if live:
+            raise TruncateError(
+                "live=True keeps the Python of the model, which can be left where a module has run: it takes modules "
+                "in upto= or before=. For operations as targets, after= and split a forward is followed or recorded"
+            )
+        live = False
+    return Division(model, cut_points, targets, example, live), arrangement
 
 
 def is_whole(division: Division) -> bool:

@@ -29,6 +29,10 @@ class CannotFollowError(TruncateError, RuntimeError):
     """A forward whose Python depends on values that are only known when it runs."""
 
 
+class NoPythonError(CannotFollowError):
+    """A module whose Python is not at hand: it was compiled, or it wraps another one."""
+
+
 class FixedArgumentError(TruncateError, TypeError):
     """An argument that was left out while cutting, and so was fixed at its default, is given another value."""
 

@@ -18,7 +18,8 @@ from truncate._graph import Kind, descend, join, map_nested
 from truncate._build.held import carry_over
 from truncate._build.names import PROVIDED, numbered
 from truncate._graph import is_mode
-from truncate._plan import Plan
+from truncate._live import build_live
+from truncate._plan import LivePlan, Plan
 from truncate._follow import has_own_call, is_chain
 from truncate._build.forward_source import source_of
 
@@ -46,6 +47,8 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
     Without `result`, which is for the modules inside: its own output if the plan asks for it, then its picks.
     `then`: modules through which each value is passed in turn, with the names that they should have in it.
     """
+    if isinstance(plan, LivePlan):
+        return _live(plan, result, then)
     if result is not None and plan.own and plan.module._forward_hooks:
         return _hooked_root(plan, result, then)
     children = {child: build(sub) for child, sub in plan.children.items()}
@@ -60,6 +63,16 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
     made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
     _keep_hooks(made, plan)
     carry_over(plan.module, made)
+    return made
+
+
+def _live(plan: LivePlan, result: Any, then: Mapping[str, nn.Module]) -> nn.Module:
+    then = _under_free_names(then, plan.module)
+    asked = [(plan.targets[capture.target], capture.call) for capture in plan.captures]
+    made, part = build_live(plan.module, plan.path, asked, plan.own, to_end=plan.own or plan.writes)
+    part.result, part.then = result, tuple(then)
+    part.numbers = tuple(capture.target for capture in plan.captures)
+    made._modules.update(then)
     return made
 
 

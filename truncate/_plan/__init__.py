@@ -4,7 +4,7 @@ from truncate._plan.cutter import Cutter
 from truncate._plan.division import Division
 from truncate._plan.effects import Effects
 from truncate._plan.locate import Capture
-from truncate._plan.plan import Branch, Form, Plan, Slot, assumptions_of
+from truncate._plan.plan import Branch, Form, LivePlan, Plan, Slot, assumptions_of
 
 __all__ = [
     "Branch",
@@ -13,6 +13,7 @@ __all__ = [
     "Division",
     "Effects",
     "Form",
+    "LivePlan",
     "Plan",
     "Slot",
     "assumptions_of",

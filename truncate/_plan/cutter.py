@@ -14,28 +14,40 @@ from typing import Any
 
 from torch import nn
 
-from truncate._errors import CannotFollowError, CrossingError, NotReachedError, TruncateError
+from truncate._errors import CannotFollowError, CrossingError, NoPythonError, NotReachedError, TruncateError
 from truncate._follow import has_own_call
 from truncate._graph import Call, Graph, Node, descend, join, nodes_in
 from truncate._plan.crossing import unclean
 from truncate._plan.effects import Effects
 from truncate._plan.locate import Capture, Locator
 from truncate._plan.needs import Needs
-from truncate._plan.plan import Branch, Entry, Form, Plan, Slot, Tapped
+from truncate._plan.plan import Branch, Entry, Form, LivePlan, Plan, Slot, Tapped
 from truncate._target import TargetPaths
 
 
 class Cutter:
     """Plans cuts of one model at a list of targets."""
 
-    def __init__(self, model: nn.Module, paths: TargetPaths, effects: Effects, clean: bool = False) -> None:
-        """`clean`: nothing but the output of its target may cross where a forward is entered in its middle."""
+    def __init__(
+        self,
+        model: nn.Module,
+        paths: TargetPaths,
+        effects: Effects,
+        clean: bool = False,
+        live: bool | None = False,
+    ) -> None:
+        """Plans for these targets.
+
+        `clean`: nothing but the output of its target may cross where a forward is entered in its middle; `live`:
+        whether modules keep their own Python: all of them, none, or (None) those that cannot be rebuilt.
+        """
         self.model = model
         self.targets = paths.targets
         self.traces = effects.traces
         self.locator = Locator(model, paths, effects.traces)
         self.effects = effects
         self.clean = clean
+        self.live = live
         self._plans: dict[Any, Plan] = {}
         self._calls: dict[tuple[int, str], Call] = {}  # one of all calls of a module that are equal
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be
@@ -55,22 +67,14 @@ class Cutter:
 
     def stretch(self, start: Capture | None, captures: tuple[Capture, ...], own: bool) -> Plan:
         """The plan of what lies between two places: after `start`, up to the picks, or the end for its own output."""
-        for target in self.targets:
-            if target.is_module and has_own_call(target.module) and target.module is not self.model:
-                raise CannotFollowError(
-                    f"{target.text!r}: {type(target.module).__name__} overrides __call__, so what its call returns and "
-                    f"what a hook on it captures may differ. Stop at a module inside it, or outside it"
-                )
-        entry = self.traces.entry
-        if entry.parameters and not entry.inputs:
-            kind = type(self.model).__name__
-            why = (
-                f"every argument of the forward of {kind} may be left out, so it has to be seen what it is called with"
-            )
-            if self.traces.has_example:
-                why = f"the example for {kind} holds no tensor, so the result would take no input"
-            raise CannotFollowError(f"{why}. Give an example input, args=(x,) or kwargs={{...}}")
-        plan = self._plan(self.model, "", (Form(entry, start),), captures, own, False)
+        form = Form(self.traces.entry, start)
+        reason = self._why_not_rebuilt()
+        if reason is None:
+            plan = self._plan(self.model, "", (form,), captures, own, False)
+        elif self.live is False:
+            raise CannotFollowError(reason)
+        else:
+            plan = LivePlan(self.model, "", (form,), captures, own, False, [], {}, reason, self.targets)
         if plan.missing:
             error: type[TruncateError] = CrossingError if plan.missing in self._refused else NotReachedError
             if plan.missing in self._open_ends:
@@ -78,6 +82,26 @@ class Cutter:
             raise self.locator.unknown.get(plan.missing) or error(plan.missing)
         self._remember(plan)
         return plan
+
+    def _why_not_rebuilt(self) -> str | None:
+        """Why the model itself has to keep its own Python, if so."""
+        self.traces.require_python(self.model, "")
+        if self.live:
+            return "live=True was asked for"
+        for target in self.targets:
+            if target.is_module and has_own_call(target.module) and target.module is not self.model:
+                return (
+                    f"{target.text!r}: {type(target.module).__name__} overrides __call__, so what its call returns and "
+                    f"what a hook on it captures may differ. Stop at a module inside it, or outside it"
+                )
+        entry = self.traces.entry
+        if not entry.parameters or entry.inputs:
+            return None
+        kind = type(self.model).__name__
+        why = f"every argument of the forward of {kind} may be left out, so it has to be seen what it is called with"
+        if self.traces.has_example:
+            why = f"the example for {kind} holds no tensor, so the result would take no input"
+        return f"{why}. Give an example input, args=(x,) or kwargs={{...}}"
 
     def whole(self, module: nn.Module, path: str, form: Form) -> Plan:
         """The plan of one module that runs to its end, with its children as they are."""
@@ -94,7 +118,16 @@ class Cutter:
     ) -> Plan:
         key = (id(module), tuple(form.key for form in forms), captures, own, writes)
         if key not in self._plans:
-            self._plans[key] = self._make_plan(module, path, forms, captures, own, writes)
+            try:
+                self._plans[key] = self._make_plan(module, path, forms, captures, own, writes)
+            except NoPythonError:
+                raise
+            except CannotFollowError as error:
+                if self.live is False:
+                    raise
+                self._plans[key] = LivePlan(
+                    module, path, forms, captures, own, writes, [], {}, str(error), self.targets
+                )
         return self._plans[key]
 
     def _make_plan(

@@ -26,12 +26,18 @@ class Division:
     """A model, divided after some places in running order; its last piece ends at some targets."""
 
     def __init__(
-        self, model: nn.Module, cut_points: list[Target], targets: list[Target], example: Example | None
+        self,
+        model: nn.Module,
+        cut_points: list[Target],
+        targets: list[Target],
+        example: Example | None,
+        live: bool | None = False,
     ) -> None:
         self.model = model
         self.cut_points = cut_points
         self.targets = targets
         self.example = example
+        self.live = live
         self.paths = TargetPaths([*cut_points, *targets])
         self.traces = Traces(model, self.paths, example)
         self._effects = Effects(self.traces)
@@ -44,7 +50,11 @@ class Division:
         example = copy.copy(self.example)
         if example is not None:
             example.fixes_numbers = True
-        return Division(self.model, self.cut_points, self.targets, example)
+        return Division(self.model, self.cut_points, self.targets, example, self.live)
+
+    def all_live(self) -> Division:
+        """The same, where every module on the path keeps its own Python."""
+        return Division(self.model, self.cut_points, self.targets, self.example, True)
 
     def plans(self, everything: bool) -> list[Plan]:
         """The plans of all pieces in running order. More than one tensor may cross between them if `everything`.
@@ -60,7 +70,7 @@ class Division:
         return plans
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
-        cutter = Cutter(self.model, self.paths, self._effects, clean)
+        cutter = Cutter(self.model, self.paths, self._effects, clean, self.live)
         rest = range(len(self.cut_points), len(self.paths.targets))
         captures, own = cutter.captures(rest), cutter.is_own_wanted(rest)
         plans: list[Plan] = []

@@ -11,6 +11,7 @@ from torch import nn
 
 from truncate._graph import Call, Graph, Kind, Node, descend
 from truncate._plan.locate import Capture
+from truncate._target import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +134,14 @@ class Plan:
     def kept(self) -> Iterator[nn.Module]:
         """The modules that are kept as they are."""
         for plan in self.rebuilt():
-            calls = [
-                node
-                for branch in plan.branches
-                if not branch.missing
-                for node in branch.live
-                if node.kind is Kind.CHILD
-            ]
-            for target in {node.target for node in calls if plan.child_of(node) is None}:
-                yield from descend(plan.module, target).modules()
+            yield from plan.kept_here()
+
+    def kept_here(self) -> Iterator[nn.Module]:
+        """Those of them that its own forward calls."""
+        branches = [branch for branch in self.branches if not branch.missing]
+        calls = [node for branch in branches for node in branch.live if node.kind is Kind.CHILD]
+        for target in {node.target for node in calls if self.child_of(node) is None}:
+            yield from descend(self.module, target).modules()
 
     def form_of(self, form: Form) -> int:
         return [known.key for known in self.forms].index(form.key)
@@ -154,6 +154,36 @@ class Plan:
     def missing_in(self, form: int) -> str | None:
         """Why no way of one form leads to the picks, if none does."""
         return _common([branch for branch in self.branches if branch.form == form])
+
+
+@dataclasses.dataclass(eq=False)
+class LivePlan(Plan):
+    """A module that keeps its own Python, and all below it: it is left when its captures are there."""
+
+    reason: str = ""  # why its forward is not rebuilt
+    targets: list[Target] = dataclasses.field(default_factory=list)  # which the captures name by number
+
+    @property
+    def parameters(self) -> tuple[inspect.Parameter, ...]:
+        return ()  # it is called as it was
+
+    @property
+    def used(self) -> list[str]:
+        return list(dict.fromkeys(node.target for form in self.forms for node in form.call.inputs))
+
+    @property
+    def has_forms(self) -> bool:
+        return False
+
+    @property
+    def missing(self) -> str | None:
+        return None
+
+    def missing_in(self, form: int) -> str | None:
+        return None
+
+    def kept_here(self) -> Iterator[nn.Module]:
+        yield from self.module.modules()
 
 
 def _common(branches: list[Branch]) -> str | None:

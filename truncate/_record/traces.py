@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._errors import CannotFollowError, TruncateError
+from truncate._errors import CannotFollowError, NoPythonError, TruncateError
 from truncate._follow import Unfollowable, follow, held_by_several
 from truncate._graph import (
     Call,
@@ -51,6 +51,7 @@ class Traces:
         # With what was given, to keep it alive.
         self._structures: dict[tuple[Node, int], tuple[Any, Structures | None]] = {}
         self.passed: Pass | None = None
+        self._pass_failed: CannotFollowError | None = None
 
     @functools.cached_property
     def held_by_several(self) -> frozenset[int]:
@@ -91,13 +92,9 @@ class Traces:
     def follow(self, module: nn.Module, path: str, call: Call) -> list[Graph]:
         """All ways through a forward as proxies find them."""
         key = (id(module), call.key)
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CannotFollowError(f"{path!r} was compiled by TorchScript, so its Python is no longer at hand")
-        if type(module).__module__.startswith("torch._dynamo"):  # importing it to ask would take a second
-            raise CannotFollowError(
-                f"{repr(path) if path else 'the model'} was compiled by torch.compile. Cut what was compiled, which it "
-                f"holds as {join(path, '_orig_mod')!r}, and compile the result"
-            )
+        self.require_python(module, path)
+        if "_truncate_roles" in vars(module):
+            raise CannotFollowError(f"{path!r} is a live part of a cut, which keeps its own Python")
         if key in self._failed:
             raise self._failed[key]
         known = self._followed.setdefault(key, [])
@@ -114,13 +111,38 @@ class Traces:
         known.append(graphs)
         return graphs
 
+    def require_python(self, module: nn.Module, path: str) -> None:
+        """Raises if the Python of a module is not at hand, to be followed or to be kept."""
+        name = repr(path) if path else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NoPythonError(f"{name} was compiled by TorchScript, so its Python is no longer at hand")
+        written_in = type(module).__module__
+        if written_in.startswith("torch._dynamo"):  # importing it to ask would take a second
+            raise NoPythonError(
+                f"{name} was compiled by torch.compile. Cut what was compiled, which it holds as "
+                f"{join(path, '_orig_mod')!r}, and compile the result"
+            )
+        if written_in.startswith(("torch.nn.parallel.", "torch.distributed.")):
+            raise NoPythonError(
+                f"{name} is a {type(module).__name__}, which wraps a model. Cut what it wraps, "
+                f"{' or '.join(repr(join(path, child)) for child in module._modules)}, and wrap the result"
+            )
+        if type(module).forward is nn.Module.forward and "forward" not in vars(module):
+            held = ", ".join(join(path, child) for child in module._modules) or "nothing"
+            raise NoPythonError(
+                f"{name} ({type(module).__name__}) has no forward of its own. Cut what it holds, by name: {held}"
+            )
+
     def _record(self) -> None:
         """Runs the example, and once more in the other mode if a forward branches on its mode."""
         if self.passed is not None or self._example is None:
             return
+        if self._pass_failed is not None:
+            raise self._pass_failed
         try:
             self.passed = self._pass(self._example)
         except CannotFollowError as error:
+            self._pass_failed = error
             if self.numbers_are_fixed or isinstance(error.__cause__, Unfollowable):
                 raise
             # Perhaps C code has met a size, which it cannot compute with. Once more, with all numbers as they are here.

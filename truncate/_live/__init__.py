@@ -1,0 +1,11 @@
+"""Modules that keep their own Python.
+
+Goes in: a module of the model, and the targets inside of it. Comes out: a copy whose forward runs as it is and is
+left, by an exception of ours, where the last target has its value. Nothing is followed, and nothing is fixed.
+"""
+
+from truncate._live.assemble import build_live
+
+__all__ = [
+    "build_live",
+]

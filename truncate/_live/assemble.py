@@ -1,0 +1,111 @@
+"""The live part of a cut: copies of the modules on the path, with what its forward no longer runs dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from truncate._errors import NotReachedError
+from truncate._graph import join
+from truncate._live.copies import Copies
+from truncate._live.module import Part, Role, Wanted, live_class
+from truncate._live.once import loops_over, runs_once
+from truncate._target import Target
+
+
+def build_live(
+    root: nn.Module, path: str, asked: list[tuple[Target, int]], own: bool, to_end: bool
+) -> tuple[Any, Part]:
+    """A copy of `root`, whose forward is left when all that is asked for is there.
+
+    Args:
+        root: A module of the model. It is not changed, and shares parameters and buffers with the copy.
+        path: Where it is in the model.
+        asked: Targets inside of it, each with the number of its call.
+        own: Whether its own output is handed out too, before the values at the targets.
+        to_end: Whether its forward has to run to its end in any case.
+    """
+    paths = [_path_below(root, target.module) for target, _ in asked]
+    wanted = [
+        Wanted(target.text, call, target.before, runs_once(root, below) if below else ())
+        for (target, call), below in zip(asked, paths)
+    ]
+    part = Part(wanted, own, to_end)
+    roles = {id(root): Role(part, is_entry=True)}
+    for number, (target, _) in enumerate(asked):
+        role = roles.setdefault(id(target.module), Role(part))
+        taps = (*(role.taps_before if target.before else role.taps), number)
+        if target.before:
+            role.taps_before = taps
+        else:
+            role.taps = taps
+    on_path = [module for below in paths for module in _modules_on(root, below)]
+
+    def kind_of(module: nn.Module) -> type:
+        return live_class(type(module)) if id(module) in roles else type(module)
+
+    copies = Copies(root, on_path, kind_of)
+    for module in on_path:
+        if id(module) in roles:
+            made = copies.of(module)
+            made._truncate_roles = [*getattr(module, "_truncate_roles", ()), roles[id(module)]]
+    made = copies.of(root)
+    if not to_end and not any(one.is_last_by_luck for one in wanted):
+        _drop_later(root, made, path, set(map(id, on_path)), paths)
+    return made, part
+
+
+def _path_below(root: nn.Module, module: nn.Module) -> str:
+    """The path of a module below another one."""
+    if module is root:
+        return ""
+    return next(path for path, found in root.named_modules(remove_duplicate=False) if found is module)
+
+
+def _modules_on(root: nn.Module, path: str) -> Iterator[nn.Module]:
+    yield root
+    for name in path.split(".") if path else ():
+        root = root._modules[name]  # type: ignore[assignment]
+        yield root
+
+
+class Dropped(nn.Module):
+    """Stands where a module was that the cut does not run. It holds nothing, and asking it for anything is an error."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__()
+        self._path = path
+        self._why = why
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise self._error()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._error()
+
+    def _error(self) -> NotReachedError:
+        return NotReachedError(
+            f"{self._path!r} was dropped, since {self._why}, and now the forward asks for it. Add the output of the "
+            f'model to what is cut, upto={{"features": ..., "output": ""}}, which keeps all of the model'
+        )
+
+    def extra_repr(self) -> str:
+        return "dropped"
+
+
+def _drop_later(root: nn.Module, made: nn.Module, path: str, on_path: set[int], paths: list[str]) -> None:
+    """Drops the later items of each `Sequential` and `ModuleList` whose items run one after the other."""
+    for below in paths:
+        owner, copy, where = root, made, path
+        for name in below.split(".") if below else ():
+            names = list(owner._modules)
+            last = max(i for i, key in enumerate(names) if id(owner._modules[key]) in on_path)
+            if names[last] == name and loops_over(root, below, owner):
+                for later in names[last + 1 :]:
+                    if copy._modules[later] is owner._modules[later] is not None:
+                        copy._modules[later] = Dropped(join(where, later), "it runs later than what was asked for")
+            owner, copy, where = owner._modules[name], copy._modules[name], join(where, name)  # type: ignore[assignment]

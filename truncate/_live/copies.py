@@ -1,0 +1,276 @@
+"""Copies of modules that mean each other: what their attributes and hooks hold of the originals is theirs in a copy."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import operator
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+_REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
+_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
+_PLAIN = frozenset(
+    (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
+)
+_CONTAINERS = (list, tuple, dict, set, collections.deque)
+
+
+class Copies:
+    """Copies of some modules of a model, in place of the originals. All else they share, but for containers.
+
+    A module that holds one of the originals in an attribute is copied too, and so are those above it: else it would
+    lead to the model, with its mode and its state, and past the end of the cut.
+    """
+
+    def __init__(self, root: nn.Module, on_path: Iterable[nn.Module], kind_of: Callable[[nn.Module], type]) -> None:
+        self.memo: dict[int, Any] = {}
+        self._kept: list[Any] = []  # of which an id is in the memo
+        self._shared: set[int] = set()  # objects that modules hold which are not copied
+        copied = {id(module): module for module in on_path}
+        parents, others = _others(root, copied)
+        pending = [module for module in others if any(self._leads_to(value, copied) for value in _extras(module))]
+        while pending:  # what holds one of these is copied too
+            for module in pending:
+                for above in (module, *_above(module, parents)):
+                    copied.setdefault(id(above), above)
+            others = [module for module in others if id(module) not in copied]
+            pending = [module for module in others if any(self._leads_to(value, copied) for value in _extras(module))]
+        for module in others:
+            self._shared.update(id(value) for value in _extras(module))
+        for module in copied.values():
+            self.memo[id(module)] = object.__new__(kind_of(module))
+        for module in copied.values():
+            self._fill(self.memo[id(module)], module)
+
+    def of(self, module: nn.Module) -> Any:
+        """The copy of a module, or the module itself if it is not copied."""
+        return self.memo.get(id(module), module)
+
+    def _fill(self, made: Any, module: nn.Module) -> None:
+        state = made.__dict__
+        for name, value in list(vars(module).items()):  # at once: another thread may run the model meanwhile
+            if name == "_modules":
+                state[name] = {key: child if child is None else self.of(child) for key, child in value.items()}
+            elif name in _REGISTRIES:
+                state[name] = value.copy()
+            elif name == "_compiled_call_impl":  # by `module.compile()`: what was compiled holds the original
+                state[name] = None
+            elif type(value) in _PLAIN:
+                state[name] = value
+            else:
+                state[name] = self._copied(value)
+
+    def _leads_to(self, value: Any, modules: dict[int, nn.Module], seen: set[int] | None = None) -> bool:
+        """Whether a value that a module holds leads to one of some modules without passing through another module."""
+        if type(value) in _PLAIN or isinstance(value, torch.Tensor):
+            return False
+        if id(value) in modules:
+            return True
+        seen = set() if seen is None else seen
+        if isinstance(value, nn.Module) or id(value) in seen:
+            return False
+        seen.add(id(value))
+        return any(self._leads_to(part, modules, seen) for part in _parts(value))
+
+    def _copied(self, value: Any) -> Any:
+        """The same value, with copies in place of the originals; containers are the copy's own, to fill."""
+        kind = type(value)
+        if kind in _PLAIN or isinstance(value, torch.Tensor):
+            return value
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        if isinstance(value, nn.Module):
+            return value
+        self._kept.append(value)
+        if kind is tuple:
+            return self._remember(value, _same_or(value, tuple(map(self._copied, value))))
+        if isinstance(value, tuple):
+            items = [self._copied(item) for item in tuple.__iter__(value)]
+            same = all(map(operator.is_, items, tuple.__iter__(value)))
+            return self._remember(value, value if same else tuple.__new__(kind, items))
+        if isinstance(value, _CONTAINERS):
+            return self._container(value)
+        if kind is types.MethodType:
+            owner = self._copied(value.__self__)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if kind is functools.partial:
+            return self._partial(value)
+        if kind is types.FunctionType:
+            return self._function(value)
+        if kind is weakref.ref:
+            there = value()
+            return weakref.ref(self.memo[id(there)]) if id(there) in self.memo else value
+        if self._is_state(value):
+            made = self.memo[id(value)] = object.__new__(kind)
+            made.__dict__.update({name: self._copied(item) for name, item in vars(value).items()})
+            return made
+        return self._remember(value, value)
+
+    def _remember(self, value: Any, made: Any) -> Any:
+        self.memo[id(value)] = made
+        return made
+
+    def _is_state(self, value: Any) -> bool:
+        """Whether an object is one that the forward may keep something in, or that leads to an original."""
+        kind: Any = type(value)
+        if (
+            not hasattr(value, "__dict__")
+            or kind.__new__ is not object.__new__
+            or callable(getattr(kind, "__del__", 0))
+        ):
+            return False
+        if any("__slots__" in vars(base) and vars(base)["__slots__"] for base in kind.__mro__):
+            return False
+        if self._leads_to(value, self.memo):
+            return True
+        return id(value) not in self._shared
+
+    def _container(self, value: Any) -> Any:
+        if id(value) in self._shared and not self._leads_to(value, self.memo):
+            return self._remember(value, value)  # several modules hand something to each other through it
+        kind = type(value)
+        made: Any
+        if kind in (list, dict, set, OrderedDict, collections.deque):
+            made = self.memo[id(value)] = (
+                collections.deque(maxlen=value.maxlen) if kind is collections.deque else kind()
+            )
+        else:
+            made = self.memo[id(value)] = value.__copy__() if hasattr(value, "__copy__") else value.copy()
+            made.clear()
+        if isinstance(value, dict):
+            made.update((key, self._copied(item)) for key, item in value.items())
+        elif isinstance(value, set):
+            made.update(map(self._copied, value))
+        else:
+            made.extend(map(self._copied, value))
+        return made
+
+    def _partial(self, value: functools.partial[Any]) -> Any:
+        parts = [value.func, *value.args, *value.keywords.values()]
+        copied = list(map(self._copied, parts))
+        if all(map(operator.is_, parts, copied)):
+            return value
+        function, *args = copied[: 1 + len(value.args)]
+        return functools.partial(function, *args, **dict(zip(value.keywords, copied[1 + len(value.args) :])))
+
+    def _function(self, value: types.FunctionType) -> Any:
+        """A function made inside another one, with copies in what it uses from there and in its defaults."""
+        self.memo[id(value)] = value  # should it use itself
+        cells = value.__closure__ or ()
+        copied = tuple(map(self._cell, cells))
+        defaults = _same_or(value.__defaults__, tuple(map(self._rebound, value.__defaults__ or ())))
+        keywords = {name: self._rebound(item) for name, item in (value.__kwdefaults__ or {}).items()}
+        changed = any(keywords[name] is not item for name, item in (value.__kwdefaults__ or {}).items())
+        inside = {name: self._rebound(item) for name, item in vars(value).items()}
+        changed |= any(inside[name] is not item for name, item in vars(value).items())
+        if all(map(operator.is_, cells, copied)) and defaults is value.__defaults__ and not changed:
+            return value
+        made = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, copied or None)
+        made.__kwdefaults__ = keywords or None
+        made.__qualname__, made.__module__, made.__doc__ = value.__qualname__, value.__module__, value.__doc__
+        made.__dict__.update(inside)
+        self.memo[id(value)] = made
+        return made
+
+    def _rebound(self, value: Any) -> Any:
+        """A value that a function uses: copied only if it leads to an original, since the rest is not ours to copy."""
+        return self._copied(value) if self._leads_to(value, self.memo) else value
+
+    def _cell(self, cell: types.CellType) -> types.CellType:
+        try:
+            value = cell.cell_contents
+        except ValueError:  # nothing was put there yet
+            return cell
+        if id(cell) not in self.memo:
+            self._kept.append(cell)
+            self.memo[id(cell)] = cell
+            copied = self._rebound(value)
+            if copied is not value:
+                self.memo[id(cell)] = types.CellType(copied)
+        made: types.CellType = self.memo[id(cell)]
+        return made
+
+
+def _same_or(value: Any, made: Any) -> Any:
+    return value if value is None or all(map(operator.is_, value, made)) else made
+
+
+def _extras(module: nn.Module) -> Iterator[Any]:
+    """What a module holds beside parameters, buffers, children and numbers."""
+    state = vars(module)
+    for name in state.keys() - _MODULE_STATE:
+        if type(state[name]) not in _PLAIN:
+            yield state[name]
+    for name in _HOOKS:
+        if state.get(name):
+            yield state[name]
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What a value that is no module leads to."""
+    if isinstance(value, dict):
+        return [*value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return list(value)
+    if isinstance(value, types.MethodType):
+        return (value.__self__,)
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, weakref.ref):
+        return (value(),)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
+    slots = [name for base in type(value).__mro__ for name in _slots(base)]
+    return (*vars(value).values(), *_read(value, slots)) if hasattr(value, "__dict__") else _read(value, slots)
+
+
+def _slots(base: type) -> tuple[str, ...]:
+    names = vars(base).get("__slots__", ())
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _read(value: Any, names: list[str]) -> list[Any]:
+    return [getattr(value, name) for name in names if not name.startswith("__") and hasattr(value, name)]
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _others(root: nn.Module, copied: dict[int, nn.Module]) -> tuple[dict[int, list[nn.Module]], list[nn.Module]]:
+    """By the id of each module below a root those that hold it; and the modules that are not copied yet."""
+    parents: dict[int, list[nn.Module]] = {}
+    others, pending, seen = [], [root], {id(root)}
+    while pending:
+        module = pending.pop()
+        if id(module) not in copied:
+            others.append(module)
+        for child in module._modules.values():
+            if child is not None:
+                parents.setdefault(id(child), []).append(module)
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    pending.append(child)
+    return parents, others
+
+
+def _above(module: nn.Module, parents: dict[int, list[nn.Module]]) -> Iterator[nn.Module]:
+    seen, pending = {id(module)}, [module]
+    while pending:
+        for parent in parents.get(id(pending.pop()), ()):
+            if id(parent) not in seen:
+                seen.add(id(parent))
+                yield parent
+                pending.append(parent)

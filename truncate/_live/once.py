@@ -1,0 +1,568 @@
+"""Whether a forward runs a module at most once: read from its source, and denied wherever that does not show it.
+
+A live forward is left where its target has run. Should the target run again later in the same pass, that would be an
+earlier call's value, so it is left at once only where this says that there is no later call.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import operator
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from truncate._live.source import tree_of
+
+MANY = 2  # twice or more, or nobody knows
+
+
+class Unless(NamedTuple):
+    """A branch that may run the module again. It is not taken while one of these attributes of `owner` is false."""
+
+    owner: str  # path
+    attributes: tuple[str, ...]
+
+
+def runs_once(root: nn.Module, path: str) -> tuple[Unless, ...] | None:
+    """Under which conditions one call of `root` runs the module at `path` at most once; None: it may run it again."""
+    if not _is_unique(root, path):
+        return None
+    conditions: list[Unless] = []
+    for above, reading in _readings(root, path):
+        if reading.runs() >= MANY:
+            return None
+        conditions += [Unless(above, attributes) for attributes in reading.unless]
+    return tuple(conditions)
+
+
+def loops_over(root: nn.Module, path: str, container: nn.Module) -> bool:
+    """Whether the items of a container on the way to `path` run one after the other, and nothing else reads them."""
+    if _runs_in_turn(container):
+        return True
+    for _, reading in _readings(root, path):
+        if reading.runs() < MANY and reading.looped is container:
+            return reading.is_read_once(container)
+    return False
+
+
+def _readings(root: nn.Module, path: str) -> Iterator[tuple[str, _Reading]]:
+    """Each forward that leads to `path`, with the path of its module: what it runs is the next such module, or a
+    child in a container, which has no forward of its own.
+    """
+    owner, above, names = root, "", path.split(".")
+    while names:
+        inside, count = owner, 0
+        while count < len(names) and (count == 0 or not _has_forward(inside)):
+            inside = inside._modules[names[count]]  # type: ignore[assignment]
+            count += 1
+        yield above, _Reading(owner, inside)
+        above = ".".join([*([above] if above else []), *names[:count]])
+        owner, names = inside, names[count:]
+
+
+def _is_unique(root: nn.Module, path: str) -> bool:
+    """Whether the modules down to `path` have no other names, by which they might run too."""
+    on_path, module = set(), root
+    for name in path.split("."):
+        module = module._modules[name]  # type: ignore[assignment]
+        on_path.add(id(module))
+    found, seen, pending = 0, {id(root)}, [root]
+    while pending:
+        for child in pending.pop()._modules.values():
+            if child is not None:
+                found += id(child) in on_path
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    pending.append(child)
+    return found == len(on_path)
+
+
+def _runs_in_turn(module: nn.Module) -> bool:
+    """Whether a module is a plain `nn.Sequential`."""
+    kind = type(module)
+    own = "forward" in vars(module) or kind.__call__ is not nn.Module.__call__
+    return kind.forward is nn.Sequential.forward and not own
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
+
+
+class _Each(NamedTuple):
+    """One of the items of a container, another one in each turn of a loop."""
+
+    container: Any
+    loop: Any
+    in_order: bool = True
+
+
+class _Any(NamedTuple):
+    """Some item of a container."""
+
+    container: Any
+
+
+class _Index(NamedTuple):
+    """A number that is another one in each turn of a loop."""
+
+    loop: Any
+
+
+class _Wrapped(NamedTuple):
+    """The function inside a decorator."""
+
+    function: Any
+
+
+class _Reading:
+    """Counts how often the forward of `owner` runs `goal`, which is one of its children or inside a container of it."""
+
+    def __init__(self, owner: nn.Module, goal: nn.Module) -> None:
+        self.owner = owner
+        self.goal = goal
+        self.unless: list[tuple[str, ...]] = []
+        self.looped: Any = None  # the container of which one item after the other runs, if the goal is among them
+        self._trees: list[ast.FunctionDef] = []  # of all functions that were read
+        self._loops: list[Any] = []
+        self._under_way: list[Any] = []
+        self._function: Any = None
+        self._env: dict[str, Any] = {}
+
+    def runs(self) -> int:
+        if _runs_in_turn(self.owner):
+            return 1
+        if "forward" in vars(self.owner):
+            return MANY
+        kind = type(self.owner)
+        return self._of_method("__call__") if kind.__call__ is not nn.Module.__call__ else self._of_method("forward")
+
+    def is_read_once(self, container: nn.Module) -> bool:
+        """Whether what was read mentions a container, but for its length, in one place alone."""
+        name = next((name for name, child in self.owner._modules.items() if child is container), None)
+        lengths = {
+            id(node.args[0])
+            for tree in self._trees
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len" and node.args
+        }
+        mentioned = [
+            node
+            for tree in self._trees
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr == name and id(node) not in lengths
+        ]
+        return name is not None and len(mentioned) == 1
+
+    # -- functions -----------------------------------------------------------------------------------------------
+
+    def _of_method(self, name: str, after: type | None = None) -> int:
+        """A method of the owner, found after a class of its bases if that is given: what `super()` finds."""
+        bases = type(self.owner).__mro__
+        for base in bases[bases.index(after) + 1 if after is not None else 0 :]:
+            if name in vars(base):
+                found = vars(base)[name]
+                break
+        else:
+            return MANY
+        if base is nn.Module:
+            if name == "__call__":
+                return self._of_method("forward")
+            return MANY if "modules" in name or "children" in name or name in ("apply", "get_submodule") else 0
+        if isinstance(found, property):
+            found = found.fget
+        elif isinstance(found, staticmethod):
+            return 0
+        return self._of_function(found, base, {0: self.owner})
+
+    def _of_function(self, function: Any, base: type | None, given: dict[int | str, Any]) -> int:
+        """A function that is given modules, by position or name."""
+        if not isinstance(function, types.FunctionType):
+            return MANY
+        if any(known is function for known, _ in self._under_way) or len(self._under_way) > 20:
+            return MANY
+        tree = tree_of(function)
+        if tree is None:
+            return MANY
+        inner = _wrapped_by(function)
+        own_name = ""
+        if inner is not None:  # a decorator, which is taken to do no more with the module than to call what it wraps
+            env: dict[str, Any] = {inner[0]: _Wrapped(inner[1])}
+            own_name = tree.args.args[0].arg if tree.args.args else ""
+        else:
+            spread = [arg.arg for arg in [*tree.args.posonlyargs, *tree.args.args]]
+            names = {*spread, *(arg.arg for arg in tree.args.kwonlyargs)}
+            if any(key not in names if isinstance(key, str) else key >= len(spread) for key in given):
+                return MANY  # in *args or **kwargs, from where it may go anywhere
+            env = {spread[key] if isinstance(key, int) else key: value for key, value in given.items()}
+        self._trees.append(tree)
+        before = self._function, self._env
+        self._function, self._env = (function, base, _assigned(tree), own_name), env
+        self._under_way.append((function, base))
+        try:
+            return self._block(tree.body)
+        finally:
+            self._under_way.pop()
+            self._function, self._env = before
+
+    # -- statements ----------------------------------------------------------------------------------------------
+
+    def _block(self, statements: list[ast.stmt]) -> int:
+        total = 0
+        for position, statement in enumerate(statements):
+            if isinstance(statement, ast.If) and _always_leaves(statement.body):
+                rest = self._block([*statement.orelse, *statements[position + 1 :]])
+                return min(MANY, total + self._decided(statement.test, self._block(statement.body), rest))
+            total += self._of(statement)
+        return min(MANY, total)
+
+    def _decided(self, test: ast.expr, body: int, orelse: int) -> int:
+        """A branch. One that may run the goal again does not count if it depends on plain flags of the owner."""
+        if body >= MANY:
+            tests = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
+            flags = [t.attr for t in tests if isinstance(t, ast.Attribute) and self._is_owner(t.value)]
+            flags = [name for name in flags if type(getattr(self.owner, name, None)) is bool]
+            if flags:
+                self.unless.append(tuple(flags))
+                body = 0
+        return self._asked(test) + max(body, orelse)
+
+    def _is_owner(self, node: ast.expr) -> bool:
+        return self._ref(node) is self.owner or (isinstance(node, ast.Name) and node.id == self._function[3])
+
+    def _asked(self, test: ast.expr) -> int:
+        """An expression of which only the truth is asked: a module there does not run."""
+        if isinstance(test, ast.BoolOp):
+            return sum(map(self._asked, test.values))
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            return self._asked(test.operand)
+        return 0 if self._ref(test) is not None else self._of(test)
+
+    def _of(self, node: ast.AST) -> int:
+        special = getattr(self, f"_{type(node).__name__}", None)
+        if special is not None:
+            return int(special(node))
+        if isinstance(node, ast.expr):
+            found = self._ref(node)
+            if found is not None:
+                return MANY if self._may_be_goal(found) or found is self.owner else 0
+        return self._inside(ast.iter_child_nodes(node))
+
+    def _inside(self, nodes: Iterable[ast.AST | None]) -> int:
+        return min(MANY, sum(self._of(node) for node in nodes if node is not None))
+
+    def _If(self, node: ast.If) -> int:
+        return self._decided(node.test, self._block(node.body), self._block(node.orelse))
+
+    def _IfExp(self, node: ast.IfExp) -> int:
+        return self._decided(node.test, self._of(node.body), self._of(node.orelse))
+
+    def _Match(self, node: ast.Match) -> int:
+        return self._of(node.subject) + max(self._block(case.body) for case in node.cases)
+
+    def _With(self, node: ast.With) -> int:
+        return self._inside(node.items) + self._block(node.body)
+
+    def _Try(self, node: ast.Try) -> int:
+        parts = [node.body, *(handler.body for handler in node.handlers), node.orelse, node.finalbody]
+        return sum(map(self._block, parts))
+
+    def _Compare(self, node: ast.Compare) -> int:
+        if all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
+            return self._inside(part for part in [node.left, *node.comparators] if self._ref(part) is None)
+        return self._inside([node.left, *node.comparators])
+
+    def _Assign(self, node: ast.Assign) -> int:
+        found = self._ref(node.value)
+        target = node.targets[0]
+        once = len(node.targets) == 1 and isinstance(target, ast.Name) and self._function[2][target.id] == 1
+        if found is not None and once and not (self._loops and isinstance(found, nn.Module)):
+            self._env[target.id] = found  # type: ignore[attr-defined]
+            return 0
+        return self._inside([node.value, *node.targets])
+
+    def _FunctionDef(self, node: ast.AST) -> int:
+        """A function inside: nobody knows how often it runs."""
+        names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+        known = (self._env.get(name) for name in names)
+        return MANY if any(v is self.owner or (v is not None and self._may_be_goal(v)) for v in known) else 0
+
+    _AsyncFunctionDef = _ClassDef = _Lambda = _FunctionDef
+
+    # -- loops ---------------------------------------------------------------------------------------------------
+
+    def _For(self, node: ast.For) -> int:
+        return self._loop([(node.target, node.iter)], lambda: self._block(node.body)) + self._block(node.orelse)
+
+    def _While(self, node: ast.While) -> int:
+        return self._loop([], lambda: self._asked(node.test) + self._block(node.body)) + self._block(node.orelse)
+
+    def _ListComp(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp) -> int:
+        tests = [test for generator in node.generators for test in generator.ifs]
+        return self._comprehension(node, [*tests, node.elt])
+
+    _SetComp = _GeneratorExp = _ListComp
+
+    def _DictComp(self, node: ast.DictComp) -> int:
+        return self._comprehension(node, [node.key, node.value])
+
+    def _comprehension(self, node: Any, inside: list[ast.expr]) -> int:
+        loops = [(generator.target, generator.iter) for generator in node.generators]
+        if len(loops) > 1:
+            return MANY if self._FunctionDef(node) else 0
+        return self._loop(loops, lambda: self._inside(inside))
+
+    def _loop(self, turns: list[tuple[ast.expr, ast.expr]], body: Any) -> int:
+        loop = object()
+        before, outside = dict(self._env), 0
+        for target, source in turns:
+            outside += self._bind(target, source, loop)
+        self._loops.append(loop)
+        try:
+            return min(MANY, outside + body())
+        finally:
+            self._loops.pop()
+            self._env = before
+
+    def _bind(self, target: ast.expr, source: ast.expr, loop: Any, in_order: bool = True) -> int:
+        """What a variable of a loop stands for; how often the goal runs while what it goes over is computed."""
+        if isinstance(source, ast.Call) and isinstance(source.func, ast.Name) and not source.keywords:
+            name, args = source.func.id, source.args
+            if name == "enumerate" and len(args) == 1 and isinstance(target, ast.Tuple) and len(target.elts) == 2:
+                self._set(target.elts[0], _Index(loop))
+                return self._bind(target.elts[1], args[0], loop, in_order)
+            if name == "zip" and isinstance(target, ast.Tuple) and len(target.elts) == len(args):
+                return sum(self._bind(one, each, loop, in_order) for one, each in zip(target.elts, args))
+            if name in ("reversed", "list", "tuple", "iter") and len(args) == 1:
+                return self._bind(target, args[0], loop, in_order and name != "reversed")
+            if name == "range" and (len(args) == 1 or _is_natural(args[0])):
+                self._set(target, _Index(loop))
+                return self._inside(args)
+        if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute) and not source.args:
+            of, name = self._ref(source.func.value), source.func.attr
+            if isinstance(of, (nn.Module, dict)) and name in ("values", "children", "items", "named_children"):
+                if isinstance(of, dict) or name in ("children", "named_children") or isinstance(of, nn.ModuleDict):
+                    pair = name in ("items", "named_children")
+                    if pair and not (isinstance(target, ast.Tuple) and len(target.elts) == 2):
+                        return MANY
+                    self._set(target.elts[1] if pair else target, _Each(of, loop, in_order))  # type: ignore[attr-defined]
+                    return 0
+        found = self._ref(source)
+        if found is not None and not isinstance(found, (_Each, _Any, _Index, _Wrapped)):
+            self._set(target, _Each(found, loop, in_order))
+            return 0 if isinstance(target, ast.Name) or not self._may_be_goal(_Any(found)) else MANY
+        return self._of(source)
+
+    def _set(self, target: ast.expr, value: Any) -> None:
+        if isinstance(target, ast.Name):
+            self._env[target.id] = value
+
+    # -- expressions ---------------------------------------------------------------------------------------------
+
+    def _ref(self, node: ast.AST) -> Any:
+        """What an expression stands for, if it is, holds or leads to a module; None for all else."""
+        if isinstance(node, ast.Name):
+            return self._env.get(node.id)
+        if isinstance(node, ast.Attribute):
+            of = self._ref(node.value)
+            if isinstance(of, nn.Module):
+                return self._attribute(of, node.attr)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            if len(node.args) >= 2 and isinstance(node.args[1], ast.Constant) and not node.keywords:
+                of = self._ref(node.args[0])
+                if isinstance(of, nn.Module) and isinstance(node.args[1].value, str):
+                    return self._attribute(of, node.args[1].value)
+        if isinstance(node, ast.Subscript):
+            of = self._ref(node.value)
+            if of is None or isinstance(of, (_Each, _Any, _Index, _Wrapped)):
+                return None if of is None else _Any(getattr(of, "container", ()))
+            if isinstance(node.slice, ast.Slice):
+                return of
+            index = self._constant(node.slice)
+            if index is not None:
+                return _item(of, index)
+            at = self._ref(node.slice)
+            return _Each(of, at.loop, False) if isinstance(at, _Index) else _Any(of)
+        return None
+
+    def _constant(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+            return operator.neg(node.operand.value)  # type: ignore[arg-type]
+        return node.value if isinstance(node, ast.Constant) else None
+
+    def _attribute(self, of: nn.Module, name: str) -> Any:
+        if name in of._modules:
+            return of._modules[name]
+        value = vars(of).get(name)
+        return value if isinstance(value, (list, tuple, dict)) and self._may_be_goal(_Any(value)) else None
+
+    def _may_be_goal(self, found: Any) -> bool:
+        if isinstance(found, (_Each, _Any)):
+            return any(item is self.goal or _reaches(item, self.goal) for item in _items(found.container))
+        if isinstance(found, _Wrapped):
+            return True
+        return found is self.goal or _reaches(found, self.goal)
+
+    def _run(self, found: Any) -> int:
+        """What is found is called."""
+        if found is self.goal:
+            return MANY if self._loops else 1
+        if isinstance(found, _Each) and self._may_be_goal(found):
+            direct = any(item is self.goal for item in _items(found.container))
+            if direct and found.in_order:
+                self.looped = found.container
+            return 1 if direct and self._loops == [found.loop] else MANY
+        if isinstance(found, _Wrapped):
+            return MANY if self._loops else self._of_function(found.function, self._function[1], {0: self.owner})
+        return MANY if self._may_be_goal(found) or found is self.owner else 0
+
+    def _Call(self, node: ast.Call) -> int:
+        """What is called, and what it is given."""
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        function = node.func
+        found = self._ref(function)
+        if found is not None:
+            return min(MANY, self._run(found) + self._inside(given))
+        if isinstance(function, ast.Name) and function.id in ("len", "isinstance", "hasattr", "type", "id", "getattr"):
+            return self._inside(arg for arg in given if self._ref(arg) is None)
+        if isinstance(function, ast.Attribute):
+            on_super = isinstance(function.value, ast.Call) and getattr(function.value.func, "id", "") == "super"
+            if on_super:
+                return min(
+                    MANY, self._repeated(self._of_method(function.attr, self._function[1])) + self._inside(given)
+                )
+            of = self._ref(function.value)
+            if of is self.owner:
+                if function.attr in vars(self.owner):
+                    called = 0 if not _reaches(vars(self.owner)[function.attr], self.goal, self.owner) else MANY
+                else:
+                    called = self._repeated(self._of_method(function.attr))
+                return min(MANY, called + self._inside(given))
+            if of is not None:  # a method of a child, or of a list of children
+                return min(MANY, (MANY if self._may_be_goal(of) else 0) + self._inside(given))
+        modules = {i: found for i, arg in enumerate(node.args) if (found := self._ref(arg)) is not None}
+        named = {k.arg: found for k in node.keywords if k.arg and (found := self._ref(k.value)) is not None}
+        known = dict[int | str, Any]([*modules.items(), *named.items()])
+        if any(value is self.owner or self._may_be_goal(value) for value in known.values()):
+            called = self._global(function)
+            if called is None or any(isinstance(arg, ast.Starred) for arg in node.args):
+                return MANY
+            rest = [arg for i, arg in enumerate(node.args) if i not in modules]
+            rest += [k.value for k in node.keywords if k.arg not in named]
+            return min(MANY, self._of_function(called, None, known) + self._inside(rest))
+        return self._inside([function, *given])
+
+    def _repeated(self, count: int) -> int:
+        return MANY if count and self._loops else count
+
+    def _global(self, node: ast.expr) -> Any:
+        """The function of the user's file that a name stands for."""
+        if isinstance(node, ast.Name) and node.id not in self._function[2]:
+            return self._function[0].__globals__.get(node.id)
+        return None
+
+    def _Attribute(self, node: ast.Attribute) -> int:
+        """Something is read of a module, which may be a property that runs it."""
+        of = self._ref(node.value)
+        if of is None:
+            return self._of(node.value)
+        if of is self.owner and node.attr not in self.owner._modules and node.attr not in vars(self.owner):
+            found = inspect.getattr_static(type(self.owner), node.attr, None)
+            if isinstance(found, property):
+                return self._of_method(node.attr)
+            return MANY if callable(found) and not isinstance(found, type) else 0  # a method that is handed on
+        if of is self.owner:
+            value = self.owner._modules.get(node.attr, vars(self.owner).get(node.attr))
+            return MANY if value is self.goal or _reaches(value, self.goal, self.owner) else 0
+        if isinstance(of, _Wrapped):
+            return 0  # its name, say
+        if isinstance(of, (_Each, _Any, _Index)):
+            return MANY if self._may_be_goal(of) else 0
+        return MANY if self._may_be_goal(of) and callable(getattr(of, node.attr, None)) else 0
+
+
+def _items(container: Any) -> Iterator[Any]:
+    if isinstance(container, nn.Module):
+        yield from container._modules.values()
+    elif isinstance(container, dict):
+        yield from container.values()
+    elif isinstance(container, (list, tuple)):
+        yield from container
+
+
+def _item(container: Any, key: Any) -> Any:
+    try:
+        if isinstance(container, nn.Module):
+            names = list(container._modules)
+            return container._modules[names[key] if isinstance(key, int) else key]
+        return container[key]
+    except (LookupError, TypeError):
+        return _Any(container)
+
+
+def _reaches(value: Any, *goals: Any, depth: int = 5) -> bool:
+    """Whether a Python value leads to one of some modules."""
+    if any(value is goal for goal in goals):
+        return True
+    if depth == 0 or isinstance(value, (str, bytes, int, float, type(None), type)):
+        return False
+    inside: Iterable[Any]
+    if isinstance(value, nn.Module):
+        inside = [child for child in value._modules.values() if child is not None]
+    elif isinstance(value, (list, tuple, set, dict)):
+        inside = [*value.values(), *value] if isinstance(value, dict) else value
+    elif isinstance(value, types.MethodType):
+        inside = [value.__self__]
+    elif isinstance(value, functools.partial):
+        inside = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, types.FunctionType):
+        inside = inspect.getclosurevars(value).nonlocals.values() if value.__closure__ else ()
+        inside = [*inside, *(value.__defaults__ or ())]
+    elif hasattr(value, "__dict__"):
+        inside = list(vars(value).values())
+    else:
+        return False
+    return any(_reaches(item, *goals, depth=depth - 1) for item in inside)
+
+
+def _is_natural(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value >= 0
+
+
+def _always_leaves(statements: list[ast.stmt]) -> bool:
+    return bool(statements) and isinstance(statements[-1], (ast.Return, ast.Raise))
+
+
+def _assigned(tree: ast.FunctionDef) -> dict[str, int]:
+    """How often each local name is assigned."""
+    counts: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            counts[node.id] = counts.get(node.id, 0) + 1
+    for arg in [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]:
+        counts[arg.arg] = counts.get(arg.arg, 0) + 1
+    return counts
+
+
+def _wrapped_by(function: Any) -> tuple[str, Any] | None:
+    """The name by which a decorated function calls the one inside of it, and that one."""
+    inner = getattr(function, "__wrapped__", None)
+    if inner is None:
+        return None
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        with_value = [cell.cell_contents] if _is_filled(cell) else []
+        if with_value and with_value[0] is inner:
+            return name, inner
+    return None
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

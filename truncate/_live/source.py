@@ -1,0 +1,101 @@
+"""The syntax tree of a function, proved to be that of the code that runs."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import copy
+import functools
+import inspect
+import operator
+import textwrap
+import types
+from collections.abc import Iterator
+from typing import Any
+
+
+def tree_of(function: types.FunctionType) -> ast.FunctionDef | None:
+    """The syntax tree of a function; None where its source is not at hand, or is no longer that of the code."""
+    return _tree_of(function.__code__, _imported(function))
+
+
+@functools.lru_cache(maxsize=4096)
+def _tree_of(code: types.CodeType, imported: tuple[str, ...]) -> ast.FunctionDef | None:
+    try:
+        lines, _ = inspect.getsourcelines(code)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    made = tree.body[0] if len(tree.body) == 1 else None
+    if not isinstance(made, ast.FunctionDef):
+        return None
+    inside = [node for node in ast.walk(made) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    local = [(alias.asname or alias.name).partition(".")[0] for node in inside for alias in node.names]
+    tried = dict.fromkeys([(), imported, tuple(sorted({*imported, *local})), tuple(sorted(set(local)))])
+    return made if any(_is_source_of(made, code, names) for names in tried) else None
+
+
+def _imported(function: types.FunctionType) -> tuple[str, ...]:
+    """The names in a function that its file seems to import: Python 3.11 calls methods of these in another way."""
+    names, space = {*function.__code__.co_names, *function.__code__.co_varnames}, function.__globals__
+    here = space.get("__name__")
+    found = ((name, space[name]) for name in sorted(names) if name in space)
+    kinds = (type, types.FunctionType, types.BuiltinFunctionType)
+    return tuple(
+        name
+        for name, value in found
+        if isinstance(value, types.ModuleType) or (isinstance(value, kinds) and value.__module__ != here)
+    )
+
+
+def _is_source_of(tree: ast.FunctionDef, code: types.CodeType, imported: tuple[str, ...]) -> bool:
+    """Whether compiling the text gives the running code again: a file may have been edited since it was imported."""
+    plain = copy.copy(tree)
+    plain.decorator_list = []
+    inside: list[ast.stmt] = [plain]
+    owner = code.co_qualname.rpartition(".")[0].rpartition(".")[2]
+    if owner.isidentifier():  # for names such as self.__x
+        inside = [_with_body(f"class {owner}: ...", inside)]
+    free = [name for name in code.co_freevars if name != "__class__"]
+    if free:  # as of a function inside another one
+        inside = [_with_body(f"def outer():\n {' = '.join(free)} = None", inside)]
+    inside = [*(ast.parse(f"import {', '.join(imported)}").body if imported else ()), *inside]
+    flags = code.co_flags & _FUTURE
+    try:
+        module = ast.fix_missing_locations(ast.Module(inside, []))
+        whole = compile(module, code.co_filename, "exec", flags, dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
+    return any(_is_same(found, code) for found in _codes_in(whole) if found.co_name == code.co_name)
+
+
+def _with_body(holder: str, body: list[ast.stmt]) -> ast.stmt:
+    made: Any = ast.parse(holder).body[0]
+    made.body += body
+    return made
+
+
+_FUTURE = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
+
+
+def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _codes_in(constant)
+
+
+def _is_same(one: types.CodeType, other: types.CodeType) -> bool:
+    if (one.co_code, one.co_names, one.co_varnames) != (other.co_code, other.co_names, other.co_varnames):
+        return False
+    if len(one.co_consts) != len(other.co_consts):
+        return False
+    for mine, theirs in zip(one.co_consts, other.co_consts):
+        if isinstance(mine, types.CodeType):
+            if not (isinstance(theirs, types.CodeType) and _is_same(mine, theirs)):
+                return False
+        elif type(mine) is not type(theirs) or repr(mine) != repr(theirs):
+            return False
+    return True
