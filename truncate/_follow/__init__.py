@@ -5,7 +5,7 @@ from truncate._follow.filled import Given, held_by_several
 from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.numbers import Traced, TracedBool, plain, traced
 from truncate._follow.objects import NOT_OPENED, PLAIN, Lent, hides, is_opaque, made_plain, plain_inside, revive
-from truncate._follow.proxy import Proxy, Unfollowable, running, tracing_with
+from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
 from truncate._follow.proxy_module import (
     ProxyModules,
     asks_for_none,
@@ -29,6 +29,7 @@ __all__ = [
     "Traced",
     "TracedBool",
     "Unfollowable",
+    "active",
     "asks_for_none",
     "compares_bools",
     "entry_of",
@@ -45,7 +46,6 @@ __all__ = [
     "plain_inside",
     "real_of",
     "revive",
-    "running",
     "traced",
     "tracing_with",
 ]

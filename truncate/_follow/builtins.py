@@ -20,7 +20,7 @@ from torch import nn
 
 from truncate._follow.constants import has_floats, with_own_constants
 from truncate._follow.numbers import Traced, TracedBool
-from truncate._follow.proxy import Proxy, proxies_in, running
+from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
 from truncate._python import globals_of, is_theirs, names_in, reached
 
@@ -156,8 +156,8 @@ class _ModuleView:
         return _seen(getattr(object.__getattribute__(self, "_real"), name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if running.now is not None:
-            raise running.now.fail(f"sets {name!r} of a Python module")
+        if active.tracer is not None:
+            raise active.tracer.fail(f"sets {name!r} of a Python module")
 
     def __dir__(self) -> list[str]:
         return dir(object.__getattribute__(self, "_real"))
@@ -180,8 +180,8 @@ class _TorchView:
             return functools.partial(_check, real)
         if name == "set_grad_enabled":
             return lambda mode: real(bool(mode))
-        if name in _GLOBAL and running.now is not None:
-            return lambda *args: running.now.global_state(real, *args)
+        if name in _GLOBAL and active.tracer is not None:
+            return lambda *args: active.tracer.global_state(real, *args)
         return {"nn": _NN, "jit": _JIT}.get(name, real)
 
 
@@ -229,14 +229,14 @@ def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     proxy = next(proxies_in((args, kwargs)), None)
     if proxy is not None:
         return proxy._tracer.function(function, args, kwargs)
-    if running.now is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
-        return running.now.function(function, args, kwargs)
+    if active.tracer is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
+        return active.tracer.function(function, args, kwargs)
     return function(*args, **kwargs)
 
 
 def _check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``torch._check`` and its kin, which take no other than a real bool: an assertion in the graph."""
-    condition, tracer = next((arg for arg in args if _is_value(arg)), None), running.now
+    condition, tracer = next((arg for arg in args if _is_value(arg)), None), active.tracer
     if condition is None or tracer is None:
         return function(*args, **kwargs)
     with torch._C.DisableTorchFunction():  # what it asks inside is no question of the forward
@@ -289,10 +289,10 @@ class _CustomFunction:
         self._real = real
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        if running.now is None:
+        if active.tracer is None:
             return self._real.apply(*args, **kwargs)
         with torch._C.DisableTorchFunction():  # what it computes inside is no operation of the forward
-            return running.now.function(self._real.apply, args, kwargs)
+            return active.tracer.function(self._real.apply, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from truncate._graph import BINARY, COMPARISONS, UNARY, Kind, Node
-from truncate._python import callers_frame, demanded, goes_one_way, is_only_asked, only_shows_text
+from truncate._python import callers_frame, demanded, has_one_outcome, is_only_asked, only_shows_text
 
 
 class Tracer(Protocol):
@@ -26,7 +26,7 @@ class Tracer(Protocol):
 
     def lower(self, value: Any) -> Any: ...
 
-    def check(self, condition: Any, holds: bool, text: str) -> None: ...
+    def assert_holds(self, condition: Any, holds: bool, text: str) -> None: ...
 
     def fix(self, value: Traced) -> None: ...
 
@@ -73,7 +73,7 @@ class Traced:
 
     def __bool__(self) -> bool:
         frame = sys._getframe(1)
-        if self.real_value is True and goes_one_way(frame):
+        if self.real_value is True and has_one_outcome(frame):
             return True
         asked = self if type(self) is TracedBool else self._derived(self.real_value != 0, operator.ne, (self, 0))
         if not issubclass(type(asked), Traced):
@@ -81,7 +81,7 @@ class Traced:
         value, condition = demanded(frame) or (True, None)
         if condition is None or bool(asked.real_value) is not value or self._tracer.is_paused:
             return bool(asked.fixed())
-        self._tracer.check(asked, value, condition)
+        self._tracer.assert_holds(asked, value, condition)
         return value
 
     def __int__(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from truncate._graph import BINARY, COMPARISONS, INPLACE, UNARY, Kind, Node, contrary, is_mode, items_of
+from truncate._graph import BINARY, COMPARISONS, INPLACE, UNARY, Kind, Node, is_mode, items_of, negated
 from truncate._python import OWN, TORCH, demanded, only_shows_text, unpacked_items
 
 
@@ -61,23 +61,23 @@ class Tracer(Protocol):
     def fail(self, why: str) -> Unfollowable: ...
 
 
-class _Running(threading.local):
+class _Active(threading.local):
     """The recording that runs in this thread, if one does."""
 
-    now: Tracer | None = None
+    tracer: Tracer | None = None
 
 
-running = _Running()
+active = _Active()
 
 
 @contextlib.contextmanager
 def tracing_with(tracer: Tracer | None) -> Iterator[None]:
     """That recording runs meanwhile."""
-    before, running.now = running.now, tracer
+    before, active.tracer = active.tracer, tracer
     try:
         yield
     finally:
-        running.now = before
+        active.tracer = before
 
 
 class Proxy:
@@ -138,7 +138,7 @@ class Proxy:
             raise self._tracer.fail("branches on a value")
         value, condition = wanted
         if condition is not None:
-            held = self._node if value else self._tracer.node(Kind.FUNCTION, *contrary(self._node))
+            held = self._node if value else self._tracer.node(Kind.FUNCTION, *negated(self._node))
             self._tracer.node(Kind.FUNCTION, torch._assert, (held, condition))
         return value
 

@@ -23,7 +23,7 @@ from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer
-from truncate._follow.replaced import POSITION, STANDS_FOR
+from truncate._follow.replaced import ORIGINAL_CLASS, POSITION
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached
 
@@ -193,7 +193,7 @@ class _Compiled:
 class Unopened:
     """A proxy module that nothing was asked of yet. Called, it stays so; a question makes it a `ProxyModule`."""
 
-    _truncate_stands_for: Any = None  # asking for the class tells
+    _truncate_original_class: Any = None  # asking for the class tells
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         proxies, path = object.__getattribute__(self, "__dict__")[POSITION]
@@ -385,7 +385,7 @@ def is_proxy_module(value: Any) -> bool:
 
 @functools.lru_cache(maxsize=256)  # no more: a class that is cached here lives on
 def _proxy_class(cls: type) -> type:
-    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, STANDS_FOR: cls}
+    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, ORIGINAL_CLASS: cls}
     for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
         for name, value in vars(base).items():
             if isinstance(value, (staticmethod, classmethod)):

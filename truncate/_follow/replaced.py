@@ -11,12 +11,12 @@ import torch
 
 from truncate._follow.constants import Constant
 from truncate._follow.numbers import Traced, fixed
-from truncate._follow.proxy import Held, Proxy, running
+from truncate._follow.proxy import Held, Proxy, active
 from truncate._graph import Kind, Shape, map_nested
 
 ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
-STANDS_FOR = "_truncate_stands_for"  # on the class of a proxy module: that whose place it takes
-POSITION = "_truncate_place"  # in a proxy module's __dict__: its proxy modules and its dotted path
+ORIGINAL_CLASS = "_truncate_original_class"  # on the class of a proxy module: that whose place it takes
+POSITION = "_truncate_position"  # in a proxy module's __dict__: its proxy modules and its dotted path
 
 
 def computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -35,8 +35,8 @@ def _isinstance(value: Any, classes: Any) -> bool:
     if issubclass(type(value), Proxy):
         return value._tracer.is_instance(value, classes)
     answer = isinstance(value, classes)
-    if running.now is not None:
-        running.now.asked_for_class(value, classes, answer)
+    if active.tracer is not None:
+        active.tracer.asked_for_class(value, classes, answer)
     return answer
 
 
@@ -92,8 +92,8 @@ def _type(*args: Any, **kwargs: Any) -> Any:
     kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(real_of(args[0]))
     if kind is Shape:
         return torch.Size
-    if hasattr(kind, STANDS_FOR):
-        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(POSITION, (None, ""))[1] else kind
+    if hasattr(kind, ORIGINAL_CLASS):
+        return getattr(args[0].__class__, ORIGINAL_CLASS) if args[0].__dict__.get(POSITION, (None, ""))[1] else kind
     return next((own for own in _OWN_TYPES if own.real is kind), kind)
 
 

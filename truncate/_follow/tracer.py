@@ -19,7 +19,7 @@ from truncate._follow.failures import explain
 from truncate._follow.filled import Given
 from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.objects import PLAIN, hides, is_opaque
-from truncate._follow.proxy import Held, Proxy, Unread, proxies_in, running, tracing_with
+from truncate._follow.proxy import Held, Proxy, Unread, active, proxies_in, tracing_with
 from truncate._follow.proxy_module import ProxyModules, compares_bools, entry_of, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
 from truncate._follow.unheard import Functions
@@ -106,7 +106,7 @@ class _Recorder(TorchFunctionMode):
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if running.now is not self._tracer:  # meanwhile a child is followed, of which this run has a question
+        if active.tracer is not self._tracer:  # meanwhile a child is followed, of which this run has a question
             return func(*args, **(kwargs or {}))
         return self._tracer.function(func, args, kwargs or {})
 
@@ -122,7 +122,7 @@ class Tracer(GraphBuilder):
         super().__init__()
         self._answering = answering  # whether all that is known of what children return is handed out
         self._answered: set[Node] = set()
-        self._ran = Functions()
+        self._functions = Functions()
         self.module = module
         kind: Any = type(module)
         self.compares_bools = compares_bools(kind)
@@ -154,15 +154,15 @@ class Tracer(GraphBuilder):
             given = Given((*args, *kwargs.values()))
             self._proxies = ProxyModules(self.module, self)
             entry = entry_of(self._proxies.at("", self.module))
-            with self._ran.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
+            with self._functions.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
         if drawn():
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
             raise self._failure
-        if self._ran.unheard is not None:
-            raise self.fail(self._ran.unheard)
+        if self._functions.unheard is not None:
+            raise self.fail(self._functions.unheard)
         with self._contexts.running():
             misled, compared = next(self._misled(), (None, ""))
         if misled is not None:
@@ -194,11 +194,11 @@ class Tracer(GraphBuilder):
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called."""
-        self._ran.pause()  # what runs meanwhile is no function of this forward
+        self._functions.pause()  # what runs meanwhile is no function of this forward
         try:
             return self._returned(path, args, kwargs, sys._getframe(2))
         finally:
-            self._ran.resume()
+            self._functions.resume()
 
     def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
         """What a child returns. Where the forward asks whether that is None, it must be given an answer."""
@@ -229,8 +229,8 @@ class Tracer(GraphBuilder):
 
     def _misled(self) -> Iterator[tuple[Node, str]]:
         """The values that may be what the forward compared them with by ``is``, and what that was."""
-        yield from ((node, "None") for node in self._ran.asked(NoneType, self._nodes) if self._may_be_none(node))
-        asked = self._ran.asked(bool, self._nodes) if self.compares_bools else ()
+        yield from ((node, "None") for node in self._functions.asked(NoneType, self._nodes) if self._may_be_none(node))
+        asked = self._functions.asked(bool, self._nodes) if self.compares_bools else ()
         yield from ((node, "True or False") for node in asked if self._may_be_bool(node))
 
     def _may_be_none(self, node: Node) -> bool:
@@ -250,11 +250,11 @@ class Tracer(GraphBuilder):
 
     def structure(self, node: Node) -> Any:
         """What is known of a value."""
-        self._ran.pause()  # to know what a child returns it may have to be followed
+        self._functions.pause()  # to know what a child returns it may have to be followed
         try:
             found = self._children.structure(node)
         finally:
-            self._ran.resume()
+            self._functions.resume()
         source = _whole(node)
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()

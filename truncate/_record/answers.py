@@ -38,15 +38,15 @@ class Answers(Guards):
         value = bool(self._content(tensor))
         demand, condition = demanded(users_frame()) or (value, None)
         if condition is not None and demand is value:
-            self.check(tensor, value, condition)
+            self.assert_holds(tensor, value, condition)
         else:
-            self.fix_node(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
+            self.guard_value(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
         return value
 
     def _number(self, tensor: torch.Tensor) -> Any:
         value = self._content(tensor)
         node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
-        self.fix_node(node, True, "a number in a tensor was", value, content=True)
+        self.guard_value(node, True, "a number in a tensor was", value, content=True)
         return value
 
     def _complex(self, tensor: torch.Tensor) -> complex:

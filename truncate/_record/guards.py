@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from truncate._follow import Traced, TracedBool
-from truncate._graph import Kind, Node, contrary, pairs
+from truncate._graph import Kind, Node, negated, pairs
 from truncate._python import source_line, users_frame
 
 
@@ -58,37 +58,37 @@ class Guards(abc.ABC):
     def lower(self, value: Any) -> Any:
         """Values to their nodes."""
 
-    def check(self, condition: Any, holds: bool, text: str) -> None:
+    def assert_holds(self, condition: Any, holds: bool, text: str) -> None:
         """The forward asserts something, or raises unless something does not hold."""
         lowered = self.lower(condition)
-        said = lowered if holds else self.node(Kind.FUNCTION, *contrary(lowered))
+        said = lowered if holds else self.node(Kind.FUNCTION, *negated(lowered))
         self.node(Kind.FUNCTION, torch._assert, (said, text))
 
     def fix(self, value: Traced) -> None:
         """Control flow, or Python beyond sight, depends on a number."""
         content = _reads_content(value._node)
         if issubclass(type(value), TracedBool):
-            self.fix_node(value._node, value.real_value, "a comparison was", content=content)
+            self.guard_value(value._node, value.real_value, "a comparison was", content=content)
         else:
             node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
-            self.fix_node(node, True, "a number was", value.real_value, content=content)
+            self.guard_value(node, True, "a number was", value.real_value, content=content)
 
-    def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
+    def guard_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
         node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
-        self.fix_node(node, True, what, value, decides=False)
+        self.guard_value(node, True, what, value, decides=False)
 
-    def fix_rank(self, tensor: Node, rank: int) -> None:
+    def guard_rank(self, tensor: Node, rank: int) -> None:
         """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
         if tensor not in self._ranks:
             self._ranks.add(tensor)
             dims = self.node(Kind.METHOD, "dim", (tensor,))
             self._guard(operator.eq, dims, rank, f"{rank} dimensions here")
 
-    def fix_length(self, items: Node, count: int) -> None:
+    def guard_length(self, items: Node, count: int) -> None:
         """Python may have gone through the items without being seen, so there must be as many as in the example."""
         self._guard(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
 
-    def fix_form(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
+    def guard_structure(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
         """Python asks unheard for the form of what a child returned: how many items, a text, whether it is None.
 
         `text` says what that is. The last question is checked where the forward may ask it.
@@ -108,18 +108,18 @@ class Guards(abc.ABC):
         for key, item in pairs(value) if depth and isinstance(value, (tuple, list, dict)) else ():
             if not isinstance(item, (int, float)) and (self.asks_for_none or not isinstance(item, torch.Tensor)):
                 part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
-                self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
+                self.guard_structure(part, item, f"{text}[{key!r}]", depth - 1)
 
     def _guard(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
         condition = self.node(Kind.FUNCTION, compare, (node, value))
         return self.node(Kind.FUNCTION, torch._assert, (condition, f"cut on an example with {text}"))
 
-    def fix_node(
+    def guard_value(
         self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
     ) -> None:
         assumption = self.assume(what, holds if value is None else value, content)
         text = f"unlike the example that this was cut on: {assumption}"
-        condition = node if holds else self.node(Kind.FUNCTION, *contrary(node))
+        condition = node if holds else self.node(Kind.FUNCTION, *negated(node))
         self.node(Kind.FUNCTION, torch._assert, (condition, text)).decides = decides
 
     def assume(self, what: str, value: Any, content: bool = False) -> Assumption:

@@ -122,7 +122,7 @@ class Pass:
         if recording.open_end is not None:
             graph.open_end = str(explain(recording.open_end, module, path, recorded=True))
         known = self.recorded.setdefault((id(module), call.key), graph)
-        if doing(known) != doing(graph):
+        if fingerprint(known) != fingerprint(graph):
             raise CannotFollowError(
                 f"{path!r} ({type(module).__name__}) runs several times in the example and not always the same "
                 f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or outside it"
@@ -130,7 +130,7 @@ class Pass:
         return result
 
 
-def doing(graph: Graph) -> list[Any]:
+def fingerprint(graph: Graph) -> list[Any]:
     """What a recording does, to be compared with another of the same forward."""
 
     def known(value: Any) -> Any:

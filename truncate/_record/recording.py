@@ -24,11 +24,11 @@ from truncate._follow import (
     ProxyModules,
     Traced,
     Unfollowable,
+    active,
     asks_for_none,
     compares_bools,
     entry_of,
     made_plain,
-    running,
     traced,
     tracing_with,
 )
@@ -169,7 +169,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
-        self.fix_form(node, returned, f"{path}(...)")
+        self.guard_structure(node, returned, f"{path}(...)")
         returned = self._enter(returned, node)
         for number, (own, held) in enumerate(zip(containers, passed.containers)):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
@@ -206,7 +206,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         node, _ = self._returned.get(id(value), (None, None))
         if node is not None and not self.is_paused:
             asked = self.node(Kind.FUNCTION, isinstance, (node, self.real(classes)))
-            self.fix_node(asked, answer, "a question for the class of what a module returned was", decides=False)
+            self.guard_value(asked, answer, "a question for the class of what a module returned was", decides=False)
 
     def is_surely_tensor(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor)
@@ -247,7 +247,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         self.is_paused = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if running.now is not self:
+        if active.tracer is not self:
             return func(*args, **(kwargs or {}))
         return self.function(func, args, kwargs or {})
 
@@ -290,17 +290,17 @@ class Recording(Values, Answers, TorchFunctionMode):
             for write_down in self._sizes_read.pop(id(args[0]), ()):
                 write_down()
         if isinstance(result, torch.Size) and name == "size":
-            self.fix_rank(lowered[0], len(result))
+            self.guard_rank(lowered[0], len(result))
         if type(result) in (int, float, bool):
             return traced(result, self, self._lazily(args, once(lambda: self.node(kind, target, lowered, named))))
         if isinstance(result, (str, torch.dtype, torch.layout)):
-            self.check_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
+            self.guard_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
             return result
         if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
             return result
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):
-            self.fix_length(node, len(result))
+            self.guard_length(node, len(result))
         if isinstance(result, torch.Tensor) and mutated(node):
             self._values[id(result)] = node, result
             return result
@@ -324,18 +324,18 @@ class Recording(Values, Answers, TorchFunctionMode):
         lowered = self.lower(tensor)
         read = self._lazily((tensor,), once(lambda: self.node(Kind.FUNCTION, getattr, (lowered, name))))
         if name == "dtype":
-            self.check_equal(read, value, "a tensor was of type")
+            self.guard_equal(read, value, "a tensor was of type")
             return value
         if name == "device":
             compared = compared_device_type(users_frame(), value.type)
             if compared is not None:
                 kind = self.node(Kind.FUNCTION, getattr, (read(), "type"))
                 same = self.node(Kind.FUNCTION, operator.eq, (kind, compared))
-                self.fix_node(same, value.type == compared, "a comparison was")
+                self.guard_value(same, value.type == compared, "a comparison was")
             self._values[id(value)] = read, value
             return value
         if name == "shape":
-            self.fix_rank(lowered, len(value))
+            self.guard_rank(lowered, len(value))
         if isinstance(value, (torch.Tensor, torch.Size, int)) and name not in _STATE:
             return self._enter(value, read)
         return value

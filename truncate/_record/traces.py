@@ -27,7 +27,7 @@ from truncate._graph import (
     name_operations,
     structure_of,
 )
-from truncate._record.passes import Pass, doing
+from truncate._record.passes import Pass, fingerprint
 from truncate._sandbox import Example, observe
 from truncate._target import TargetPaths
 
@@ -150,7 +150,7 @@ class Traces:
         known = self._recorded.setdefault(key, [])
         same = next((one for one in known if _modes_of(one) == _modes_of(graph)), None)
         if same is not None:
-            if doing(same) == doing(graph):
+            if fingerprint(same) == fingerprint(graph):
                 return
             # What a child does differs with its mode. Its own is not asked for, but all of them were the other way.
             own = self._module(key).training
