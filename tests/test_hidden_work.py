@@ -444,7 +444,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (ModeIsTrue, "b", RIGHT, RIGHT),
     (MatchesTheMode, "b", RIGHT, RIGHT),
     (HelperComparesTheMode, "b", RIGHT, RIGHT),
-    (HelperComparesAnAnswer, "b", "asks whether a value is True or False that it computes", RIGHT),
+    (HelperComparesAnAnswer, "b", "asks whether a value that it computes is True or False", RIGHT),
     (ChildComparesTheMode, "child.inner", "asks whether a value is True or False", RIGHT),
     (ChildComparesAConstant, "child.inner", RIGHT, RIGHT),
     (ShowsContent, "b", RIGHT, RIGHT),

@@ -1,4 +1,10 @@
-"""ROOM _follow."""
+"""Following a forward on proxies, as torch.fx does, without running the model.
+
+A module and the call of it go in; a list of graphs comes out, one per branch of modes, or `CannotFollowError`. The
+module's own class runs, on a proxy module: its parameters, buffers, children and inputs are proxies, which write what
+is done to them into the graph. What tracing on proxies shares with recording on real values (`_record`) is here too:
+`GraphBuilder`, traced numbers, and the lists, dicts and objects that a forward passes on.
+"""
 
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given, held_by_several

@@ -1,4 +1,4 @@
-"""What takes the place of Python's builtins in followed code, where Python's own would not ask the value itself."""
+"""Replacements for Python's builtins in followed code: Python's own would not ask the proxy or traced number."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from truncate._follow.proxy import Held, Proxy, active
 from truncate._graph import Kind, Shape, map_nested
 
 ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
-ORIGINAL_CLASS = "_truncate_original_class"  # on the class of a proxy module: that whose place it takes
-POSITION = "_truncate_position"  # in a proxy module's __dict__: its proxy modules and its dotted path
+ORIGINAL_CLASS = "_truncate_original_class"  # on the class of a proxy module: its original
+POSITION = "_truncate_position"  # in the __dict__ of a proxy module: its `ProxyModules` and its dotted path
 
 
 def computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function written in C computes, which would read a traced number as a plain one without asking."""
+    """Calls a function written in C so that its result stays traced: by itself it would read a wrong number."""
     first = next((arg for arg in args if issubclass(type(arg), Traced)), None)
     return function(*args, **kwargs) if first is None or kwargs else first.computed(function, args)
 
 
 def fixing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function computes that follows no other sizes."""
+    """Calls a function with plain numbers, which are fixed."""
     args, kwargs = map_nested((args, kwargs), fixed)
     return function(*args, **kwargs)
 
@@ -61,7 +61,7 @@ def _len(value: Any) -> Any:
 
 
 class _Replaced(type):
-    """A builtin class that may be called in its own way, and for the rest passes for the real one."""
+    """The replacement of a builtin class: calling it does something else, otherwise it behaves like the real one."""
 
     real: type
     make: Callable[..., Any]
@@ -133,6 +133,6 @@ _OWN_TYPES = [OWN[name] for name in ("int", "float", "range", "type")]
 
 
 def real_of(value: Any) -> Any:
-    """The real class of one of these, for whoever is handed one; and the real number."""
+    """The real class or number for one of these replacements; anything else as it is."""
     kind = type(value)
     return value.real if kind is _Replaced else float(value) if kind is Constant else value
