@@ -73,7 +73,7 @@ class GraphBuilder:
     def refuse_hook(self) -> Unfollowable:
         return self.fail("registers a hook on a module")
 
-    def told(self, changes: list[Change | None], after: list[Any]) -> list[Change | None] | None:
+    def known_changes(self, changes: list[Change | None], after: list[Any]) -> list[Change | None] | None:
         """The changes of containers that a caller can rely on: None if an added item may be no tensor."""
         added = [item for how, container in zip(changes, after) for item in added_by(how, container)]
         return changes if all(map(self.is_surely_tensor, added)) else None

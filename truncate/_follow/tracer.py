@@ -172,7 +172,7 @@ class Tracer(GraphBuilder):
             graph = again.graph(call)
             self.decisions.update(again.decisions)
             return graph
-        filled = self.told(given.changes, given.containers)
+        filled = self.known_changes(given.changes, given.containers)
         fills, constants = self._proxies.filled, self._constants
         return Graph(
             self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills

@@ -1,8 +1,8 @@
 """The graph of a forward, and what is known about the operations and values in it.
 
-The data types that the other rooms share: `Node`, `Graph`, `Call`. A graph goes in, an answer about it comes out: which
-arguments an operation mutates, which values may be aliases, what structure a value has before it exists. Nothing is
-traced or run here.
+Here are the data types that the other packages share: `Node`, `Graph`, `Call`. A graph goes in, an answer about it
+comes out: which arguments an operation mutates, which values may be aliases, what structure a value has before it
+exists. Nothing is traced or run here.
 """
 
 from truncate._graph.call import (

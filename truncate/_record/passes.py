@@ -112,7 +112,7 @@ class Pass:
         recording = Recording(sandbox, path, call_child, is_wanted, self._found_before, self._fixes_numbers)
         self._calls.append(_Calls(self._traces, module, path, Graph([], None, {})))
         try:
-            graph, result = recording.run(call, args, kwargs)
+            graph, result = recording.record(call, args, kwargs)
         except CannotFollowError:  # a child's
             raise
         except Exception as error:

@@ -80,7 +80,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         self._sizes_read: dict[int, list[Callable[[], Any]]] = {}  # by id of a tensor: how to add the nodes
         self._returned: dict[int, tuple[Node, Any]] = {}  # results of children, by id; kept alive
 
-    def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
+    def record(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
         """Runs the forward on arguments that match `call`; returns the graph, and what the forward returned."""
         with tracing_with(self), python_draws_watched() as drawn, self._contexts.running(), self:
             self._drawn = drawn
@@ -107,7 +107,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         result = None if self.open_end is not None else lowered
         graph = Graph(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
         graph.fills = proxies.filled
-        graph.filled = self.told(given.changes, given.containers)
+        graph.filled = self.known_changes(given.changes, given.containers)
         returned = self.real(returned)
         made_plain((args, kwargs, returned, list(self._states.values())))
         return graph, returned
@@ -175,8 +175,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
             if changes[number] is not None and back:
                 own[:], changes[number] = held, None
-        told = self.told(changes, passed.containers)
-        self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
+        known = self.known_changes(changes, passed.containers)
+        self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))
         if type(returned) not in PLAIN:
             self._returned[id(returned)] = node, returned
         return returned
@@ -228,7 +228,7 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the mode while a child runs: under it, torch's modules use slower kernels, whose results differ in bits."""
+        """Leaves the mode while a child runs: under it, torch's modules use slower kernels, which round differently."""
         self.is_paused = True
         self.__exit__(None, None, None)
         try:

@@ -152,7 +152,7 @@ class Traces:
         if same is not None:
             if fingerprint(same) == fingerprint(graph):
                 return
-            # A child does something else in its other mode. In that pass all modes were flipped, this module's too.
+            # A child does something else in its other mode. All modes were flipped, so this module's own tells which.
             own = self._module(key).training
             same.modes, graph.modes = {**same.modes, "training": own}, {**graph.modes, "training": not own}
         known.append(graph)
@@ -278,7 +278,7 @@ def _relies_on_no_other(graphs: list[Graph], call: Call) -> bool:
     """Whether the known structures of inputs that these graphs rely on are the same in another call."""
     given = {node.target: node for node in call.inputs}
     return all(
-        repr(told) == repr(given[name].known() if given[name].known is not None else None)  # type: ignore[misc]
+        repr(known) == repr(given[name].known() if given[name].known is not None else None)  # type: ignore[misc]
         for graph in graphs
-        for name, told in graph.asked.items()
+        for name, known in graph.asked.items()
     )
