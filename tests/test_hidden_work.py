@@ -445,7 +445,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (MatchesTheMode, "b", RIGHT, RIGHT),
     (HelperComparesTheMode, "b", RIGHT, RIGHT),
     (HelperComparesAnAnswer, "b", "asks whether a value that it computes is True or False", RIGHT),
-    (ChildComparesTheMode, "child.inner", "asks whether a value is True or False", RIGHT),
+    (ChildComparesTheMode, "child.inner", "is a part of an argument is True or False", RIGHT),
     (ChildComparesAConstant, "child.inner", RIGHT, RIGHT),
     (ShowsContent, "b", RIGHT, RIGHT),
     (ComputesWithText, "b", "computes with the text of a value", "computes with the text of a tensor"),
