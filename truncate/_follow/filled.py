@@ -1,7 +1,7 @@
 """Lists and dicts that a forward gets as arguments and changes.
 
-A cut passes each child a new container, so the parent cannot read what the child has put into it, but still what was
-there before the call.
+A cut passes each child a new container. So the parent cannot read what the child has put into it, but it can read what
+was there before the call.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class GraphBuilder:
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
         if self._contexts.in_custom_function:
             raise self.fail(
-                "computes in torch.inference_mode, which a cut cannot reproduce; torch.no_grad can be used"
+                "computes in torch.inference_mode, which a cut cannot reproduce; use torch.no_grad instead"
                 if torch.is_inference_mode_enabled()
                 else "runs an autograd.Function that cannot be seen as one operation"
             )

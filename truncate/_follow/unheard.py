@@ -22,9 +22,7 @@ class Functions:
     """The functions that ran in this thread while it was watched, and what they asked."""
 
     def __init__(self) -> None:
-        self._parameters: dict[
-            CodeType, list[tuple[type, str]]
-        ] = {}  # by function: the kind and name of those it asks about
+        self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those that it asks about
         self._asked: dict[type, list[Proxy]] = {kind: [] for kind in _KINDS}  # the proxies passed for these
         self._unheard: str | None = None
         self._watch: Callable[[Any], None] | None = None

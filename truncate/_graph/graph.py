@@ -66,13 +66,9 @@ class Graph:
     open_end: str | None = None  # why the rest of the forward was not recorded; no target is there
     filled: list[Any] | None = dataclasses.field(default_factory=list)  # how it changes each list and dict among its
     # arguments (a `Change` of `_follow`); None: not known
-    constants: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # ATTRIBUTEs that are no attributes of the module
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
-    asked: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # known structures of inputs that this graph relies on
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
     fills: list[str] = dataclasses.field(default_factory=list)  # paths of attributes: lists and dicts that it changes
 
     @property

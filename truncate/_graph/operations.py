@@ -58,12 +58,10 @@ def _schemas(name: str) -> tuple[Any, ...]:
 
 
 def negated(node: Node) -> tuple[Any, tuple[Any, ...]]:
-    """A function and its arguments that compute ``not value``; a comparison of sizes is reversed, as in ``n >= 2``."""
+    """A function and its arguments that compute ``not value``; of a comparison, the opposite one: ``!=`` for ``==``."""
     if node.target in _NEGATION:
         return _NEGATION[node.target], node.args
-    if node.target in _NEGATION_OF_SIZES and all(
-        map(_is_size, node.args)
-    ):  # there is no NaN among them, for which both would be false
+    if node.target in _NEGATION_OF_SIZES and all(map(_is_size, node.args)):  # with NaN, both would be false
         return _NEGATION_OF_SIZES[node.target], node.args
     return operator.not_, (node,)
 

@@ -42,9 +42,7 @@ def demanded(frame: FrameType) -> tuple[bool, str | None] | None:
     With it comes the source of the condition; None where the other value does not always raise, as in ``if a and b``.
     """
     instructions, here = _here(frame)
-    if here < len(instructions) and instructions[here].argrepr.startswith(
-        "bool("
-    ):  # a comparison that converts its result to a bool
+    if here < len(instructions) and instructions[here].argrepr.startswith("bool("):  # a comparison that gives a bool
         here += 1
     while here < len(instructions) and instructions[here].opname in ("TO_BOOL", "COPY"):
         here += 1

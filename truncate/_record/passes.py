@@ -137,9 +137,7 @@ def fingerprint(graph: Graph) -> list[Any]:
         return value.index if type(value) is Node else value if type(value) in PLAIN else type(value)
 
     def given(node: Node) -> Any:
-        return (
-            node.args[:1] if node.target is torch._assert else (node.args, node.kwargs)
-        )  # without the text of an assertion
+        return node.args[:1] if node.target is torch._assert else (node.args, node.kwargs)  # without an error text
 
     return [(node.kind, node.target, map_nested(given(node), known)) for node in graph.nodes]
 
