@@ -335,7 +335,7 @@ def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "truncate", "cut", "alexnet", "--upto", "clasifier.5", "--save", "x.pt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: no place 'clasifier.5'")
+    assert done.stderr.startswith("error: no target 'clasifier.5'")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -216,7 +216,7 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
         (arguments(model="alexnett"), "torchvision has no model 'alexnett'; did you mean alexnet?"),
         (arguments(model="timm:no"), "timm has no model 'no'"),
         (arguments(model="tiny:nett"), "'tiny' has no 'nett'; did you mean net?"),
-        (arguments(upto="pol"), "no place 'pol': the model (Net) holds no 'pol'. Did you mean 'pool'?"),
+        (arguments(upto="pol"), "no target 'pol': the model (Net) holds no 'pol'. Did you mean 'pool'?"),
         (arguments(out="x.csv"), "cannot write 'x.csv': the output is a file that ends in .parquet, or a new folder"),
         (arguments(out="no/x.parquet"), "no folder no to write x.parquet to"),
         (arguments("--device", "cuda:99"), "cannot compute on 'cuda:99': "),

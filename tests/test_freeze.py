@@ -648,7 +648,7 @@ def test_lazy() -> None:
 def test_other_mistakes() -> None:
     model = Net()
     before = looks(model)
-    with pytest.raises(UnknownTargetError, match="no place 'third'"):
+    with pytest.raises(UnknownTargetError, match="no target 'third'"):
         freeze(model, "third")
     assert looks(model) == before
     for function in (freeze, unfreeze):

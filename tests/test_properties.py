@@ -346,7 +346,7 @@ def check(model: nn.Module, data: st.DataObject, with_example: bool, may_refuse:
     except CannotFollowError as error:
         # Whether an optional output is None may be known only when it is there.
         if not with_example and (
-            may_refuse or "asks whether a value is None that another module returns" in str(error)
+            may_refuse or "asks whether a value that another module returns is None" in str(error)
         ):
             return
         raise
@@ -450,8 +450,8 @@ UNDIVIDED = (
     "does not run after the place after which this module begins",
     "nothing that follows",
     "depending on its mode",
-    "asks whether a value is None that another module returns",
-    "asks whether a value is None that is a part of an argument",
+    "asks whether a value that another module returns is None",
+    "asks whether a value that is a part of an argument is None",
     "is set by a forward that would be cut, and read outside of it",
     "share memory",
     "changes in place what it is given",

@@ -245,11 +245,11 @@ class Unknown(nn.Module):
 def test_whether_a_value_is_none_may_be_unknown(kind: str, ask: Any) -> None:
     model = Asks(kind, ask).eval()
     model.child = Unknown()
-    with pytest.raises(CannotFollowError, match="asks whether a value is None that another module returns"):
+    with pytest.raises(CannotFollowError, match="asks whether a value that another module returns is None"):
         truncate(model, "out")
 
 
 def test_a_part_of_an_argument_may_be_none() -> None:
     model = model_of(lambda self, batch: self.b(plus_one(batch["mask"], batch["x"])))
-    with pytest.raises(CannotFollowError, match="asks whether a value is None that is a part of an argument"):
+    with pytest.raises(CannotFollowError, match="asks whether a value that is a part of an argument is None"):
         truncate(model, "b")

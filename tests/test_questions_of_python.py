@@ -372,7 +372,7 @@ CASES: list[tuple[type[Three], str, str]] = [  # what is said without an example
     (TypesOfAChildAndANumber, RIGHT, RIGHT),
     (ComparesFunctions, RIGHT, RIGHT),
     (LooksASizeUp, "looks a value up in a dict or set", RIGHT),
-    (NoneOfAFunction, "asks whether a value is None that it computes", RIGHT),
+    (NoneOfAFunction, "asks whether a value that it computes is None", RIGHT),
     (UsesAPythonModule, RIGHT, RIGHT),
     (ShowsTexts, RIGHT, RIGHT),
     (KeepsAText, "computes with the text of a value", RIGHT),

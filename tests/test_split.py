@@ -339,7 +339,7 @@ def test_an_operator_with_a_low_line_is_not_in_place() -> None:
             "'layer2' does not run after the place after which this module begins",
         ),
         ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the place after which"),
-        ({"after": "layer5"}, "no place 'layer5'"),
+        ({"after": "layer5"}, "no target 'layer5'"),
     ],
 )
 def test_bad_requests(resnet: nn.Module, arguments: dict[str, Any], says: str) -> None:

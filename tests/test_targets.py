@@ -155,7 +155,7 @@ BLOCK = "conv1, bn1, relu, conv2, unused"
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        ("stme", rf"no place 'stme': the model \(Net\) holds no 'stme'\. Did you mean 'stem'\? It holds: {WHOLE}"),
+        ("stme", rf"no target 'stme': the model \(Net\) holds no 'stme'\. Did you mean 'stem'\? It holds: {WHOLE}"),
         ("layer2.0.conv1", r"the model \(Net\) holds no 'layer2'\. Did you mean 'layer1'\?"),
         ("layer1.0.convv1", rf"'layer1\.0' \(Block\) holds no 'convv1'\. Did you mean .*'layer1\.0\.conv1'.*: {BLOCK}"),
         ("layer1[0].addd", r"'layer1\.0' \(Block\) holds no 'addd'\. Did you mean 'layer1\.0\.add'\?"),
@@ -188,8 +188,8 @@ def test_unknown(model: nn.Module, written: str, says: str) -> None:
     ],
 )
 def test_a_tensor_is_no_place(model: nn.Module, written: str, holder: str, instead: str) -> None:
-    says = rf"'{re.escape(written)}' is a tensor that {holder} holds, not a place that its forward passes\."
-    says += rf" Stop at {re.escape(instead)} instead\.$" if instead else r" layers\(model\) lists every place\.$"
+    says = rf"'{re.escape(written)}' is a tensor that {holder} holds, and no layer or operation\."
+    says += rf" Stop at {re.escape(instead)} instead\.$" if instead else r" layers\(model\) lists every target\.$"
     with pytest.raises(UnknownTargetError, match=says):
         truncate(model, written)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from truncate._errors import WrongResultError
-from truncate._sandbox import Example, call_model, can_be_watched, outputs_of, without_a_trace
+from truncate._sandbox import Example, call_model, can_be_watched, outputs_of, isolated
 from truncate._record import Traces
 from truncate._sandbox import fresh, sandbox_copy
 from truncate._graph import tensors_in
@@ -59,7 +59,7 @@ def _differing(
     sandboxes = [sandbox_copy(piece, example.meta.tensor) for piece in pieces]
     first, *rest = sandboxes if training else [sandbox.eval() for sandbox in sandboxes]
     try:
-        with without_a_trace(model, example):
+        with isolated(model, example):
             given = first(*fresh(example.args), **fresh(example.kwargs))
             for piece in rest:
                 given = piece(given)

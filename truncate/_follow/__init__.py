@@ -1,11 +1,17 @@
-"""ROOM _follow."""
+"""Following a forward on proxies, as torch.fx does, without running the model.
+
+A module and the call of it go in; a list of graphs comes out, one per branch of modes, or `CannotFollowError`. The
+module's own class runs, on a proxy module: its parameters, buffers, children and inputs are proxies, which write what
+is done to them into the graph. What tracing on proxies shares with recording on real values (`_record`) is here too:
+`GraphBuilder`, traced numbers, and the lists, dicts and objects that a forward passes on.
+"""
 
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given, held_by_several
 from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.numbers import Traced, TracedBool, plain, traced
 from truncate._follow.objects import NOT_OPENED, PLAIN, Lent, hides, is_opaque, made_plain, plain_inside, revive
-from truncate._follow.proxy import Proxy, Unfollowable, running, tracing_with
+from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
 from truncate._follow.proxy_module import (
     ProxyModules,
     asks_for_none,
@@ -29,6 +35,7 @@ __all__ = [
     "Traced",
     "TracedBool",
     "Unfollowable",
+    "active",
     "asks_for_none",
     "compares_bools",
     "entry_of",
@@ -45,7 +52,6 @@ __all__ = [
     "plain_inside",
     "real_of",
     "revive",
-    "running",
     "traced",
     "tracing_with",
 ]

@@ -1,8 +1,8 @@
-"""Copies of functions in which `isinstance`, `len`, `int` and the like do not guess about a value that stands in.
+"""Copies of functions in which `isinstance`, `len`, `int` and the like give the right answer for a proxy.
 
-Python's own would ask the proxy and not the value, and the forward would silently take a wrong branch. A copy has
+Python's own would ask the proxy instead of the value, and the forward would silently take a wrong branch. A copy has
 the code of the function and its own builtins; nothing outside it changes. The helper functions that it calls by name,
-and the function inside a decorator, are copied likewise.
+and the function inside a decorator, are copied too.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from torch import nn
 
 from truncate._follow.constants import has_floats, with_own_constants
 from truncate._follow.numbers import Traced, TracedBool
-from truncate._follow.proxy import Proxy, proxies_in, running
+from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
 from truncate._python import globals_of, is_theirs, names_in, reached
 
-# Functions of torch that parse their arguments before anyone sees the call, or take none.
+# Functions of torch that parse their arguments before a function mode sees the call, or that have none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
 _INTERESTING = {"jit"} | ASKING | _SIZED | _GLOBAL | _PARSING | _CHECKS
-# Torch dispatches by itself, and what we write into a cut knows proxies.
+# Functions of torch dispatch to proxies, and those of this package know them.
 _LEFT_ALONE = frozenset(("torch", "truncate"))
 CachedFunction: Any = type(functools.lru_cache(_LEFT_ALONE.union))
-_copying = threading.RLock()  # another thread must not see a copy that is under way
-_under_way: dict[types.FunctionType, list[types.CellType]] = {}  # with the cells that wait for it
+_copying = threading.RLock()  # another thread must not see an unfinished copy
+_under_way: dict[types.FunctionType, list[types.CellType]] = {}  # unfinished copies, with the cells that wait for them
 
 
 def with_own_builtins(function: Any) -> Any:
-    """The copy of a function, made once; anything else, and a function that asks nothing, is returned as it is.
+    """The copy of a function, made once; anything else, and a function that needs no copy, is returned as it is.
 
-    One that `functools.lru_cache` caches runs anew: what it returned in another pass, no graph knows.
+    A function that `functools.lru_cache` caches runs again: its result of another pass is in no graph.
     """
     if isinstance(function, CachedFunction):
         function = function.__wrapped__
@@ -76,7 +76,7 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
 def _copy_cell(cell: types.CellType) -> types.CellType:
     try:
         inner = cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # a cell that is still empty
         return cell
     if isinstance(inner, types.FunctionType) and inner in _under_way:  # functions that call each other
         _under_way[inner].append(types.CellType())
@@ -86,7 +86,7 @@ def _copy_cell(cell: types.CellType) -> types.CellType:
 
 
 def _asks(function: types.FunctionType) -> bool:
-    """Whether a function uses one of these builtins, or reaches one that may."""
+    """Whether a function uses one of these builtins, or reaches a function that does."""
     return any(
         not _INTERESTING.isdisjoint(names_in(one.__code__))
         or has_floats(one.__code__)
@@ -101,10 +101,10 @@ def _seen_anew(value: Any) -> bool:
 
 
 class _Globals(dict):  # type: ignore[type-arg]
-    """The globals of a function as they are at each moment, with copies in place of helper functions."""
+    """The current globals of a function, with copies in place of helper functions."""
 
     def __init__(self, real: dict[str, Any]) -> None:
-        # Python itself looks the first ones up, without asking for what is missing: for `from . import`.
+        # Python looks these up for `from . import`, without calling `__missing__`.
         own: dict[str, Any] = {name: real[name] for name in ("__name__", "__package__", "__spec__") if name in real}
         super().__init__(own, __builtins__=OWN)
         self._real = real
@@ -129,7 +129,7 @@ def _seen(value: Any) -> Any:
 
 
 class _Uncached:
-    """A cached function as followed code sees it."""
+    """What followed code sees in place of a cached function."""
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -147,7 +147,7 @@ def _view_of(module: types.ModuleType) -> _ModuleView:
 
 
 class _ModuleView:
-    """A module of the user as followed code sees it: with copies in place of its functions."""
+    """What followed code sees in place of a module of the user: its functions are copies."""
 
     def __init__(self, real: types.ModuleType) -> None:
         object.__setattr__(self, "_real", real)
@@ -156,8 +156,8 @@ class _ModuleView:
         return _seen(getattr(object.__getattribute__(self, "_real"), name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if running.now is not None:
-            raise running.now.fail(f"sets {name!r} of a Python module")
+        if active.tracer is not None:
+            raise active.tracer.fail(f"sets {name!r} of a Python module")
 
     def __dir__(self) -> list[str]:
         return dir(object.__getattribute__(self, "_real"))
@@ -170,7 +170,7 @@ class _ModuleView:
 
 
 class _TorchView:
-    """The module `torch` as followed code sees it."""
+    """What followed code sees in place of the module `torch`."""
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(torch, name)
@@ -180,13 +180,13 @@ class _TorchView:
             return functools.partial(_check, real)
         if name == "set_grad_enabled":
             return lambda mode: real(bool(mode))
-        if name in _GLOBAL and running.now is not None:
-            return lambda *args: running.now.global_state(real, *args)
+        if name in _GLOBAL and active.tracer is not None:
+            return lambda *args: active.tracer.global_state(real, *args)
         return {"nn": _NN, "jit": _JIT}.get(name, real)
 
 
 class _JitView:
-    """The module `torch.jit` as followed code sees it."""
+    """What followed code sees in place of the module `torch.jit`."""
 
     def __getattr__(self, name: str) -> Any:
         return _jit_isinstance if name == "isinstance" else getattr(torch.jit, name)
@@ -199,14 +199,14 @@ def _jit_isinstance(value: Any, kind: Any) -> bool:
 
 
 class _NNView:
-    """The module `torch.nn` as followed code sees it."""
+    """What followed code sees in place of the module `torch.nn`."""
 
     def __getattr__(self, name: str) -> Any:
         return _FUNCTIONAL if name == "functional" else getattr(nn, name)
 
 
 class _FunctionalView:
-    """The module `torch.nn.functional` as followed code sees it."""
+    """What followed code sees in place of the module `torch.nn.functional`."""
 
     def __getattr__(self, name: str) -> Any:
         return builtin_seen(getattr(nn.functional, name))
@@ -218,34 +218,34 @@ def _parsing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def builtin_seen(value: Any) -> Any:
-    """What followed code sees in place of a function written in C: one and the same, wherever it finds it."""
+    """What followed code sees in place of a function written in C: always the same object."""
     if isinstance(value, types.BuiltinFunctionType) and getattr(nn.functional, value.__name__, None) is value:
         return _parsing(value)
     return _FUNCTIONS.get(id(value), value)
 
 
 def _call_parsing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A function of torch that parses its arguments before anyone sees the call, and takes plain ones only."""
+    """Calls a function of torch that parses its arguments before a function mode sees the call."""
     proxy = next(proxies_in((args, kwargs)), None)
     if proxy is not None:
         return proxy._tracer.function(function, args, kwargs)
-    if running.now is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
-        return running.now.function(function, args, kwargs)
+    if active.tracer is not None and any(type(value) is TracedBool for value in (*args, *kwargs.values())):
+        return active.tracer.function(function, args, kwargs)
     return function(*args, **kwargs)
 
 
 def _check(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``torch._check`` and its kin, which take no other than a real bool: an assertion in the graph."""
-    condition, tracer = next((arg for arg in args if _is_value(arg)), None), running.now
+    """Writes ``torch._check`` and the like, which accept only a real bool, into the graph as an assertion."""
+    condition, tracer = next((arg for arg in args if _is_value(arg)), None), active.tracer
     if condition is None or tracer is None:
         return function(*args, **kwargs)
-    with torch._C.DisableTorchFunction():  # what it asks inside is no question of the forward
+    with torch._C.DisableTorchFunction():  # what it does inside is not part of the forward
         every = tracer.function(torch.all, (condition,), {}) if "tensor_all" in function.__name__ else condition
         return tracer.function(torch._assert, (every, f"torch.{function.__name__}"), {})
 
 
 def _is_value(value: Any) -> bool:
-    """Whether something is computed by the forward."""
+    """Whether something is a value of the forward: a proxy, a traced number or a tensor."""
     return issubclass(type(value), (Proxy, Traced)) or isinstance(value, torch.Tensor)
 
 
@@ -255,7 +255,7 @@ _MODULES: dict[int, Any] = {id(torch): _TORCH, id(nn): _NN, id(nn.functional): _
 
 
 class _MathView:
-    """The module `math` as followed code sees it: what its functions compute of a size follows the size."""
+    """What followed code sees in place of the module `math`: its functions keep traced numbers traced."""
 
     def __getattr__(self, name: str) -> Any:
         return _seen(getattr(math, name))
@@ -270,7 +270,7 @@ _FUNCTIONS: dict[int, Any] = {
 
 
 class _NumpyView:
-    """The module `numpy` as followed code sees it: a size that it computes with is fixed."""
+    """What followed code sees in place of the module `numpy`: sizes passed to its functions are fixed."""
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(sys.modules["numpy"], name)
@@ -283,16 +283,16 @@ _NUMPY = _NumpyView()
 
 
 class _CustomFunction:
-    """A user's ``autograd.Function``: its ``apply`` is one operation, with its own backward."""
+    """What followed code sees in place of an ``autograd.Function``: its ``apply`` is one operation of the graph."""
 
     def __init__(self, real: type[torch.autograd.Function]) -> None:
         self._real = real
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        if running.now is None:
+        if active.tracer is None:
             return self._real.apply(*args, **kwargs)
-        with torch._C.DisableTorchFunction():  # what it computes inside is no operation of the forward
-            return running.now.function(self._real.apply, args, kwargs)
+        with torch._C.DisableTorchFunction():  # what it computes inside is not part of the graph
+            return active.tracer.function(self._real.apply, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)

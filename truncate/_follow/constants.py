@@ -1,4 +1,4 @@
-"""The floats in a forward's own code, which let a size to their right compute: ``1.0 / n``."""
+"""The float constants in the code of a forward, made to work with traced numbers: ``1.0 / n``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from truncate._graph import BINARY, COMPARISONS
 
 
 class Constant(float):
-    """A float of the forward's own, which lets a traced number to its right compute: a plain one would do so in C."""
+    """A float that leaves an operation to a traced number on its right: a plain float would compute it in C."""
 
     __slots__ = ()
 
 
-def _giving_way(name: str) -> Callable[..., Any]:
+def _deferring(name: str) -> Callable[..., Any]:
     compute = getattr(float, name)
 
     def method(self: Constant, *others: Any) -> Any:
@@ -27,17 +27,17 @@ def _giving_way(name: str) -> Callable[..., Any]:
 
 for _name in {*BINARY, *COMPARISONS}:
     if hasattr(float, f"__{_name}__"):
-        setattr(Constant, f"__{_name}__", _giving_way(f"__{_name}__"))
+        setattr(Constant, f"__{_name}__", _deferring(f"__{_name}__"))
 Constant.__hash__ = float.__hash__  # type: ignore[method-assign]
 
 
 def with_own_constants(code: types.CodeType) -> types.CodeType:
-    """The same code, with floats that let traced numbers compute."""
+    """The same code, with a `Constant` in place of each float."""
     return code.replace(co_consts=tuple(map(_own_constant, code.co_consts)))
 
 
 def has_floats(constant: Any) -> bool:
-    """Whether a constant is a float, or a tuple or the code of a function that has one."""
+    """Whether a constant is a float, or a tuple or code object that contains one."""
     inside = constant.co_consts if isinstance(constant, types.CodeType) else constant
     return type(constant) is float or (isinstance(inside, tuple) and any(map(has_floats, inside)))
 

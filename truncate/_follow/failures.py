@@ -1,4 +1,4 @@
-"""What could not be followed, in the words of someone who wants to go on."""
+"""The error message for a forward that could not be followed or recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from truncate._python import OWN, is_library, source_line
 
 
 def explain(error: BaseException, module: nn.Module, path: str, recorded: bool = False) -> CannotFollowError:
-    """What could not be followed, in the words of someone who wants to go on."""
+    """The error that says what could not be followed, where, and what the user can do about it."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [f for f in frames if not f.filename.startswith(OWN)] or list(frames)
     theirs = [f for f in outside if not is_library(f.filename)]
@@ -21,7 +21,7 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
         file, number, function = error.where
     elif theirs and not theirs[-1].filename.startswith(OWN):
         file, number, function = theirs[-1].filename, theirs[-1].lineno or 0, theirs[-1].name
-    else:  # seen only when the forward had ended
+    else:  # noticed only after the forward had ended
         code = inspect.unwrap(type(module).forward).__code__
         file, number, function = code.co_filename, code.co_firstlineno, code.co_name
     line = source_line(file, number)

@@ -1,6 +1,7 @@
-"""Lists and dicts that a forward is given and fills: a cut hands each child a new one, and nobody reads it afterwards.
+"""Lists and dicts that a forward gets as arguments and changes.
 
-So what was there before may still be read from them, and what a child has put there may not.
+A cut passes each child a new container. So the parent cannot read what the child has put into it, but it can read what
+was there before the call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import nn
 
 from truncate._graph import containers_in, pairs
 
-ADDED = object()  # stands for where an item was before the call: nowhere
+ADDED = object()  # in a `Change`: the item was not there before the call
 Change = dict[Any, Any]  # each key or position after a call -> where that item was before it
 
 
@@ -28,15 +29,15 @@ class Given:
 
     @property
     def changes(self) -> list[Change | None]:
-        """What has happened to each of them; None where nothing did."""
+        """What has changed in each of them; None where nothing has."""
         return list(map(_change, self._before, self.containers))
 
 
 def held_by_several(model: nn.Module) -> frozenset[int]:
-    """The ids of the lists and dicts that several modules hold: through them, one may hand something to another."""
+    """The ids of the lists and dicts that several modules hold, through which they may pass values."""
     holders = []
     for module in model.modules():
-        attributes = list(vars(module).values())  # at once: another thread may run the model meanwhile
+        attributes = list(vars(module).values())  # listed first: another thread may run the model meanwhile
         holders.append({id(value) for value in attributes if type(value) in (list, dict)})
     counts = collections.Counter(itertools.chain.from_iterable(holders))
     return frozenset(held for held, count in counts.items() if count > 1)
@@ -56,12 +57,12 @@ def _origin_of(item: Any, was: dict[Any, Any], key: Any) -> Any:
 
 
 def added_by(change: Change | None, after: Any) -> list[Any]:
-    """The items that a change brought."""
+    """The items that a change added."""
     return [after[key] for key, origin in (change or {}).items() if origin is ADDED]
 
 
 def apply(how: Change, container: list[Any] | dict[Any, Any], added: Callable[[Any], Any]) -> None:
-    """Does to a container what happened to another; `added` gives the item that is new at a key."""
+    """Applies a change to another container; `added` gives the new item for a key."""
     items = {key: added(key) if origin is ADDED else container[origin] for key, origin in how.items()}
     if isinstance(container, dict):
         container.clear()

@@ -1,4 +1,4 @@
-"""What every run of a forward shares, on proxies or on real values: the operations that it has written down."""
+"""What tracing on proxies and recording on real values share: the graph under construction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from truncate._python import Contexts
 
 
 class GraphBuilder:
-    """The nodes of one run so far, and the first thing in it that could not be followed."""
+    """The nodes so far, and the first thing in the forward that could not be followed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class GraphBuilder:
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
         if self._contexts.in_custom_function:
             raise self.fail(
-                "computes in torch.inference_mode, which a cut cannot take over; torch.no_grad it can"
+                "computes in torch.inference_mode, which a cut cannot reproduce; use torch.no_grad instead"
                 if torch.is_inference_mode_enabled()
-                else "runs an autograd.Function that cannot be seen as one"
+                else "runs an autograd.Function that cannot be seen as one operation"
             )
         made = Node(kind, target, args, kwargs or {}, len(self._nodes), self._contexts.now)
         self._nodes.append(made)
@@ -38,7 +38,7 @@ class GraphBuilder:
 
     @contextlib.contextmanager
     def own_defaults(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The keyword arguments, with copies of the lists and dicts that the others have as defaults."""
+        """The keyword arguments, together with copies of the default lists and dicts of the arguments left out."""
         defaults = default_containers(module, args, kwargs)
         given = Given(list(defaults.values()))
         yield {**kwargs, **defaults}
@@ -50,11 +50,11 @@ class GraphBuilder:
         return len(self._nodes)
 
     def calls_of(self, path: str) -> tuple[Node, ...]:
-        """The calls of a child up to now."""
+        """The calls of a child so far."""
         return tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == path)
 
     def was_read(self, path: str) -> bool:
-        """Whether the forward has read an attribute, as it was before the call."""
+        """Whether the forward has read an attribute so far."""
         return any(node.kind is Kind.ATTRIBUTE and node.target == path for node in self._nodes)
 
     def was_called(self, path: str) -> bool:
@@ -68,20 +68,20 @@ class GraphBuilder:
         raise self.refuse_hook()
 
     def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None:
-        """The forward asked for the class of what is no proxy, and has the answer."""
+        """The forward asked for the class of a value that is no proxy, and got the answer."""
 
     def refuse_hook(self) -> Unfollowable:
         return self.fail("registers a hook on a module")
 
-    def told(self, changes: list[Change | None], after: list[Any]) -> list[Change | None] | None:
-        """What a caller may know of these changes of containers: nothing if they brought what may be no tensor."""
+    def known_changes(self, changes: list[Change | None], after: list[Any]) -> list[Change | None] | None:
+        """The changes of containers that a caller can rely on: None if an added item may be no tensor."""
         added = [item for how, container in zip(changes, after) for item in added_by(how, container)]
         return changes if all(map(self.is_surely_tensor, added)) else None
 
     def fill(
         self, path: str, containers: list[Any], changes: list[Change | None] | None, added: Callable[[int, Any], Any]
     ) -> None:
-        """Changes containers of this forward as a child did; `added` gives what is new, by container and key."""
+        """Changes containers of this forward as a child did; `added` gives a new item, by container number and key."""
         distinct = len(set(map(id, containers))) == len(containers)
         for number, how in enumerate([None] if changes is None else changes):
             if changes is None or (how is not None and not (distinct and type(containers[number]) in (list, dict))):
@@ -90,6 +90,6 @@ class GraphBuilder:
                 apply(how, containers[number], functools.partial(added, number))
 
     def fail(self, why: str) -> Unfollowable:
-        """What to raise. It is kept, should the forward catch it."""
+        """The error to raise. It is also kept, in case the forward catches it."""
         self._failure = self._failure or Unfollowable(why)
         return self._failure

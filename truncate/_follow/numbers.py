@@ -1,7 +1,7 @@
-"""Python numbers that remember where they come from: sizes and the like, while a forward is recorded.
+"""Traced numbers: Python numbers, such as sizes, that know the node that computes them, while a forward is recorded.
 
-They are the numbers of the example, so that the forward runs as it is. What is computed from them is written into the
-graph, so that other sizes work too; where control flow depends on one, that is fixed and becomes an `Assumption`.
+Each has the value that it has on the example, so the forward runs unchanged. What is computed from one is written into
+the graph, so that other sizes work too; where control flow depends on one, it is fixed and becomes an `Assumption`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from truncate._graph import BINARY, COMPARISONS, UNARY, Kind, Node
-from truncate._python import callers_frame, demanded, goes_one_way, is_only_asked, only_shows_text
+from truncate._python import callers_frame, demanded, has_one_outcome, is_only_asked, only_shows_text
 
 
 class Tracer(Protocol):
-    """Where traced numbers write what is done to them."""
+    """Where traced numbers write the operations on them."""
 
-    fixes_numbers: bool  # all of them, as they are made
-    compares_bools: bool  # the forward may do so by `is`, which only a real one answers
+    fixes_numbers: bool  # whether every number is fixed at once
+    compares_bools: bool  # whether the forward may compare bools by `is`, which needs real ones
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
 
     def lower(self, value: Any) -> Any: ...
 
-    def check(self, condition: Any, holds: bool, text: str) -> None: ...
+    def assert_holds(self, condition: Any, holds: bool, text: str) -> None: ...
 
     def fix(self, value: Traced) -> None: ...
 
@@ -35,9 +35,9 @@ class Tracer(Protocol):
 
 
 class Traced:
-    """What the traced numbers have in common: the value of the example, and the node that computes it."""
+    """What all traced numbers have in common: the value on the example, and the node that computes it."""
 
-    real_value: Any  # of the example
+    real_value: Any  # on the example
     _tracer: Tracer
     _lazy: Node | Callable[[], Node]
 
@@ -48,17 +48,17 @@ class Traced:
         return self._lazy
 
     def fixed(self) -> Any:
-        """The plain number, for a use that cannot follow other values."""
+        """The plain number, for a use that does not work for other values: from here on it is fixed."""
         if not self._tracer.is_paused:
             self._tracer.fix(self)
         return self.real_value
 
     def converted(self, kind: type) -> Any:
-        """``int(value)`` or ``float(value)``, which stay traced."""
+        """``int(value)`` or ``float(value)``, which stays traced."""
         return self._derived(kind(self.real_value), kind, (self,))
 
     def computed(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """What a function gives for arguments of which this is one; traced if it is a number, and fixed otherwise."""
+        """The result of a function with this among its arguments; if it is no number, its arguments are fixed."""
         value = function(*map(plain, args))
         if type(value) not in _KINDS:
             for arg in args:
@@ -73,7 +73,7 @@ class Traced:
 
     def __bool__(self) -> bool:
         frame = sys._getframe(1)
-        if self.real_value is True and goes_one_way(frame):
+        if self.real_value is True and has_one_outcome(frame):
             return True
         asked = self if type(self) is TracedBool else self._derived(self.real_value != 0, operator.ne, (self, 0))
         if not issubclass(type(asked), Traced):
@@ -81,7 +81,7 @@ class Traced:
         value, condition = demanded(frame) or (True, None)
         if condition is None or bool(asked.real_value) is not value or self._tracer.is_paused:
             return bool(asked.fixed())
-        self._tracer.check(asked, value, condition)
+        self._tracer.assert_holds(asked, value, condition)
         return value
 
     def __int__(self) -> int:
@@ -118,7 +118,7 @@ class Traced:
         return repr(self._as_shown())
 
     def _as_shown(self) -> Any:
-        """The plain number for a text, which fixes nothing if nobody computes with that."""
+        """The plain number for a text, which fixes it unless the text is only shown."""
         return self.real_value if only_shows_text(callers_frame()) else self.fixed()
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -134,22 +134,22 @@ class TracedInt(Traced, int):  # type: ignore[misc]
 
 
 class TracedFloat(Traced, float):  # type: ignore[misc]
-    """A number with a fraction."""
+    """A traced float."""
 
 
 class TracedBool(Traced, int):  # type: ignore[misc]
-    """The answer to a comparison; it is fixed when control flow asks for it."""
+    """The result of a comparison; it is fixed when control flow depends on it."""
 
 
-# What Python's C code finds, which reads a number without asking: nothing that it could compute with unnoticed. No loop
-# comes to an int so far below zero, and no list has such an index; but a shape that is printed can hold it. It is odd
-# and irregular, so that products of it, which C cuts to 64 bits, come to no size either.
+# The value that C code finds, which reads a number without calling its methods: one that makes it fail, so that nothing
+# wrong is computed unnoticed. No loop reaches an int so far below zero, and no list has such an index, but a shape that
+# is printed can hold it. It is odd and irregular, so that its products, cut to 64 bits in C, are no valid sizes either.
 _TO_C: dict[type, Any] = {TracedInt: -0x2B7E_1516_28AE_D2A7, TracedFloat: math.nan}
 _KINDS: dict[type, type] = {int: TracedInt, float: TracedFloat, bool: TracedBool}
 
 
 def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
-    """A number that remembers its node; anything else as it is."""
+    """The traced number for a plain one; anything else as it is."""
     kind = _KINDS.get(type(value))
     if kind is None:
         return value
@@ -160,12 +160,12 @@ def traced(value: Any, tracer: Tracer, lazy: Node | Callable[[], Node]) -> Any:
 
 
 def fixed(value: Any) -> Any:
-    """The plain number of a traced one, for a use that cannot follow other values; anything else as it is."""
+    """The plain number of a traced one, which is fixed; anything else as it is."""
     return value.fixed() if issubclass(type(value), Traced) else value
 
 
 def plain(value: Any) -> Any:
-    """The plain number of a traced one; anything else as it is."""
+    """The plain number of a traced one, which is not fixed by this; anything else as it is."""
     return value.real_value if issubclass(type(value), Traced) else value
 
 
@@ -173,19 +173,19 @@ def _operation(function: Callable[..., Any], reflected: bool) -> Callable[..., A
     def method(self: Traced, *others: Any) -> Any:
         if others and not isinstance(others[0], (int, float)):
             if reflected and isinstance(others[0], (list, tuple, str, bytes)):
-                return function(others[0], self.fixed())  # `[0] * n`: how many items there are is fixed
+                return function(others[0], self.fixed())  # `[0] * n`: the number of items is fixed
             return NotImplemented
         args = (*others, self) if reflected else (self, *others)
         made = self._derived(function(*map(plain, args)), function, args)
         if type(made) is TracedBool and not is_only_asked(sys._getframe(1), at_once=False):
-            return made.fixed()  # it may be handed to what takes no other than a real bool
+            return made.fixed()  # it may be passed to a function that accepts only a real bool
         return made
 
     return method
 
 
 def _method(name: str) -> Callable[..., Any]:
-    """A method of a number that no operator stands for, such as ``bit_length``."""
+    """A method of a number that is no operator, such as ``bit_length``: it fixes the number."""
     return lambda self, *args, **kwargs: getattr(self.fixed(), name)(*args, **kwargs)
 
 

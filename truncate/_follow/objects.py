@@ -1,4 +1,4 @@
-"""Python objects that a forward passes on and that are no tensors, containers or constants: caches and such."""
+"""Python objects that a forward passes on and that are no tensors, containers or constants, such as caches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from truncate._follow.numbers import Traced, plain
 from truncate._graph import Shape, items_of
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
-# What holds no values of a run, so that there is nothing to look for inside, and may be shared by all runs.
+# Types whose objects hold no values of a forward: they are not searched, and all calls may share them.
 NOT_OPENED = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, enum.Enum, torch.layout,
     torch.memory_format, torch.dtype, torch.device, range, frozenset, torch.Generator, nn.Module, Traced,
@@ -25,17 +25,17 @@ NOT_OPENED = (
 
 
 def is_opaque(value: Any) -> bool:
-    """Whether a value is an object with a state of its own, which a child may change."""
+    """Whether a value is an object with attributes of its own, which a child may change."""
     return hasattr(value, "__dict__") and not isinstance(value, (torch.Tensor, *NOT_OPENED))
 
 
 def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
-    """Whether what is sought lies inside an object that is no container: in a closure, a deque, an iterator."""
+    """Whether an object that is no container holds what is sought: in a closure, a deque, an iterator."""
     if sought(value):
         return True
     if not depth or type(value) in PLAIN or isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType)):
         return False
-    if isinstance(value, types.FunctionType):  # and not its globals
+    if isinstance(value, types.FunctionType):  # its closure, not its globals
         inside: Any = value.__closure__ or ()
     else:
         inside = gc.get_referents(value)
@@ -43,7 +43,7 @@ def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
 
 
 def objects_in(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
-    """Every object with a state of its own inside nested values, and inside of such objects."""
+    """Every object with attributes of its own inside nested values, and inside such objects."""
     seen = set() if seen is None else seen
     if type(value) in PLAIN or isinstance(value, torch.Tensor) or id(value) in seen:
         return
@@ -57,7 +57,7 @@ def objects_in(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
 
 
 class Lent:
-    """The objects that a call gets, and how they were before it."""
+    """The objects that are passed to a call, with their state before it."""
 
     def __init__(self, given: Any) -> None:
         self.before = [(value, dict(vars(value))) for value in objects_in(given)]
@@ -65,12 +65,12 @@ class Lent:
 
     @property
     def changed(self) -> set[int]:
-        """The ids of those that have other attributes now, or whose attributes hold other items."""
+        """The ids of the objects whose attributes, or the items in these, are not the same as before."""
         compared = zip(self.before, self._contents)
         return {id(value) for (value, _), contents in compared if not _are_alike(_contents(value), contents)}
 
     def holders(self, pairs: Iterable[tuple[Any, Any]]) -> list[Any]:
-        """The second of each pair of which the first is, or holds, an object that has changed."""
+        """The second of each pair whose first is, or holds, an object that has changed."""
         changed = self.changed
         return [other for value, other in pairs if changed and not changed.isdisjoint(map(id, objects_in(value)))]
 
@@ -84,7 +84,7 @@ def _are_alike(now: list[Any], before: list[Any]) -> bool:
 
 
 def revive(kind: type, state: dict[str, Any]) -> Any:
-    """An object of that class with these attributes: what a forward made, made again."""
+    """A new object of a class with these attributes, like one that a forward made."""
     try:
         made: Any = object.__new__(kind)
     except TypeError:  # a class that is not written in Python
@@ -95,19 +95,19 @@ def revive(kind: type, state: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def plain_inside(values: Any) -> Iterator[None]:
-    """For a while, objects hold plain numbers in place of traced ones, which C code would misread."""
+    """Within this context, objects hold plain numbers in place of traced ones, which C code would misread."""
     replaced = made_plain(values)
     try:
         yield
     finally:
         for items, key, own, other in reversed(replaced):
-            with contextlib.suppress(LookupError):  # whoever ran meanwhile may have changed the object
+            with contextlib.suppress(LookupError):  # the object may have been changed meanwhile
                 if _are_same(items[key], other):
                     items[key] = own
 
 
 def made_plain(values: Any) -> list[tuple[Any, Any, Any, Any]]:
-    """Replaces the traced numbers inside objects; where: container, key, what was there, what is there now."""
+    """Replaces traced numbers inside objects; returns for each the container, the key, the old and the new item."""
     replaced: list[tuple[Any, Any, Any, Any]] = []
     _plain(values, replaced, set())
     return replaced

@@ -1,7 +1,7 @@
 """Proxies: objects that take the place of values which are only known when the module runs.
 
-Whatever is done to one is written into the graph of its `Recording`. What only a real value could answer (a branch,
-a length, a Python number) raises `Unfollowable`, and so does what would silently get a wrong answer (``isinstance``).
+Whatever is done to one is written into the graph of its `Tracer`. What only a real value could answer (a branch, a
+length, a Python number) raises `Unfollowable`, and so does what would silently get a wrong answer (``isinstance``).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any, Protocol
 
 import torch
 
-from truncate._graph import BINARY, COMPARISONS, INPLACE, UNARY, Kind, Node, contrary, is_mode, items_of
+from truncate._graph import BINARY, COMPARISONS, INPLACE, UNARY, Kind, Node, is_mode, items_of, negated
 from truncate._python import OWN, TORCH, demanded, only_shows_text, unpacked_items
 
 
 class Unfollowable(Exception):
-    """Raised inside a forward that does something which only a real value could answer. The text says what."""
+    """Raised inside a forward when it needs a real value. The text says what it does with it."""
 
-    where: tuple[str, int, str] | None = None  # file, line and function, where its traceback does not tell
+    where: tuple[str, int, str] | None = None  # file, line and function, if the traceback does not tell
 
 
 class Tracer(Protocol):
-    """Where proxies write what is done to them."""
+    """Where proxies write the operations on them."""
 
-    compares_bools: bool  # the forward may do so by `is`, which only a real one answers
-    is_on_real_values: bool  # and so may what the forward does to lists and dicts of its module, which is a copy
+    compares_bools: bool  # whether the forward may compare bools by `is`, which needs real ones
+    is_on_real_values: bool  # the module is a sandbox copy, so the forward may change its lists and dicts
 
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = ()) -> Node: ...
 
@@ -61,23 +61,23 @@ class Tracer(Protocol):
     def fail(self, why: str) -> Unfollowable: ...
 
 
-class _Running(threading.local):
-    """The recording that runs in this thread, if one does."""
+class _Active(threading.local):
+    """The tracer at work in this thread, if any."""
 
-    now: Tracer | None = None
+    tracer: Tracer | None = None
 
 
-running = _Running()
+active = _Active()
 
 
 @contextlib.contextmanager
 def tracing_with(tracer: Tracer | None) -> Iterator[None]:
-    """That recording runs meanwhile."""
-    before, running.now = running.now, tracer
+    """Makes a tracer the active one of this thread."""
+    before, active.tracer = active.tracer, tracer
     try:
         yield
     finally:
-        running.now = before
+        active.tracer = before
 
 
 class Proxy:
@@ -91,14 +91,14 @@ class Proxy:
 
     @property
     def _node(self) -> Node:
-        # Written down at first use: asking a module for something and not using it leaves no trace.
+        # The node is made at first use: reading an attribute and not using it adds nothing to the graph.
         if not isinstance(self._lazy, Node):
             self._lazy = self._lazy()
         return self._lazy
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """Met by `isinstance` outside the code that is followed, which would silently get the answer "no"."""
+        """Asked by `isinstance` outside the code that is followed, which would silently get the answer "no"."""
         caller = sys._getframe(1)
         if "isinstance" in caller.f_code.co_names and not _answers_isinstance(caller.f_code, caller.f_globals):
             raise self._tracer.fail("asks for the type of a value with isinstance")
@@ -138,7 +138,7 @@ class Proxy:
             raise self._tracer.fail("branches on a value")
         value, condition = wanted
         if condition is not None:
-            held = self._node if value else self._tracer.node(Kind.FUNCTION, *contrary(self._node))
+            held = self._node if value else self._tracer.node(Kind.FUNCTION, *negated(self._node))
             self._tracer.node(Kind.FUNCTION, torch._assert, (held, condition))
         return value
 
@@ -160,7 +160,7 @@ class Proxy:
         return self._text()
 
     def _text(self) -> str:
-        """Goes into the message of an error, most likely. A text that is compared or kept is another matter."""
+        """The text for an error message; a text that is compared or stored cannot be followed."""
         if not only_shows_text(sys._getframe(2)):
             raise self._tracer.fail("computes with the text of a value")
         return "?"
@@ -181,7 +181,7 @@ class Proxy:
 
 
 class Member(Proxy):
-    """``value.name``: an attribute when it is used, a method when it is called."""
+    """``value.name``: an attribute if it is used, a method if it is called."""
 
     __slots__ = ("_name", "_owner")
 
@@ -195,7 +195,7 @@ class Member(Proxy):
 
 
 class Held(Proxy):
-    """A parameter, buffer or other tensor that the module holds. Its shape is known and does not change."""
+    """A parameter, buffer or other tensor that the module holds. Its shape is known and fixed."""
 
     __slots__ = ("_tensor",)
 
@@ -208,7 +208,7 @@ class Held(Proxy):
             return getattr(self._tensor, name)
         if not hasattr(self._tensor, name):
             raise AttributeError(f"{type(self._tensor).__name__!r} object has no attribute {name!r}")
-        own = vars(self._tensor).get(name)  # which copies of a parameter do not have
+        own = vars(self._tensor).get(name)  # an attribute that copies of the parameter lack
         return own if type(own) in (bool, int, float, str) else Member(self, name)
 
     def __len__(self) -> int:
@@ -219,7 +219,7 @@ class Held(Proxy):
 
 
 class Unread(Proxy):
-    """A tensor where a cut does not find it, or not the right one. Nobody may read it."""
+    """A tensor that a cut would not find where the forward finds it: using it is an error."""
 
     __slots__ = ()
 
@@ -258,7 +258,7 @@ def proxies_in(value: Any) -> Iterator[Proxy]:
 
 
 def _answers_isinstance(code: CodeType, names: dict[str, Any]) -> bool:
-    """Whether that code may ask for the class of a proxy: ours, code that is followed, and torch's dispatch."""
+    """Whether code may ask for the class of a proxy: this package, followed code, and the dispatch of torch."""
     own = names.get("__builtins__")  # in `__main__` a module
     if (isinstance(own, dict) and "_answers_isinstance" in own) or code.co_filename.startswith(OWN):
         return True

@@ -1,8 +1,8 @@
-"""Proxy modules: modules that take the place of a model's own while one forward is followed.
+"""Proxy modules: they take the place of a model's own modules while one forward is followed.
 
-A proxy module is an instance of a throw-away subclass of the module's class, with the same Python attributes, whose
-parameters, buffers and children are proxies. So the forward of the class itself runs, with its helper methods and
-properties, nothing global is patched, and what it assigns to ``self`` never reaches the model.
+A proxy module is an instance of a throw-away subclass of the module's class. It has the same Python attributes, but its
+parameters, buffers and children are proxies. So the real forward runs, with its helper methods and properties; nothing
+global is patched; and what the forward assigns to ``self`` never reaches the model.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer
-from truncate._follow.replaced import POSITION, STANDS_FOR
+from truncate._follow.replaced import ORIGINAL_CLASS, POSITION
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
-_ORIGINAL = "_truncate_original"  # in that of one that is not opened: the module whose place it takes
+_ORIGINAL = "_truncate_original"  # in the __dict__ of an unopened proxy module: its original
 
 
 class ProxyModules:
-    """The proxy modules of one module and of everything below it, each made when it is asked for."""
+    """The proxy modules of a module and of everything inside it, each made when it is needed."""
 
     def __init__(self, root: nn.Module, tracer: Tracer) -> None:
         self.root = root
         self.tracer = tracer
         self._made: dict[str, Any] = {}
-        self.changed: set[str] = set()  # paths of children of which the forward set an attribute
-        self.numbers_read: set[str] = set()  # attributes of the root that its forwards also set
-        self.missed: set[str] = set()  # likewise, of those that were not there: `getattr(self, "count", 0)`
-        self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules; what stands in for them
+        self.changed: set[str] = set()  # paths of children on which the forward set an attribute
+        self.numbers_read: set[str] = set()  # numbers of the root that the forward read and may set
+        self.missed: set[str] = set()  # attributes it asked for that are not there: `getattr(self, "count", 0)`
+        self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules, and what is seen of them
         self._paths: dict[int, str] | None = None
 
     def at(self, path: str, module: nn.Module) -> Any:
-        """The proxy module of the module at `path` below the root."""
+        """The proxy module of the module at `path` inside the root."""
         if path not in self._made:
             self._made[path] = self._make(path, module)
         return self._made[path]
@@ -61,15 +61,15 @@ class ProxyModules:
         return proxy
 
     def open(self, proxy: Any) -> None:
-        """Gives a proxy module its class and attributes. Most are only called, and never opened."""
+        """Gives a proxy module its class and attributes. Most are only called and never opened."""
         state = proxy.__dict__
         path, module = state[POSITION][1], state.pop(_ORIGINAL)
         original: Any = type(module)
         proxy.__class__ = _proxy_class(original)
-        self._made[path] = proxy  # before its attributes are looked at: they may lead back to it
+        self._made[path] = proxy  # before its attributes, which may refer to it
         prefix = f"{path}." if path else ""
         state.update(module.__dict__)
-        state.pop("training", None)  # answered by the property of ProxyModule
+        state.pop("training", None)  # a property of ProxyModule
         for tensors in ("_parameters", "_buffers"):
             state[tensors] = _Lazy(
                 state[tensors],
@@ -91,7 +91,7 @@ class ProxyModules:
                 state[name] = self._translate(value, prefix + name)
 
     def _translate(self, value: Any, path: str) -> Any:
-        """What the forward finds in a Python attribute: modules and tensors that it reaches there are proxies too."""
+        """What the forward finds in a Python attribute, with proxies in place of modules and tensors."""
         if isinstance(value, torch.Tensor):
             return self.tracer.held(path, value)
         if isinstance(value, nn.Module):
@@ -113,7 +113,7 @@ class ProxyModules:
         return value
 
     def _container(self, value: Any, path: str) -> Any:
-        """The forward may fill a list or dict: on proxies a copy of it, in this run."""
+        """What the forward sees in place of a list or dict, which it may change: on proxies, a copy."""
         plain = type(value) in (list, tuple, dict)
         if plain and _holds_module(value):
             seen = map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
@@ -126,11 +126,11 @@ class ProxyModules:
 
     @property
     def filled(self) -> list[str]:
-        """The attributes that hold a list or dict which the forward has changed, or would have."""
+        """The attributes with a list or dict that the forward changes."""
         return [path for path, _, given in self.containers if any(change is not None for change in given.changes)]
 
     def path_of(self, module: nn.Module) -> str | None:
-        """Where a module sits below the root, by any of its names."""
+        """The first path of a module inside the root; None if it is not inside."""
         if self._paths is None:
             named = list(self.root.named_modules(remove_duplicate=False))
             self._paths = {id(found): path for path, found in reversed(named)}
@@ -142,7 +142,7 @@ def _holds_module(value: Any) -> bool:
 
 
 class _Lazy(dict):  # type: ignore[type-arg]
-    """Parameters, buffers or children by name, each replaced by its proxy when it is asked for."""
+    """Parameters, buffers or children by name; each becomes a proxy when it is read."""
 
     def __init__(
         self, real: dict[str, Any], make: Callable[[str, Any], Any], replaced: Callable[[], None] = lambda: None
@@ -150,7 +150,7 @@ class _Lazy(dict):  # type: ignore[type-arg]
         super().__init__(real)
         self._make = make
         self._made: dict[str, Any] = {}
-        self._replaced = replaced  # told if one is replaced other than by an attribute of the proxy module
+        self._replaced = replaced  # called if an item is set directly, and not by an attribute
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
@@ -180,7 +180,7 @@ class _Lazy(dict):  # type: ignore[type-arg]
 
 
 class _Compiled:
-    """The proxy module of a TorchScript module: it can be called, and nothing else is known of it."""
+    """The proxy module of a TorchScript module: it can be called, and nothing else."""
 
     def __init__(self, tracer: Tracer, path: str) -> None:
         self._tracer = tracer
@@ -191,9 +191,9 @@ class _Compiled:
 
 
 class Unopened:
-    """A proxy module that nothing was asked of yet. Called, it stays so; a question makes it a `ProxyModule`."""
+    """A proxy module that was at most called so far. When anything else is asked of it, it becomes a `ProxyModule`."""
 
-    _truncate_stands_for: Any = None  # asking for the class tells
+    _truncate_original_class: Any = None  # `type` replaced for followed code finds the class by `__class__`
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         proxies, path = object.__getattribute__(self, "__dict__")[POSITION]
@@ -203,7 +203,7 @@ class Unopened:
         state = object.__getattribute__(self, "__dict__")
         if name == "__dict__":
             return state
-        if name == "__class__":  # `isinstance` does not expect that the answer changes the object
+        if name == "__class__":  # without opening it: `isinstance` must not change an object
             kind: Any = type(state[_ORIGINAL])
             return _proxy_class(kind)
         state[POSITION][0].open(self)
@@ -225,7 +225,7 @@ class Unopened:
 
 @functools.lru_cache(maxsize=4096)
 def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
-    """The forward of a class, and each method that it calls by name."""
+    """The forward of a class, and each method that it names."""
     functions = []
     reached = {"forward"}
     pending = ["forward"]
@@ -244,19 +244,19 @@ def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _attributes_set(cls: Any) -> frozenset[str]:
-    """The attributes that the forward of a class sets, or a method that it calls by name."""
+    """The attributes that the forward of a class sets, or a method that it names."""
     return frozenset().union(*(attributes_stored(function.__code__) for function in _functions_of(cls)))
 
 
 @functools.lru_cache(maxsize=4096)
 def compares_bools(cls: Any) -> bool:
-    """Whether the forward of a class compares something with True or False by ``is``, or what it calls by name does."""
+    """Whether the forward of a class, or a function that it reaches by name, compares by ``is`` with True or False."""
     return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
 
 
 @functools.lru_cache(maxsize=4096)
 def asks_for_none(cls: Any) -> bool:
-    """Whether the forward of a class, or what it calls by name, asks whether something that it computes is None."""
+    """Whether the forward of a class, or a function that it reaches, asks if a value that it computes is None."""
     forward = inspect.unwrap(cls.forward)
     others = reached(_functions_of(cls)) - {forward}
     return asks_of_values(forward.__code__, arguments=False) or any(asks_of_values(one.__code__) for one in others)
@@ -264,7 +264,7 @@ def asks_for_none(cls: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _answers_operators(cls: Any) -> bool:
-    """Whether a class defines what Python asks of the class and not of the instance, such as ``len``."""
+    """Whether a class defines special methods, which Python looks up on the class, such as ``__len__``."""
     bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
     return any(
         name.startswith("__") and name not in _ASKED_BY_NAME and callable(value)
@@ -285,10 +285,10 @@ class _Whole(Protocol):
 
 
 class ProxyModule:
-    """What every proxy module does differently from the class whose place it takes."""
+    """What every proxy module does differently from its original class."""
 
     def __init_subclass__(cls) -> None:
-        """Ends here: a class that registers its subclasses must not see a throw-away one."""
+        """Hides the throw-away subclass from a class that registers its subclasses."""
 
     def __call__(self: _Whole, *args: Any, **kwargs: Any) -> Any:
         position = self.__dict__.get(POSITION)
@@ -325,7 +325,7 @@ class ProxyModule:
         if name not in original and not proxies.tracer.was_called(path):
             proxies.missed.add(join(path, name))
             return super().__getattr__(name)  # type: ignore[misc]
-        if path:  # what the child's own forward left there
+        if path:  # the child's own forward sets it
             return proxies.tracer.left_behind(f"{path}.{name}", original.get(name))
         proxies.numbers_read.add(name)
         return original[name]
@@ -344,7 +344,7 @@ class ProxyModule:
                 held.assign(name, value)
                 return
         if path:
-            proxies.changed.add(path)  # the proxy module shows it, but the child that is called does not
+            proxies.changed.add(path)  # the real child will not have it
         elif isinstance(value, torch.Tensor | Proxy) and tracer.was_read(name):
             raise tracer.fail(f"keeps a tensor in its attribute {name!r} from call to call")
         object.__setattr__(self, name, value)
@@ -363,18 +363,18 @@ class ProxyModule:
 
 
 def has_own_call(module: nn.Module) -> bool:
-    """Whether the class of a module does something around its forward that no hook sees; those of torch do not."""
+    """Whether the class of a module overrides ``__call__``, which no hook sees; classes of torch do not count."""
     return not type(module).__call__.__module__.startswith("torch.")
 
 
 def is_chain(module: nn.Module) -> bool:
-    """Whether a module does what `nn.Sequential` does: calls its children in turn."""
+    """Whether a module does just what `nn.Sequential` does: call its children in turn."""
     own = "forward" in vars(module) or has_own_call(module)
     return type(module).forward is nn.Sequential.forward and not own
 
 
 def entry_of(proxy: Any) -> Callable[..., Any]:
-    """What runs when the module of a proxy module is called: its forward, or all that its class does around it."""
+    """What runs when the original of a proxy module is called: its forward, or an overridden ``__call__``."""
     call = type(proxy).__mro__[2].__call__
     return proxy.forward if call.__module__.startswith("torch.") else functools.partial(call, proxy)
 
@@ -383,9 +383,9 @@ def is_proxy_module(value: Any) -> bool:
     return issubclass(type(value), (ProxyModule, Unopened, _Compiled))
 
 
-@functools.lru_cache(maxsize=256)  # no more: a class that is cached here lives on
+@functools.lru_cache(maxsize=256)  # no more, as a cached class is never freed
 def _proxy_class(cls: type) -> type:
-    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, STANDS_FOR: cls}
+    members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, ORIGINAL_CLASS: cls}
     for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
         for name, value in vars(base).items():
             if isinstance(value, (staticmethod, classmethod)):

@@ -1,4 +1,4 @@
-"""What takes the place of Python's builtins in followed code, where Python's own would not ask the value itself."""
+"""Replacements for Python's builtins in followed code: Python's own would not ask the proxy or traced number."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 
 from truncate._follow.constants import Constant
 from truncate._follow.numbers import Traced, fixed
-from truncate._follow.proxy import Held, Proxy, running
+from truncate._follow.proxy import Held, Proxy, active
 from truncate._graph import Kind, Shape, map_nested
 
 ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
-STANDS_FOR = "_truncate_stands_for"  # on the class of a proxy module: that whose place it takes
-POSITION = "_truncate_place"  # in a proxy module's __dict__: its proxy modules and its dotted path
+ORIGINAL_CLASS = "_truncate_original_class"  # on the class of a proxy module: its original
+POSITION = "_truncate_position"  # in the __dict__ of a proxy module: its `ProxyModules` and its dotted path
 
 
 def computed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function written in C computes, which would read a traced number as a plain one without asking."""
+    """Calls a function written in C so that its result stays traced: by itself it would read a wrong number."""
     first = next((arg for arg in args if issubclass(type(arg), Traced)), None)
     return function(*args, **kwargs) if first is None or kwargs else first.computed(function, args)
 
 
 def fixing(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function computes that follows no other sizes."""
+    """Calls a function with plain numbers, which are fixed."""
     args, kwargs = map_nested((args, kwargs), fixed)
     return function(*args, **kwargs)
 
@@ -35,8 +35,8 @@ def _isinstance(value: Any, classes: Any) -> bool:
     if issubclass(type(value), Proxy):
         return value._tracer.is_instance(value, classes)
     answer = isinstance(value, classes)
-    if running.now is not None:
-        running.now.asked_for_class(value, classes, answer)
+    if active.tracer is not None:
+        active.tracer.asked_for_class(value, classes, answer)
     return answer
 
 
@@ -61,7 +61,7 @@ def _len(value: Any) -> Any:
 
 
 class _Replaced(type):
-    """A builtin class that may be called in its own way, and for the rest passes for the real one."""
+    """The replacement of a builtin class: calling it does something else, otherwise it behaves like the real one."""
 
     real: type
     make: Callable[..., Any]
@@ -92,8 +92,8 @@ def _type(*args: Any, **kwargs: Any) -> Any:
     kind = type(args[0].real_value) if issubclass(type(args[0]), Traced) else type(real_of(args[0]))
     if kind is Shape:
         return torch.Size
-    if hasattr(kind, STANDS_FOR):
-        return getattr(args[0].__class__, STANDS_FOR) if args[0].__dict__.get(POSITION, (None, ""))[1] else kind
+    if hasattr(kind, ORIGINAL_CLASS):
+        return getattr(args[0].__class__, ORIGINAL_CLASS) if args[0].__dict__.get(POSITION, (None, ""))[1] else kind
     return next((own for own in _OWN_TYPES if own.real is kind), kind)
 
 
@@ -133,6 +133,6 @@ _OWN_TYPES = [OWN[name] for name in ("int", "float", "range", "type")]
 
 
 def real_of(value: Any) -> Any:
-    """The real class of one of these, for whoever is handed one; and the real number."""
+    """The real class or number for one of these replacements; anything else as it is."""
     kind = type(value)
     return value.real if kind is _Replaced else float(value) if kind is Constant else value

@@ -1,4 +1,4 @@
-"""Following a forward: one run of it on proxies for each way that it can go in training and in evaluation."""
+"""Following a forward: it is traced on proxies, once for each branch that it takes in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from truncate._follow.failures import explain
 from truncate._follow.filled import Given
 from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.objects import PLAIN, hides, is_opaque
-from truncate._follow.proxy import Held, Proxy, Unread, proxies_in, running, tracing_with
+from truncate._follow.proxy import Held, Proxy, Unread, active, proxies_in, tracing_with
 from truncate._follow.proxy_module import ProxyModules, compares_bools, entry_of, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
 from truncate._follow.unheard import Functions
@@ -45,22 +45,22 @@ from truncate._sandbox import random_state_watched
 
 
 class Children(Protocol):
-    """What a run asks about the calls of children in its graph."""
+    """What a tracer asks about the calls of children in its graph."""
 
     def structure(self, node: Node) -> Any:
-        """What is known of a value in the graph of the parent, such as what a child returns."""
+        """The known structure of a value in the graph of the parent, such as the result of a child."""
 
     def filled(self, node: Node) -> list[Any] | None:
-        """How it changes each list and dict that it is given (`_filled`), if that is known."""
+        """How a call changes each list and dict among its arguments; None: not known."""
 
     def is_shared(self, container: Any) -> bool:
-        """Whether several modules of the model hold a list or dict."""
+        """Whether several modules of the model hold this list or dict."""
 
 
 def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Graph]:
-    """All ways through the forward of `module`, its children as leaves; the way of its present mode is first.
+    """The graphs of the forward of `module`, with its children as leaves, one per branch; the current mode's is first.
 
-    A way that cannot be followed says why, but for the first, which raises `CannotFollowError`.
+    The graph of a branch that cannot be followed says why; if it is the first, `CannotFollowError` is raised.
     """
     if is_chain(module) and len(call.args) == 1 and next(containers_in(call.args), None) is None:
         return [_chain(module, call)]
@@ -77,7 +77,7 @@ def follow(module: nn.Module, call: Call, where: str, children: Children) -> lis
                 raise explained from error
             graphs.append(Graph([], None, tracer.decisions, str(explained)))
         finally:
-            # Every flag that this run asked for without being told can go the other way too.
+            # Each flag that the forward read and that was not decided before gives one more branch.
             asked = [flag for flag in tracer.decisions if flag not in decisions]
             for position, flag in enumerate(asked):
                 taken = {name: tracer.decisions[name] for name in [*decisions, *asked[:position]]}
@@ -86,7 +86,7 @@ def follow(module: nn.Module, call: Call, where: str, children: Children) -> lis
 
 
 def _chain(module: nn.Module, call: Call) -> Graph:
-    """The body of a plain Sequential, which need not be run to be known."""
+    """The graph of a plain Sequential, for which nothing has to run."""
     value = call.args[0]
     nodes: list[Node] = []
     if type(value) is Node:
@@ -99,20 +99,20 @@ def _chain(module: nn.Module, call: Call) -> Graph:
 
 
 class _Recorder(TorchFunctionMode):
-    """Sees every torch function that this thread calls, those too that take no proxy, such as ``torch.arange``."""
+    """Sees every call of a torch function in this thread, also without a proxy, such as ``torch.arange``."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if running.now is not self._tracer:  # meanwhile a child is followed, of which this run has a question
+        if active.tracer is not self._tracer:  # a child is being followed, to know its result
             return func(*args, **(kwargs or {}))
         return self._tracer.function(func, args, kwargs or {})
 
 
 class Tracer(GraphBuilder):
-    """One run of one forward on proxies; a `Recording`."""
+    """Traces one forward on proxies, in one branch of modes."""
 
     is_on_real_values = False
 
@@ -120,9 +120,9 @@ class Tracer(GraphBuilder):
         self, module: nn.Module, decisions: dict[str, bool], children: Children, answering: bool = False
     ) -> None:
         super().__init__()
-        self._answering = answering  # whether all that is known of what children return is handed out
+        self._answering = answering  # whether known structures take the place of proxies
         self._answered: set[Node] = set()
-        self._ran = Functions()
+        self._functions = Functions()
         self.module = module
         kind: Any = type(module)
         self.compares_bools = compares_bools(kind)
@@ -130,11 +130,11 @@ class Tracer(GraphBuilder):
         self._children = children
         self._asked: dict[str, Any] = {}
         self._constants: dict[str, torch.Tensor] = {}
-        self._objects: dict[int, tuple[Node, Any]] = {}  # caches and such, by id, kept alive
+        self._objects: dict[int, tuple[Node, Any]] = {}  # nodes of caches and the like, by id; kept alive
 
     @functools.cached_property
     def _own(self) -> set[int]:
-        """The ids of what the modules hold: configurations and the like, which are shared and not copied."""
+        """The ids of what the modules hold: configurations and the like, which are shared, not copied."""
         return {id(value) for held in self.module.modules() for value in vars(held).values()}
 
     def graph(self, call: Call) -> Graph:
@@ -154,32 +154,32 @@ class Tracer(GraphBuilder):
             given = Given((*args, *kwargs.values()))
             self._proxies = ProxyModules(self.module, self)
             entry = entry_of(self._proxies.at("", self.module))
-            with self._ran.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
+            with self._functions.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
         if drawn():
             raise self.fail("draws or seeds random numbers outside of torch's operations")
-        if self._failure is not None:  # raised inside a `try` of the forward, which went on as if nothing were
+        if self._failure is not None:  # raised inside a `try` of the forward, which went on
             raise self._failure
-        if self._ran.unheard is not None:
-            raise self.fail(self._ran.unheard)
+        if self._functions.unheard is not None:
+            raise self.fail(self._functions.unheard)
         with self._contexts.running():
             misled, compared = next(self._misled(), (None, ""))
         if misled is not None:
             if self._answering:
-                raise self.fail(f"asks whether a value is {compared} that {self._origin(misled)}")
+                raise self.fail(f"asks whether a value that {self._origin(misled)} is {compared}")
             again = Tracer(self.module, self.decisions, self._children, answering=True)
             graph = again.graph(call)
             self.decisions.update(again.decisions)
             return graph
-        filled = self.told(given.changes, given.containers)
+        filled = self.known_changes(given.changes, given.containers)
         fills, constants = self._proxies.filled, self._constants
         return Graph(
             self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills
         )
 
     def held(self, path: str, tensor: torch.Tensor) -> Proxy:
-        """What the forward sees in place of a tensor that the module holds."""
+        """What the forward sees in place of a tensor of the module."""
         if not isinstance(tensor, nn.Parameter) and self._has_hooks_below and not self._is_registered(tensor):
             return Unread(self, f"reads the tensor {path!r}, which hooks on the modules that it calls may set")
         return Held(self, path, tensor)
@@ -194,14 +194,14 @@ class Tracer(GraphBuilder):
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called."""
-        self._ran.pause()  # what runs meanwhile is no function of this forward
+        self._functions.pause()  # what runs meanwhile is not part of this forward
         try:
             return self._returned(path, args, kwargs, sys._getframe(2))
         finally:
-            self._ran.resume()
+            self._functions.resume()
 
     def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
-        """What a child returns. Where the forward asks whether that is None, it must be given an answer."""
+        """What a child returns. Where the forward asks if it is None, a proxy will not do."""
         returned = self.add(Kind.CHILD, path, args, kwargs)
         containers = list(containers_in((*args, *kwargs.values())))
         if containers:
@@ -213,28 +213,28 @@ class Tracer(GraphBuilder):
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
 
     def left_behind(self, path: str, value: Any) -> Any:
-        """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
+        """An attribute of a child that the child's own forward sets: it is read when the cut runs."""
         calls = self.calls_of(path.rpartition(".")[0])
         if not calls and type(value) in PLAIN:
             raise self.fail(f"reads {path!r} before that module has set it in this call")
         return Proxy(self, self.node(Kind.ATTRIBUTE, path, calls))
 
     def _answerable(self, proxy: Proxy) -> Any:
-        """A proxy of which one may ask whether it, or a part of it, is None: Python cannot ask a proxy that."""
+        """The known structure of a value, filled with proxies: of this, Python can ask whether a part is None."""
         structure = self.structure(proxy._node)
         if not is_known(structure):
-            raise self.fail("asks whether a value is None that another module returns")
+            raise self.fail("asks whether a value that another module returns is None")
         self._answered.add(proxy._node)
         return fill(structure, proxy)
 
     def _misled(self) -> Iterator[tuple[Node, str]]:
-        """The values that may be what the forward compared them with by ``is``, and what that was."""
-        yield from ((node, "None") for node in self._ran.asked(NoneType, self._nodes) if self._may_be_none(node))
-        asked = self._ran.asked(bool, self._nodes) if self.compares_bools else ()
+        """The values that may equal what the forward compared them with by ``is``, and the name of that."""
+        yield from ((node, "None") for node in self._functions.asked(NoneType, self._nodes) if self._may_be_none(node))
+        asked = self._functions.asked(bool, self._nodes) if self.compares_bools else ()
         yield from ((node, "True or False") for node in asked if self._may_be_bool(node))
 
     def _may_be_none(self, node: Node) -> bool:
-        """Whether the value of a node may be None, and a proxy for it was handed out."""
+        """Whether the value of a node may be None, and the forward got a proxy for it."""
         if _whole(node) in self._answered and self.structure(node) is None:
             return False
         known = self.structure(node)
@@ -249,12 +249,12 @@ class Tracer(GraphBuilder):
         return origins.get(_whole(node).kind, "it computes")
 
     def structure(self, node: Node) -> Any:
-        """What is known of a value."""
-        self._ran.pause()  # to know what a child returns it may have to be followed
+        """The known structure of a value."""
+        self._functions.pause()  # a child may have to be followed for this
         try:
             found = self._children.structure(node)
         finally:
-            self._ran.resume()
+            self._functions.resume()
         source = _whole(node)
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()
@@ -270,7 +270,7 @@ class Tracer(GraphBuilder):
         return Proxy(self, self.node(kind, target, lowered, named))
 
     def lower(self, value: Any) -> Any:
-        """Proxies to their nodes, inside nested containers too."""
+        """Replaces proxies by their nodes, inside nested containers too."""
         value = real_of(value)
         if type(value) in PLAIN:
             return value
@@ -291,13 +291,13 @@ class Tracer(GraphBuilder):
         if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), Proxy)):
             raise self.fail(f"hides a value in a {type(value).__name__}")
         if is_opaque(value) and id(value) not in self._own:
-            # A child may change it: each run gets a copy of it as it is now.
+            # A child may change it: each call of the cut gets a copy of it as it is now.
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
             return self._objects.setdefault(id(value), (node, value))[0]
         return value
 
     def _constant(self, tensor: torch.Tensor) -> Node:
-        """A tensor that the forward finds elsewhere than in an attribute: in a list, in a global."""
+        """The node of a tensor that is in no attribute of the module, but in a list or a global."""
         for path, held in [*self.module.named_parameters(), *self.module.named_buffers()]:
             if held is tensor:
                 return self.node(Kind.ATTRIBUTE, path)
@@ -314,7 +314,7 @@ class Tracer(GraphBuilder):
         return self._objects.setdefault(id(tensor), (node, tensor))[0]
 
     def _refuse_hidden_module(self) -> None:
-        """A module of the model that is called for real was reached by a way that we did not see."""
+        """Refuses to go on if a real module of the model is running: the forward reached it unseen."""
         frame = sys._getframe(2)
         for _ in range(6):
             if frame is None or frame.f_code.co_name == "_call_impl":
@@ -348,13 +348,13 @@ class Tracer(GraphBuilder):
         return self.add(Kind.FUNCTION, func, args, kwargs)
 
     def global_state(self, func: Any, *args: Any) -> Any:
-        """The forward asks for, or changes, what holds for the whole process."""
+        """The forward reads or changes a state of the whole process."""
         if func is not torch.is_grad_enabled:
             raise self.fail("seeds the random numbers")
         return self.add(Kind.FUNCTION, func, ())
 
     def decide(self, flag: str) -> bool:
-        """Which way control flow goes that asks for the mode of a module."""
+        """The value of a ``training`` flag on which the forward branches."""
         if flag not in self.decisions:
             self.decisions[flag] = descend(self.module, flag.rpartition(".")[0]).training
         return self.decisions[flag]
@@ -371,7 +371,7 @@ class Tracer(GraphBuilder):
 
 
 def _whole(node: Node) -> Node:
-    """The value of which a value is an item or attribute, or an item of one, and so on."""
+    """The value that a value was taken out of, through any number of items and attributes."""
     while node.target in (getattr, operator.getitem) and type(node.args[0]) is Node:
         node = node.args[0]
     return node

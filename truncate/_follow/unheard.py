@@ -1,8 +1,8 @@
-"""What a proxy does not hear: ``value is None``, or True or False, which for a proxy is always answered no.
+"""Questions that never reach a proxy: ``value is None``, or ``is True``, is always false for one.
 
-So the functions that ran on proxies are looked at afterwards. Where one of them asks that of anything but a plain
-attribute or an argument of the forward, every proxy must have been for something that is none of these. Nor does one
-hear ``type(value)`` in functions of which no copy was made, ``match``, and whether two values are the same object.
+So the functions that ran are examined afterwards. If one of them asks that of more than its own arguments and constant
+attributes, then no value of the graph may be None, or a bool. Other such questions are ``type(value)`` in functions
+that were not copied, ``match``, and whether two values are the same object.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from truncate._python import OWN, asks_unheard, attributes_stored, identity_test
 
 
 class Functions:
-    """Those that ran, in this thread, and what they asked."""
+    """The functions that ran in this thread while it was watched, and what they asked."""
 
     def __init__(self) -> None:
-        self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those of which it asks that
-        self._asked: dict[type, list[Proxy]] = {kind: [] for kind in _KINDS}  # what was given for these
+        self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those that it asks about
+        self._asked: dict[type, list[Proxy]] = {kind: [] for kind in _KINDS}  # the proxies passed for these
         self._unheard: str | None = None
         self._watch: Callable[[Any], None] | None = None
         self._seen = True
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        # Tracing costs less, but a debugger may be at it; and where someone measures too, expect the worst.
+        # `settrace` costs less, but a debugger may use it; with a profiler too, assume that anything was asked.
         self._watch = sys.settrace if sys.gettrace() is None else sys.setprofile if sys.getprofile() is None else None
         self._seen = self._watch is not None
         self.resume()
@@ -65,13 +65,13 @@ class Functions:
 
     @property
     def unheard(self) -> str | None:
-        """What one of them asked that could not be answered, of whichever value."""
+        """A question that cannot be answered for any value, if one of the functions asked it."""
         return self._unheard or next(
             filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None
         )
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
-        """Of which of these values one of them may have asked whether it is None, or True or False."""
+        """Those of the values that a function may have compared by ``is`` with a constant of this kind."""
         theirs = [code for code in self._parameters if _is_theirs(code)]
         stored = frozenset().union(*map(attributes_stored, theirs))
         if not self._seen or any(_asks_anything(code, kind, stored) for code in theirs):
@@ -85,7 +85,7 @@ def _is_theirs(code: CodeType) -> bool:
 
 
 def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
-    """Whether a function asks that of anything else than its arguments and attributes that nobody sets."""
+    """Whether a function asks that of more than its arguments and attributes that are never set."""
     tests = identity_tests(code, kind)
     return tests.others or tests.variables or not stored.isdisjoint(tests.attributes)
 

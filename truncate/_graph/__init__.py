@@ -1,4 +1,9 @@
-"""ROOM _graph."""
+"""The graph of a forward, and what is known about the operations and values in it.
+
+Here are the data types that the other packages share: `Node`, `Graph`, `Call`. A graph goes in, an answer about it
+comes out: which arguments an operation mutates, which values may be aliases, what structure a value has before it
+exists. Nothing is traced or run here.
+"""
 
 from truncate._graph.call import (
     Call,
@@ -34,13 +39,13 @@ from truncate._graph.operations import (
     INPLACE,
     UNARY,
     aliases_of,
-    contrary,
     is_mode,
     is_repeatable,
     is_tensor,
     mutated,
     name_of,
     name_operations,
+    negated,
     returns_list,
     returns_tensor,
 )
@@ -65,7 +70,6 @@ __all__ = [
     "call_of_node",
     "call_of_signature",
     "containers_in",
-    "contrary",
     "declared_types",
     "default_containers",
     "descend",
@@ -83,6 +87,7 @@ __all__ = [
     "mutated",
     "name_of",
     "name_operations",
+    "negated",
     "nodes_in",
     "observed_in",
     "pairs",

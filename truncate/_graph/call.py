@@ -1,4 +1,4 @@
-"""What a forward is called with: nested constants, and one named INPUT node for each value that is not known."""
+"""The arguments of a forward: nested constants, and one named INPUT node for each value that is not known."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from truncate._graph.structure import Known
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """The arguments of a forward. Two calls of one module that have equal `key`s run the same Python."""
+    """The arguments of a forward. Two calls of one module with equal `key`s run the same Python."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    parameters: tuple[inspect.Parameter, ...] | None = None  # the signature to keep; None: one argument for each input
+    parameters: tuple[inspect.Parameter, ...] | None = None  # the signature to keep; None: one parameter for each input
 
     @property
     def inputs(self) -> list[Node]:
@@ -35,12 +35,12 @@ class Call:
 
 
 def skeleton(value: Any) -> Any:
-    """Nested values with every node replaced by the same mark."""
+    """The nested values, with the same mark in place of every node."""
     return map_nested(value, lambda item: "·" if type(item) is Node else item)
 
 
 def call_of_signature(module: nn.Module) -> Call:
-    """A call with the required arguments. What may be left out is left out, and so has its default."""
+    """A call with the required arguments only; all others have their defaults."""
     parameters = tuple(inspect.signature(module.forward).parameters.values())
     hints = declared_types(module)
     args: list[Any] = []
@@ -58,7 +58,7 @@ def call_of_signature(module: nn.Module) -> Call:
 
 
 def call_of_example(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """A call like one whose arguments are at hand: their tensors are inputs, all else is fixed."""
+    """A call with the arguments of an example: its tensors become inputs, everything else is fixed."""
 
     def enter(value: Any) -> Any:
         return Node(Kind.INPUT, "") if isinstance(value, torch.Tensor) else value
@@ -76,7 +76,7 @@ def _given(name: str, hints: dict[str, Any]) -> Node:
 
 
 def default_containers(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Copies of the lists and dicts that are defaults of arguments which a call leaves out: all calls share those."""
+    """Copies of the default lists and dicts of the arguments that a call leaves out: all calls share the originals."""
     signature = inspect.signature(module.forward)
     left_out = signature.parameters.keys() - signature.bind_partial(*args, **kwargs).arguments.keys()
     named = [p for name, p in signature.parameters.items() if name in left_out and p.kind is not p.POSITIONAL_ONLY]
@@ -84,15 +84,15 @@ def default_containers(module: nn.Module, args: tuple[Any, ...], kwargs: dict[st
 
 
 def declared_types(module: nn.Module) -> dict[str, Any]:
-    """The declared types of the parameters of a forward, as far as they can be had."""
+    """The declared types of the parameters of a forward, or none if they cannot be evaluated."""
     try:
         return typing.get_type_hints(inspect.unwrap(type(module).forward))
-    except Exception:  # a name that only a type checker sees
+    except Exception:  # a name that only a type checker can resolve
         return {}
 
 
 def call_of_node(module: nn.Module, node: Node, structure: Callable[[Node], Any]) -> Call:
-    """The call of a child that a node of its parent's graph makes; `known structure` knows the values of that graph."""
+    """The call of a child that a node of its parent's graph makes; `structure` gives what is known of its arguments."""
     names = iter(_input_names(module, node))
 
     def enter(value: Any) -> Any:
@@ -101,13 +101,13 @@ def call_of_node(module: nn.Module, node: Node, structure: Callable[[Node], Any]
         return Node(Kind.INPUT, next(names), known=functools.partial(structure, value))
 
     call = Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
-    if module._forward_pre_hooks:  # they see all arguments, as they are
+    if module._forward_pre_hooks:  # the hooks see all arguments, as they are
         call.parameters = tuple(inspect.signature(module.forward).parameters.values())
     return call
 
 
 def _input_names(module: nn.Module, node: Node) -> list[str]:
-    """A name for each node among the arguments: that of the parameter, numbered where it is a container."""
+    """A name for each node among the arguments: that of the parameter, with a number if the node is in a container."""
     count = len(node.inputs())
     try:
         given = [*inspect.signature(module.forward).bind_partial(*node.args).arguments.items(), *node.kwargs.items()]

@@ -1,4 +1,4 @@
-"""The graph of one forward: the operations it ran, in order, and the values that flow between them."""
+"""The graph of a forward: the operations that it ran, in order, and the values that flow between them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Kind(Enum):
     """What an operation does."""
 
     INPUT = "input"  # an argument of the forward; target: its name
-    ATTRIBUTE = "attribute"  # a tensor or flag the module holds; target: its dotted path
-    CHILD = "child"  # a call of a module below this one; target: its dotted path
+    ATTRIBUTE = "attribute"  # a tensor or flag of the module; target: its dotted path
+    CHILD = "child"  # a call of a module inside this one; target: its dotted path
     FUNCTION = "function"  # a call of a function; target: the function
     METHOD = "method"  # a call of a method of the first argument; target: its name
     ASSIGN = "assign"  # an assignment to a buffer of the module; target: its dotted path
@@ -27,11 +27,11 @@ class Kind(Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Observed:
-    """What a call of a child was seen to do to its arguments."""
+    """What a call of a child did to its arguments on the example."""
 
-    writes: bool  # changed one in place
-    shares: bool  # returned memory of one
-    changed: tuple[Node, ...] = ()  # those that are, or hold, objects of which it changed the state
+    mutates: bool  # it changed one of them in place
+    aliases: bool  # it returned one of them, or a view of one
+    changed: tuple[Node, ...] = ()  # those that are, or hold, Python objects whose attributes it changed
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -42,13 +42,13 @@ class Node:
     target: Any
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    index: int = 0  # position in its body
-    context: str = ""  # the blocks of torch it ran in: "no_grad()", "enable_grad() | autocast(...)"
-    decides: bool = False  # a check that other inputs would go the way that was recorded
-    unpacked: int = 0  # for an item of a value that was taken apart, as in ``a, b = value``: into how many
+    index: int = 0  # position in its graph
+    context: str = ""  # the torch contexts that it ran in: "no_grad()", "enable_grad() | autocast(...)"
+    decides: bool = False  # a guard that inputs take the recorded branch: it stays in every cut
+    unpacked: int = 0  # for an item of a value that was unpacked, as in ``a, b = value``: into how many
     observed: Observed | None = None  # for a CHILD that ran for real
-    known: Callable[[], Any] | None = None  # for an INPUT: the known structure of what the caller passes
-    name: str = ""  # how an operation is written as a target; empty if it is no place to stop
+    known: Callable[[], Any] | None = None  # for an INPUT: gives the known structure of what the caller passes
+    name: str = ""  # the name of an operation as a target; empty if it cannot be one
 
     def inputs(self) -> list[Node]:
         """The nodes whose values this one reads."""
@@ -57,19 +57,19 @@ class Node:
 
 @dataclasses.dataclass(eq=False)
 class Graph:
-    """One way through a forward: what ran when the flags in `modes` had those values."""
+    """What ran of one forward in one branch: while the flags in `modes` had these values."""
 
     nodes: list[Node]
     result: Any  # nested nodes and constants
-    modes: dict[str, bool]  # path of a ``training`` flag that control flow asked for -> its value
-    failure: str | None = None  # why this way could not be followed, if it could not
-    open_end: str | None = None  # why what follows these nodes was not recorded, nor the result; no target is there
+    modes: dict[str, bool]  # path of a ``training`` flag that control flow read -> its value
+    failure: str | None = None  # why this branch could not be followed, if it could not
+    open_end: str | None = None  # why the rest of the forward was not recorded; no target is there
     filled: list[Any] | None = dataclasses.field(default_factory=list)  # how it changes each list and dict among its
-    # arguments (`_filled`); None: not known
+    # arguments (a `Change` of `_follow`); None: not known
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
-    asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # inputs whose known structure this way relies on
-    fills: list[str] = dataclasses.field(default_factory=list)  # attributes: the lists and dicts there that it changes
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
+    fills: list[str] = dataclasses.field(default_factory=list)  # paths of attributes: lists and dicts that it changes
 
     @property
     def inputs(self) -> list[Node]:
@@ -77,14 +77,14 @@ class Graph:
 
 
 def descend(module: nn.Module, path: str) -> nn.Module:
-    """The module at a dotted path below another: ``get_submodule``, without its checks."""
+    """The module at a dotted path inside another: ``get_submodule`` without its validation."""
     for name in path.split(".") if path else ():
         module = module._modules[name]  # type: ignore[assignment]
     return module
 
 
 def join(path: str, name: str) -> str:
-    """The dotted path of `name` below `path`."""
+    """The dotted path of `name` inside `path`."""
     return f"{path}.{name}" if path and name else path or name
 
 
@@ -95,19 +95,19 @@ def is_dataclass_value(value: Any) -> bool:
 def _is_dataclass(kind: Any) -> bool:
     if not hasattr(kind, "__dataclass_fields__") or kind is Node:
         return False
-    # One with a way of its own to answer for its fields may refuse to: it is an object like any other.
+    # A class with its own `__getattribute__` may refuse to give its fields: it counts as an ordinary object.
     return not isinstance(kind.__getattribute__, types.FunctionType)
 
 
 def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Rebuild nested containers with `function` applied to everything that is not one.
+    """Rebuilds nested containers with `function` applied to everything that is not a container.
 
-    Knows tuples and named tuples, lists, dicts and their subclasses, slices and dataclasses.
+    Containers are tuples and named tuples, lists, dicts and their subclasses, slices and dataclasses.
     """
     kind = type(value)  # not isinstance, which would ask a proxy for its class
     if kind is tuple:
         return tuple([map_nested(item, function) for item in value])
-    if kind is torch.Size or kind is Shape:  # which hold numbers alone
+    if kind is torch.Size or kind is Shape:  # which hold only numbers
         items = [function(item) for item in value]
         if all(type(item) is int for item in items):
             return torch.Size(items)
@@ -126,14 +126,14 @@ def map_nested(value: Any, function: Callable[[Any], Any]) -> Any:
     if issubclass(kind, (tuple, list)):
         items = [map_nested(item, function) for item in value]
         if hasattr(kind, "_fields"):
-            new: Any = tuple.__new__  # not that of the class, which may check what it is made of
+            new: Any = tuple.__new__  # not that of the class, which may validate its items
             return new(kind, items)
         return kind(items)
     return function(value)
 
 
 class Shape(tuple):  # type: ignore[type-arg]
-    """A shape whose sizes remember where they come from; `torch.Size` would compute with them in C, unasked."""
+    """A shape whose sizes are traced numbers; `torch.Size` would turn them into plain ones, in C."""
 
     __class__ = property(lambda self: torch.Size)  # for `isinstance`, wherever it is asked
 
@@ -160,7 +160,7 @@ def is_container(value: Any) -> bool:
 
 
 def items_of(value: Any) -> tuple[Any, ...]:
-    """What a nested container holds directly; nothing for anything else."""
+    """The direct items of a container; an empty tuple for anything else."""
     kind: Any = type(value)
     take = _taking_items_of(kind)
     return () if take is None else take(value)
@@ -173,10 +173,10 @@ def pairs(container: Any) -> Iterable[tuple[Any, Any]]:
 
 @functools.lru_cache(maxsize=4096)
 def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
-    """How to take out what a container of this class holds; None: it is no container."""
+    """A function that takes the items out of a container of this class; None: it is no container."""
     if kind in (tuple, list):
         return tuple
-    if issubclass(kind, (tuple, list)):  # whose own length and iteration may be others, or errors
+    if issubclass(kind, (tuple, list)):  # a subclass may define length and iteration differently, or refuse them
         base = tuple if issubclass(kind, tuple) else list
         return lambda value: tuple(base.__iter__(value))
     if kind is slice:
@@ -195,14 +195,14 @@ def containers_in(value: Any) -> Iterator[Any]:
 
 
 def observed_in(before: list[tuple[torch.Tensor, int]], result: Any, changed: Any = ()) -> Observed:
-    """What a call did to tensors, given with their versions before it, if it returned `result`.
+    """What a call that returned `result` did to its tensors, which are given with their versions before the call.
 
-    `changed`: what stands for the objects that are other ones now.
+    `changed`: the nodes of the objects whose attributes it changed.
     """
     memory = {tensor.untyped_storage()._cdata for tensor, _ in before}
     return Observed(
-        writes=any(tensor._version != version for tensor, version in before),
-        shares=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(result)),
+        mutates=any(tensor._version != version for tensor, version in before),
+        aliases=any(tensor.untyped_storage()._cdata in memory for tensor in tensors_in(result)),
         changed=tuple(nodes_in(changed)),
     )
 

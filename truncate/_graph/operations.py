@@ -1,4 +1,4 @@
-"""What is known of torch's own functions: which make tensors, which return views, which write on their arguments."""
+"""What is known of torch's own functions: which return tensors, which return views, which mutate their arguments."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ DUNDER = {**UNARY, **BINARY, **INPLACE, "setitem": operator.setitem}
 OPERATORS = frozenset(DUNDER.values())
 COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 
-_CONTRARY = {operator.eq: operator.ne, operator.ne: operator.eq}
-_CONTRARY_OF_SIZES = {
+_NEGATION = {operator.eq: operator.ne, operator.ne: operator.eq}
+_NEGATION_OF_SIZES = {
     operator.lt: operator.ge, operator.ge: operator.lt, operator.gt: operator.le, operator.le: operator.gt
 }  # fmt: skip
 
-# Methods of a tensor that change what happens in its backward.
+# Methods of a tensor that change what happens in its backward pass.
 _ON_THE_SIDE = frozenset(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
-# These change their running statistics in training, and return something else.
+# These mutate their running statistics in training, and return a new tensor.
 _NORMS = frozenset(("batch_norm", "instance_norm"))
 _EMBEDDINGS = frozenset(("embedding", "embedding_bag"))
-# These may return an argument or a view of one, which their signatures do not say.
+# These may return an argument or a view of one, though their schemas do not say so.
 _MAY_RETURN_ARGUMENT = frozenset(
     """
     alpha_dropout atleast_1d atleast_2d atleast_3d broadcast_tensors cartesian_prod chain_matmul combinations
@@ -44,25 +44,25 @@ _MAY_RETURN_ARGUMENT = frozenset(
     to_dense type_as unflatten_dense_tensors unsafe_chunk unsafe_split unsafe_split_with_sizes
     """.split()
 )
-# Functions that make a tensor from plain values and have no operator of that name in ATen.
+# Functions that make a tensor from plain values and have no ATen operator of the same name.
 _CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy))
 
 
 @functools.lru_cache(maxsize=1024)
 def _schemas(name: str) -> tuple[Any, ...]:
-    """The signatures of the ATen operator of that name, which say what is returned, viewed and written."""
+    """The schemas of the ATen operator of that name, which say what it returns, views and mutates."""
     packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
     if packet is None:
         return ()
     return tuple(getattr(packet, overload)._schema for overload in packet.overloads())
 
 
-def contrary(node: Node) -> tuple[Any, tuple[Any, ...]]:
-    """A function and its arguments that give the contrary of a value: of a comparison without asking for its truth."""
-    if node.target in _CONTRARY:
-        return _CONTRARY[node.target], node.args
-    if node.target in _CONTRARY_OF_SIZES and all(map(_is_size, node.args)):  # no NaN, which is neither
-        return _CONTRARY_OF_SIZES[node.target], node.args
+def negated(node: Node) -> tuple[Any, tuple[Any, ...]]:
+    """A function and its arguments that compute ``not value``; of a comparison, the opposite one: ``!=`` for ``==``."""
+    if node.target in _NEGATION:
+        return _NEGATION[node.target], node.args
+    if node.target in _NEGATION_OF_SIZES and all(map(_is_size, node.args)):  # with NaN, both would be false
+        return _NEGATION_OF_SIZES[node.target], node.args
     return operator.not_, (node,)
 
 
@@ -79,7 +79,7 @@ def _is_size(value: Any) -> bool:
 
 
 def name_of(node: Node) -> str:
-    """The name of its function: ``add_``, also for ``torch.ops.aten.add_.Tensor``."""
+    """The name of the function of a node: ``add_``, also for ``torch.ops.aten.add_.Tensor``."""
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.name.rpartition("::")[2]
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -124,7 +124,7 @@ def is_tensor(node: Node) -> bool:
 
 
 def is_repeatable(node: Node) -> bool:
-    """Whether an operation (not a child) gives the same again when it is run again on the same values."""
+    """Whether an operation (not a child) gives the same result each time it runs on the same values."""
     if node.kind is Kind.ATTRIBUTE:
         return not node.args
     if node.kind not in (Kind.FUNCTION, Kind.METHOD) or mutated(node):
@@ -144,13 +144,13 @@ def is_mode(node: Node) -> bool:
 
 
 def mutated(node: Node) -> list[Node]:
-    """The arguments that an operation (not a child) changes in place."""
+    """The arguments that an operation (not a child) mutates."""
     if node.kind not in (Kind.FUNCTION, Kind.METHOD):
         return []
     name = name_of(node)
     targets: list[Any] = []
     if node.kind is Kind.METHOD and (name in _ON_THE_SIDE or not hasattr(torch.Tensor, name)):
-        targets.append(node.args[0])  # of a list or dict or some object: as likely as not, `append` or `pop`
+        targets.append(node.args[0])  # of a list, dict or other object: perhaps `append` or `pop`
     elif node.target is operator.setitem or node.target in INPLACE.values():
         targets.append(node.args[0])
     elif name.endswith("_") and not name.endswith("__") and getattr(operator, name, None) is not node.target:
@@ -160,7 +160,7 @@ def mutated(node: Node) -> list[Node]:
     elif name in _NORMS:  # the running statistics, in training
         targets += [*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var")]
     elif name in _EMBEDDINGS and (node.kwargs.get("max_norm") or node.args[3:4] not in ((), (None,))):
-        targets += [*node.args[1:2], node.kwargs.get("weight")]  # its rows are brought to that norm
+        targets += [*node.args[1:2], node.kwargs.get("weight")]  # its rows are scaled down to that norm
     elif isinstance(getattr(node.target, "__self__", None), torch.autograd.function.FunctionMeta):
         if "mark_dirty" in node.target.__self__.forward.__code__.co_names:
             targets += [*node.args]
@@ -171,8 +171,8 @@ def mutated(node: Node) -> list[Node]:
 def aliases_of(node: Node) -> list[Node]:
     """The arguments of an operation (not of a child) that its value may be, or be a view of."""
     changed = mutated(node)
-    if changed:  # an operation in place returns what it changes, but for norms, which change their statistics
-        if name_of(node) == "set_":  # and takes the memory of another one
+    if changed:  # an in-place operation returns what it mutates, except for norms, which mutate their statistics
+        if name_of(node) == "set_":  # and shares the memory of another tensor
             return node.inputs()
         return [] if name_of(node) in (*_NORMS, *_EMBEDDINGS) else changed
     if node.kind not in (Kind.FUNCTION, Kind.METHOD) or _is_size(node):
@@ -191,7 +191,7 @@ def aliases_of(node: Node) -> list[Node]:
 
 @functools.lru_cache(maxsize=1024)
 def _viewed(name: str) -> frozenset[int]:
-    """The positions of the arguments of which an operator returns a view, or which it may return themselves."""
+    """The positions of the arguments that an operator may return, themselves or a view of them."""
     views = [schema for schema in _schemas(name) if any(_is_alias(returned) for returned in schema.returns)]
     return frozenset(k for schema in views for k, argument in enumerate(schema.arguments) if _is_alias(argument))
 
@@ -201,15 +201,15 @@ def _is_alias(declared: Any) -> bool:
 
 
 def name_operations(graph: Graph, module: nn.Module) -> None:
-    """Names the operations of a forward at which one may stop: ``add``, ``add_1``, ``flatten``, in running order.
+    """Names the operations of a forward that can be targets: ``add``, ``add_1``, ``flatten``, in running order.
 
-    Those that only compute with sizes, or only have an effect, are no such places.
+    Those that only compute with sizes, or only have a side effect, get no name.
     """
     sizes: set[Node] = set()
     used = set(module._modules)
-    checks = _only_checked(graph)
+    assertions = _assertions(graph)
     for node in graph.nodes:
-        if node.kind not in (Kind.FUNCTION, Kind.METHOD) or node in checks:
+        if node.kind not in (Kind.FUNCTION, Kind.METHOD) or node in assertions:
             continue
         reads = node.inputs()
         name = name_of(node).strip("_")
@@ -228,16 +228,16 @@ def name_operations(graph: Graph, module: nn.Module) -> None:
             node.name = unique
 
 
-def _only_checked(graph: Graph) -> set[Node]:
-    """The checks, and the operations whose values only they read."""
+def _assertions(graph: Graph) -> set[Node]:
+    """The assertions of a graph, and the operations whose values only they read."""
     if all(node.target is not torch._assert for node in graph.nodes):
         return set()
-    checks: set[Node] = set()
-    read_by_checks: set[Node] = set()
+    assertions: set[Node] = set()
+    read_by_assertions: set[Node] = set()
     read = set(nodes_in(graph.result))
     for node in reversed(graph.nodes):
-        is_check = node.target is torch._assert or (node in read_by_checks and node not in read)
-        if is_check:
-            checks.add(node)
-        (read_by_checks if is_check else read).update(node.inputs())
-    return checks
+        is_assertion = node.target is torch._assert or (node in read_by_assertions and node not in read)
+        if is_assertion:
+            assertions.add(node)
+        (read_by_assertions if is_assertion else read).update(node.inputs())
+    return assertions

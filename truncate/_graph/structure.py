@@ -1,4 +1,4 @@
-"""What is known of a value before it exists: that it is a tensor, a tuple of two, None; or nothing."""
+"""The known structure of a value before it exists: that it is a tensor, or a tuple of two, or None, or unknown."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from truncate._graph.operations import OPERATORS, is_tensor, name_of, returns_te
 
 
 class Known(enum.Enum):
-    """A leaf of an known structure, which otherwise is made of containers and constants."""
+    """A leaf of a known structure; the rest of it is containers and constants."""
 
     TENSOR = "a tensor"
     GIVEN = "something, not None"
     NOTHING = "nothing is known"
 
 
-Structures = dict[str, Callable[[], Any]]  # the known structures of the inputs of one call, by their names
+Structures = dict[str, Callable[[], Any]]  # by input name: gives the known structure of that input in one call
 
 
 def structure_of(
     node: Node, of_child: Callable[[Node], Any], of_other: Callable[[Node], Any], given: Structures | None = None
 ) -> Any:
-    """What is known of the value of a node; `of_child` knows what the call of a child returns, `of_other` all others.
+    """The known structure of the value of a node; `of_child` gives that of a child's result, `of_other` of other nodes.
 
-    Several calls may share one graph: `given` says what this one passes, if it is not the one that was followed.
+    Several calls may share one graph: `given` says what this call passes, if it is not the one that was followed.
     """
     if is_tensor(node):
         return Known.TENSOR
@@ -38,7 +38,7 @@ def structure_of(
         return known() if known is not None else Known.GIVEN
     if node.kind is Kind.CHILD:
         return of_child(node)
-    if node.kind is Kind.ATTRIBUTE:  # a mode, or what a child leaves behind in its calls
+    if node.kind is Kind.ATTRIBUTE:  # a mode, or what a child's own forward sets
         return Known.NOTHING if node.args else Known.GIVEN
     if node.target in OPERATORS and node.target is not operator.getitem:
         sources = [of_other(source) for source in node.inputs()]
@@ -57,14 +57,14 @@ def structure_of(
     if node.target is getattr and type(node.args[0]) is Node:
         whole = of_other(node.args[0])
         return getattr(whole, node.args[1], Known.NOTHING) if items_of(whole) else Known.NOTHING
-    # What is done to values gives values: only a method of an object that is no tensor may return None.
+    # Operations on values give values: only a method of an object that is no tensor may return None.
     by_torch = node.kind is Kind.FUNCTION and not _is_custom(node)
     certain = by_torch or (node.kind is Kind.METHOD and hasattr(torch.Tensor, node.target))
     return Known.GIVEN if certain else Known.NOTHING
 
 
 def _is_of_tensors(node: Node, structure: Callable[[Node], Any]) -> bool:
-    """Whether a value is a tensor, or a part of one, or what torch computes: none of which holds a None."""
+    """Whether a value is a tensor, a part of one, or a result of torch: none of these holds a None."""
     if node.kind in (Kind.INPUT, Kind.CHILD, Kind.ATTRIBUTE, Kind.ASSIGN):
         return is_tensor(node) or structure(node) is Known.TENSOR
     first = node.args[0] if node.args and type(node.args[0]) is Node else None
@@ -76,7 +76,7 @@ def _is_of_tensors(node: Node, structure: Callable[[Node], Any]) -> bool:
 
 
 def _is_custom(node: Node) -> bool:
-    """Whether a node applies an ``autograd.Function`` of the user's, which may return anything."""
+    """Whether a node applies an ``autograd.Function`` of the user, which may return anything."""
     owner = getattr(node.target, "__self__", None)
     return isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
 
@@ -89,7 +89,7 @@ def is_known(structure: Any) -> bool:
 
 
 def fill(structure: Any, whole: Any) -> Any:
-    """The containers and constants of an known structure around the parts of a proxy for the whole."""
+    """A known structure with the matching parts of `whole`, a proxy, in place of its leaves."""
     if type(structure) is Known:
         return whole
     if is_dataclass_value(structure):

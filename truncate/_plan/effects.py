@@ -72,7 +72,7 @@ class Effects:
             observed = self.traces.observed(module)
             if observed is None:
                 return Summary(names, names)
-            return Summary(names if observed.writes else frozenset(), names if observed.shares else frozenset())
+            return Summary(names if observed.mutates else frozenset(), names if observed.aliases else frozenset())
         changed: set[str] = set()
         returned: set[str] = set()
         for graph in graphs:
@@ -109,7 +109,7 @@ class GraphEffects:
         if node.observed is not None:
             every = frozenset(map(str, range(len(node.inputs()))))
             none: frozenset[str] = frozenset()
-            seen = Summary(every if node.observed.writes else none, every if node.observed.shares else none)
+            seen = Summary(every if node.observed.mutates else none, every if node.observed.aliases else none)
             return node.inputs() if which(seen) else []
         call = self._effects.traces.call(self._module, self._path, node)
         names = which(self.child_summary(node))

@@ -1,4 +1,8 @@
-"""ROOM _python."""
+"""What can be read from Python itself: bytecode, stack frames, and the torch contexts that are open.
+
+A frame, a code object or a function goes in. What comes out: what that code is about to do with a value (branch on it,
+unpack it, compare it with None), whose code it is, and which functions it can reach. Nothing here knows of graphs.
+"""
 
 from truncate._python.bytecode import (
     asks_of_values,
@@ -8,7 +12,7 @@ from truncate._python.bytecode import (
     compared_device_type,
     compares_with_bool,
     demanded,
-    goes_one_way,
+    has_one_outcome,
     identity_tests,
     is_only_asked,
     names_in,
@@ -33,7 +37,7 @@ __all__ = [
     "compares_with_bool",
     "demanded",
     "globals_of",
-    "goes_one_way",
+    "has_one_outcome",
     "identity_tests",
     "is_library",
     "is_only_asked",

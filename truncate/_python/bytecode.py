@@ -1,4 +1,4 @@
-"""What the calling line of Python is about to do with a value: some of it can only be read from the bytecode."""
+"""What the calling code is about to do with a value, where only the bytecode tells."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def _instructions(code: CodeType) -> tuple[list[dis.Instruction], dict[int, int]
 
 def _here(frame: FrameType) -> tuple[list[dis.Instruction], int]:
     instructions, _ = _instructions(frame.f_code)
-    # While a function that is written in Python is called, this may lie after the beginning of the instruction.
+    # While a function written in Python is called, `f_lasti` may lie after the start of the instruction.
     here = bisect.bisect_right(instructions, frame.f_lasti, key=lambda instruction: instruction.offset) - 1
     return instructions, here if here >= 0 else len(instructions)
 
 
 def unpacked_items(frame: FrameType) -> int | None:
-    """How many items ``a, b, c = value`` takes, if this is what the frame is doing."""
+    """How many items ``a, b, c = value`` unpacks, if this is what the frame is doing."""
     instructions, here = _here(frame)
     if here < len(instructions) and instructions[here].opname == "UNPACK_SEQUENCE":
         return instructions[here].arg
@@ -35,14 +35,14 @@ def unpacked_items(frame: FrameType) -> int | None:
 
 
 def demanded(frame: FrameType) -> tuple[bool, str | None] | None:
-    """The truth value with which the frame goes on, if it raises for the other one, as ``assert`` and ``if`` may do.
+    """The truth value with which the frame goes on, if it raises for the other one: at an ``assert``, or ``if: raise``.
 
-    An error that the same function catches does not count: for that, it goes on too.
+    An error that the same function catches does not count: then the function goes on for both values.
 
-    With it, the source of that check; None where the other value raises only if more is true, as in ``if a and b``.
+    With it comes the source of the condition; None where the other value does not always raise, as in ``if a and b``.
     """
     instructions, here = _here(frame)
-    if here < len(instructions) and instructions[here].argrepr.startswith("bool("):  # a comparison that asks at once
+    if here < len(instructions) and instructions[here].argrepr.startswith("bool("):  # a comparison that gives a bool
         here += 1
     while here < len(instructions) and instructions[here].opname in ("TO_BOOL", "COPY"):
         here += 1
@@ -58,7 +58,7 @@ def demanded(frame: FrameType) -> tuple[bool, str | None] | None:
 
 
 def _leads_out_of_raise(code: CodeType, start: int, end: int) -> bool | None:
-    """Whether instructions that end by raising may jump after that; None if they do not end so, or go elsewhere."""
+    """Whether instructions that end by raising may jump to their end; None if they do not raise, or jump elsewhere."""
     instructions, positions = _instructions(code)
     block = instructions[start:end]
     if not block or not _ends(block[-1], code) or any(i.opname.startswith("RETURN") for i in block):
@@ -77,13 +77,13 @@ def _raises_at_once(code: CodeType, start: int) -> bool:
 
 
 def _ends(instruction: dis.Instruction, code: CodeType) -> bool:
-    """Whether an instruction raises an error that ends the function."""
+    """Whether an instruction raises an error that leaves the function."""
     caught = any(start <= instruction.offset < end for start, end in _caught(code))
     return instruction.opname == "RAISE_VARARGS" and not caught
 
 
 def is_only_asked(frame: FrameType, at_once: bool) -> bool:
-    """Whether the frame only asks for the truth of what it computes: ``if n > 1``. Or keeps it: ``many = n > 1``."""
+    """Whether the frame only branches on what it computes: ``if n > 1``; or, unless `at_once`, stores it."""
     instructions, here = _here(frame)
     if here >= len(instructions) or instructions[here].argrepr.startswith("bool("):
         return here < len(instructions)
@@ -91,8 +91,8 @@ def is_only_asked(frame: FrameType, at_once: bool) -> bool:
     return following[:1] != [] and following[0].startswith(("POP_JUMP",) if at_once else ("POP_JUMP", "STORE_"))
 
 
-def goes_one_way(frame: FrameType) -> bool:
-    """Whether it is in ``value and self.name``, as a condition, where that is False: then no value matters."""
+def has_one_outcome(frame: FrameType) -> bool:
+    """Whether the frame branches on ``value and self.name`` where the attribute is False: then no value matters."""
     instructions, here = _here(frame)
     asked = [i for i in instructions[here : here + 8] if i.opname not in ("TO_BOOL", "NOP")]
     if len(asked) < 4 or "_IF_FALSE" not in asked[0].opname or "_IF_FALSE" not in asked[3].opname:
@@ -103,9 +103,9 @@ def goes_one_way(frame: FrameType) -> bool:
 
 
 def compared_device_type(frame: FrameType, own: str) -> str | None:
-    """What the type of the device that the frame is reading is compared with: ``x.device.type == "cuda"``.
+    """What the frame compares the type of the device that it is reading with: ``x.device.type == "cuda"``.
 
-    That is its `own` type where it is looked for among several. None: it is only passed on, or kept.
+    The result is `own`, the actual type, for ``x.device.type in (...)``, and None if nothing is compared.
     """
     instructions, here = _here(frame)
     asked = instructions[here + 1 : here + 4]
@@ -118,7 +118,7 @@ def compared_device_type(frame: FrameType, own: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def _caught(code: CodeType) -> tuple[tuple[int, int], ...]:
-    """The parts of a function that an ``except`` or ``finally`` answers for; the end of a ``with`` lets errors pass."""
+    """The ranges of a function from which an ``except`` or ``finally`` takes errors; a ``with`` does not count."""
     instructions, positions = _instructions(code)
     bytecode: Any = dis.Bytecode(code)
     found = []
@@ -131,24 +131,24 @@ def _caught(code: CodeType) -> tuple[tuple[int, int], ...]:
 
 @functools.lru_cache(maxsize=4096)
 def names_in(code: CodeType) -> frozenset[str]:
-    """The globals and attributes that a function names, also in its lambdas and comprehensions."""
+    """The globals and attributes that a function names, in its lambdas and comprehensions too."""
     return frozenset(code.co_names).union(*map(names_in, _inside(code)))
 
 
 @functools.lru_cache(maxsize=4096)
 def attributes_stored(code: CodeType) -> frozenset[str]:
-    """The names of all attributes that a function assigns to, of whatever object."""
+    """The names of all attributes that a function assigns to, on any object."""
     own = frozenset(i.argval for i in _instructions(code)[0] if i.opname == "STORE_ATTR")
     return own.union(*map(attributes_stored, _inside(code)))
 
 
 def _inside(code: CodeType) -> list[CodeType]:
-    """The functions that are written inside of a function."""
+    """The code of the functions defined inside a function."""
     return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
 
 
 def only_shows_text(frame: FrameType) -> bool:
-    """Whether the text that the frame is making goes into an error, or into a call of a global that returns nothing."""
+    """Whether the text that the frame makes only goes into an error, or into a call whose result is dropped."""
     instructions, here = _here(frame)
     ends = [position for position, i in enumerate(instructions) if i.opname.startswith(_ENDS) or "JUMP" in i.opname]
     begin = max((position + 1 for position in ends if position < here), default=0)
@@ -171,7 +171,7 @@ _USING = ("COMPARE_OP", "CONTAINS_OP", "IS_OP", "BINARY_", "BUILD_MAP", "LOAD_AT
 
 @functools.lru_cache(maxsize=4096)
 def asks_unheard(code: CodeType) -> str | None:
-    """What a function asks of values, of whatever kind, that no proxy hears."""
+    """A question that a function asks about values and that never reaches a proxy."""
     instructions, _ = _instructions(code)
     if any(instruction.opname.startswith("MATCH_") for instruction in instructions):
         return "asks for the class or the items of a value with `match`"
@@ -185,9 +185,9 @@ def asks_unheard(code: CodeType) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def names_tested_for_none(code: CodeType) -> frozenset[str]:
-    """The local variables of which a function asks ``is None``, or asks it of one of their items or attributes.
+    """The local variables that a function, or one of whose items or attributes it, compares with None by ``is``.
 
-    ``is`` cannot be answered by a proxy, so whoever hands one to such a variable has to know the answer.
+    A proxy cannot answer ``is``, so whoever puts one into such a variable has to know the answer.
     """
     instructions, _ = _instructions(code)
     names = set()
@@ -201,19 +201,19 @@ def names_tested_for_none(code: CodeType) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class IdentityTests:
-    """Of what a function asks whether it is None, or whether it is True or False."""
+    """What a function compares by ``is`` with None, or with True or False."""
 
-    arguments: frozenset[str]  # items and attributes of them too, as they are given
-    variables: bool  # some that it assigns to before
+    arguments: frozenset[str]  # as they were passed; or items or attributes of them
+    variables: bool  # whether it compares variables that it has assigned to
     attributes: frozenset[str]  # of `self`
-    others: bool  # anything else, such as the result of a call
+    others: bool  # whether it compares anything else, such as the result of a call
 
 
 @functools.lru_cache(maxsize=4096)
 def identity_tests(code: CodeType, kind: type) -> IdentityTests:
-    """What a function asks of that kind: ``NoneType`` or ``bool``."""
+    """The comparisons of a function with constants of a kind: ``NoneType`` or ``bool``."""
     instructions, _ = _instructions(code)
-    variables: dict[str, int] = {}  # with the position of the last test
+    variables: dict[str, int] = {}  # with the position of their last test
     attributes, others = set(), False
     for position, instruction in enumerate(instructions):
         if kind is NoneType and ("IF_NONE" in instruction.opname or "IF_NOT_NONE" in instruction.opname):
@@ -232,7 +232,7 @@ def identity_tests(code: CodeType, kind: type) -> IdentityTests:
 
 
 def asks_of_values(code: CodeType, arguments: bool = True) -> bool:
-    """Whether a function asks whether something is None: one of its `arguments`, or what is no attribute of `self`."""
+    """Whether a function asks if something is None: an argument (if `arguments`), or no attribute of `self`."""
     kind: Any = NoneType
     tests = identity_tests(code, kind)
     here = (arguments and bool(tests.arguments)) or tests.variables or tests.others
@@ -240,7 +240,7 @@ def asks_of_values(code: CodeType, arguments: bool = True) -> bool:
 
 
 def _is_as_given(code: CodeType, name: str, end: int) -> bool:
-    """Whether a function has not assigned to an argument when it comes to that instruction."""
+    """Whether an argument still has the value that was passed when a function reaches the instruction at `end`."""
     instructions, positions = _instructions(code)
     stores = [p for p, i in enumerate(instructions) if i.opname.startswith(("STORE_", "DELETE_")) and name in _names(i)]
     first = min(stores, default=len(instructions))
@@ -249,14 +249,14 @@ def _is_as_given(code: CodeType, name: str, end: int) -> bool:
 
 
 def _is_test(instructions: list[dis.Instruction], position: int, kind: type) -> bool:
-    """Whether that instruction compares by ``is`` with a constant of that kind."""
+    """Whether an instruction compares by ``is`` with a constant of that kind."""
     before = instructions[position - 1]
     return instructions[position].opname == "IS_OP" and before.opname == "LOAD_CONST" and type(before.argval) is kind
 
 
 @functools.lru_cache(maxsize=4096)
 def compares_with_bool(code: CodeType) -> bool:
-    """Whether a function compares anything with True or False by ``is``, as ``match`` does too."""
+    """Whether a function compares anything with True or False by ``is``, which ``match`` does too."""
     instructions, _ = _instructions(code)
     here = any(_is_test(instructions, position, bool) for position in range(1, len(instructions)))
     return here or any(map(compares_with_bool, _inside(code)))
@@ -268,9 +268,9 @@ def _names(instruction: dis.Instruction) -> tuple[str, ...]:
 
 
 def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
-    """The variable after ``name.attribute[constant]`` that ends at `position`, and the attribute that is next to it.
+    """The variable and the first attribute of ``name.attribute[constant]``, which ends at `position`.
 
-    Empty for anything else but a global, for which it is None: that is no value of a forward.
+    The variable is None for a global, which is no value of a forward, and empty for any other expression.
     """
     attribute = ""
     while position >= 0:
@@ -288,7 +288,7 @@ def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | Non
 
 
 def _operand(instructions: list[dis.Instruction], position: int) -> set[str]:
-    """The local variable after ``name``, ``name.attribute`` or ``name[constant]`` that ends at `position`."""
+    """The local variable of ``name``, ``name.attribute`` or ``name[constant]``, which ends at `position`."""
     path = 0
     while position >= 0:
         instruction = instructions[position]
@@ -311,7 +311,7 @@ def _operand(instructions: list[dis.Instruction], position: int) -> set[str]:
 
 
 def assigned_names(frame: FrameType) -> set[str]:
-    """The local variables that take the result of the call which the frame is making, whole or unpacked."""
+    """The local variables to which the frame assigns the result of its current call, whole or unpacked."""
     instructions, here = _here(frame)
     names: set[str] = set()
     for instruction in instructions[here + 1 :]:

@@ -1,4 +1,4 @@
-"""Whose code runs: the user's, torch's, Python's own, or this package's."""
+"""Whose code is running: the user's, torch's, Python's own, or this package's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STANDARD = os.path.dirname(os.__file__) + os.sep
 
 
 def is_library(filename: str) -> bool:
-    """Whether a file is torch's or Python's own, which a user did not write and will not change."""
+    """Whether a file belongs to torch or to Python, so that no user wrote it."""
     return filename.startswith(TORCH) or (filename.startswith(_STANDARD) and "site-packages" not in filename)
 
 

@@ -1,4 +1,4 @@
-"""The functions that a function reaches by name: as a global, or as an attribute of a module that is one."""
+"""The functions that a function can reach by name: as a global, or as an attribute of an imported module."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def is_theirs(module: types.ModuleType) -> bool:
 
 
 def globals_of(function: types.FunctionType) -> Iterator[Any]:
-    """The globals that a function names, in modules of the user what it may name there, and what its closure holds."""
+    """The globals that a function names, what it may name in modules of the user, and what its closure holds."""
     names = names_in(function.__code__)
     for value in [function.__globals__[name] for name in names if name in function.__globals__]:
         yield value
         if isinstance(value, types.ModuleType) and is_theirs(value):
             yield from (vars(value)[name] for name in names if name in vars(value))
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # not filled yet
+        with contextlib.suppress(ValueError):  # a cell that is still empty
             yield cell.cell_contents
 
 
 def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:
-    """Some functions, and all that they reach, but for those of torch and of Python itself."""
+    """These functions and all that they reach, except those of torch and of Python itself."""
     found = set(functions)
     pending = list(found)
     while pending:

@@ -1,4 +1,4 @@
-"""Python's questions to a real tensor while a forward is recorded, which must be answered with plain values."""
+"""What Python asks a real tensor while a forward is recorded: its truth, its length, its items, its text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from truncate._sandbox import is_meta
 
 
 class Answers(Guards):
-    """The part of a recording that answers them, and writes down what that fixes."""
+    """The part of a recording that answers with plain values, and writes guards for what that fixes."""
 
     is_paused: bool
 
@@ -31,22 +31,22 @@ class Answers(Guards):
 
     def _content(self, tensor: torch.Tensor) -> Any:
         if is_meta(tensor):
-            raise self.fail("asks for the content of a tensor, which an example of meta tensors or fake ones has not")
+            raise self.fail("asks for the content of a tensor, which meta tensors and fake tensors do not have")
         return tensor.item()
 
     def _truth(self, tensor: torch.Tensor) -> bool:
         value = bool(self._content(tensor))
         demand, condition = demanded(users_frame()) or (value, None)
         if condition is not None and demand is value:
-            self.check(tensor, value, condition)
+            self.assert_holds(tensor, value, condition)
         else:
-            self.fix_node(self.lower(tensor), value, "the content of a tensor decided, which was", content=True)
+            self.guard_value(self.lower(tensor), value, "a branch on the content of a tensor was", content=True)
         return value
 
     def _number(self, tensor: torch.Tensor) -> Any:
         value = self._content(tensor)
         node = self.node(Kind.FUNCTION, operator.eq, (self.lower(tensor), value))
-        self.fix_node(node, True, "a number in a tensor was", value, content=True)
+        self.guard_value(node, True, "a number in a tensor was", value, content=True)
         return value
 
     def _complex(self, tensor: torch.Tensor) -> complex:
@@ -71,7 +71,7 @@ class Answers(Guards):
         return self._truth(self.function(torch.Tensor.any, (self.function(torch.Tensor.eq, (tensor, item), {}),), {}))
 
     def _text(self, tensor: torch.Tensor, spec: str = "") -> str:
-        """A text that is only shown fixes nothing."""
+        """The text of a tensor; if it is only shown, nothing is fixed."""
         if only_shows_text(users_frame()):
             with torch._C.DisableTorchFunction():
                 return format(tensor, spec)

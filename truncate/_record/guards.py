@@ -1,4 +1,4 @@
-"""What a recording fixes: the assumptions under which the result holds, each checked again when it runs."""
+"""The assumptions under which a recording holds, and the guards that verify them whenever the result runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from truncate._follow import Traced, TracedBool
-from truncate._graph import Kind, Node, contrary, pairs
+from truncate._graph import Kind, Node, negated, pairs
 from truncate._python import source_line, users_frame
 
 
@@ -25,7 +25,7 @@ class Assumption:
     code: str  # the line of source
     what: str  # what was fixed
     value: Any
-    content: bool = False  # it depends on what is in a tensor, not only on its shape
+    content: bool = False  # whether it depends on the content of a tensor, and not only on its shape
 
     def __str__(self) -> str:
         where = f"{self.file}, line {self.line}, in the forward of {self.module or 'the model itself'}"
@@ -33,69 +33,69 @@ class Assumption:
 
 
 class Guards(abc.ABC):
-    """The part of a recording that writes assumptions down, and the checks of them into the graph."""
+    """The part of a recording that lists assumptions, and writes guards for them into the graph."""
 
     path: str  # of the module whose forward is recorded
-    asks_for_none: bool  # the forward may do so of what children return
-    compares_bools: bool
-    fixes_numbers: bool
+    asks_for_none: bool  # whether the forward may compare with None what children return
+    compares_bools: bool  # whether the forward may compare bools by `is`, which needs real ones
+    fixes_numbers: bool  # whether every traced number is fixed at once
 
     @property
     @abc.abstractmethod
     def node_count(self) -> int:
-        """How many operations are written down."""
+        """How many nodes the graph has so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.assumptions: list[tuple[int, Assumption]] = []  # with the position at which each was made
+        self.assumptions: list[tuple[int, Assumption]] = []  # with the index in the graph at which each was made
         self._ranks: set[Node] = set()
 
     @abc.abstractmethod
     def node(self, kind: Kind, target: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Node:
-        """Writes an operation down."""
+        """Adds a node to the graph."""
 
     @abc.abstractmethod
     def lower(self, value: Any) -> Any:
-        """Values to their nodes."""
+        """Replaces values by their nodes."""
 
-    def check(self, condition: Any, holds: bool, text: str) -> None:
-        """The forward asserts something, or raises unless something does not hold."""
+    def assert_holds(self, condition: Any, holds: bool, text: str) -> None:
+        """The forward has an assertion of its own, by ``assert`` or ``if: raise``, which is kept."""
         lowered = self.lower(condition)
-        said = lowered if holds else self.node(Kind.FUNCTION, *contrary(lowered))
+        said = lowered if holds else self.node(Kind.FUNCTION, *negated(lowered))
         self.node(Kind.FUNCTION, torch._assert, (said, text))
 
     def fix(self, value: Traced) -> None:
-        """Control flow, or Python beyond sight, depends on a number."""
+        """Control flow, or code that cannot be seen, depends on a traced number."""
         content = _reads_content(value._node)
         if issubclass(type(value), TracedBool):
-            self.fix_node(value._node, value.real_value, "a comparison was", content=content)
+            self.guard_value(value._node, value.real_value, "a comparison was", content=content)
         else:
             node = self.node(Kind.FUNCTION, operator.eq, (value._node, value.real_value))
-            self.fix_node(node, True, "a number was", value.real_value, content=content)
+            self.guard_value(node, True, "a number was", value.real_value, content=content)
 
-    def check_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
+    def guard_equal(self, lazy: Callable[[], Node], value: Any, what: str) -> None:
         node = self.node(Kind.FUNCTION, operator.eq, (lazy(), value))
-        self.fix_node(node, True, what, value, decides=False)
+        self.guard_value(node, True, what, value, decides=False)
 
-    def fix_rank(self, tensor: Node, rank: int) -> None:
-        """Python takes a shape apart without being seen, so it must have as many dimensions as in the example."""
+    def guard_rank(self, tensor: Node, rank: int) -> None:
+        """Python may unpack a shape unseen, so it must have as many dimensions as on the example."""
         if tensor not in self._ranks:
             self._ranks.add(tensor)
             dims = self.node(Kind.METHOD, "dim", (tensor,))
             self._guard(operator.eq, dims, rank, f"{rank} dimensions here")
 
-    def fix_length(self, items: Node, count: int) -> None:
-        """Python may have gone through the items without being seen, so there must be as many as in the example."""
+    def guard_length(self, items: Node, count: int) -> None:
+        """Python may iterate over the items unseen, so there must be as many as on the example."""
         self._guard(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
 
-    def fix_form(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
-        """Python asks unheard for the form of what a child returned: how many items, a text, whether it is None.
+    def guard_structure(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
+        """Python may ask unseen for the structure of a child's result: the number of items, a text, whether it is None.
 
-        `text` says what that is. The last question is checked where the forward may ask it.
+        `text` describes the value. There is a guard for None only where the forward may ask for it.
         """
         if value is None and self.asks_for_none:
-            check = self._guard(operator.is_, node, None, f"{text} is None")
-            check.decides = node.kind is Kind.CHILD  # nothing else of the call would be read
+            guard = self._guard(operator.is_, node, None, f"{text} is None")
+            guard.decides = node.kind is Kind.CHILD  # nothing else reads the result of the call
         elif isinstance(value, (str, bytes, torch.dtype)):
             self._guard(operator.eq, node, value, f"{text} == {value!r}")
         elif isinstance(value, dict):
@@ -108,18 +108,18 @@ class Guards(abc.ABC):
         for key, item in pairs(value) if depth and isinstance(value, (tuple, list, dict)) else ():
             if not isinstance(item, (int, float)) and (self.asks_for_none or not isinstance(item, torch.Tensor)):
                 part = self.node(Kind.FUNCTION, operator.getitem, (node, key))
-                self.fix_form(part, item, f"{text}[{key!r}]", depth - 1)
+                self.guard_structure(part, item, f"{text}[{key!r}]", depth - 1)
 
     def _guard(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
         condition = self.node(Kind.FUNCTION, compare, (node, value))
         return self.node(Kind.FUNCTION, torch._assert, (condition, f"cut on an example with {text}"))
 
-    def fix_node(
+    def guard_value(
         self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
     ) -> None:
         assumption = self.assume(what, holds if value is None else value, content)
         text = f"unlike the example that this was cut on: {assumption}"
-        condition = node if holds else self.node(Kind.FUNCTION, *contrary(node))
+        condition = node if holds else self.node(Kind.FUNCTION, *negated(node))
         self.node(Kind.FUNCTION, torch._assert, (condition, text)).decides = decides
 
     def assume(self, what: str, value: Any, content: bool = False) -> Assumption:
@@ -131,7 +131,7 @@ class Guards(abc.ABC):
 
 
 def _reads_content(node: Node) -> bool:
-    """Whether a number comes out of a tensor, and not from its shape."""
+    """Whether a number comes from the content of a tensor, and not from its shape."""
     if node.kind is Kind.METHOD and node.target == "item":
         return True
     return node.kind is Kind.FUNCTION and any(map(_reads_content, node.inputs()))

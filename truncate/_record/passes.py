@@ -18,7 +18,7 @@ from truncate._target import TargetPaths
 
 
 class Traces(Protocol):
-    """What a pass asks about the forwards that it comes through."""
+    """What a pass asks about the forwards that run in it."""
 
     entry: Call
     paths: TargetPaths
@@ -44,7 +44,7 @@ class Pass:
             module.training ^= flip
             if paths.holds(original) or original is model:
                 self._take_over(original, module)
-        self.calls = [0] * len(paths.targets)  # of each target
+        self.calls = [0] * len(paths.targets)  # how often each target ran
         watch(paths.targets, twins(model, sandbox), self._count)
         self._found_before = _tensors_of(sandbox)
         call_model(sandbox, example)
@@ -53,7 +53,7 @@ class Pass:
         self.calls[t] += 1
 
     def _take_over(self, original: nn.Module, sandbox: nn.Module) -> None:
-        """From now on a call of this module of the path is seen, and recorded if need be."""
+        """Replaces the forward of a module on the path by one that records the call if it cannot be followed."""
         own = sandbox.__dict__.get("forward")
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +72,7 @@ class Pass:
         sandbox.__dict__["forward"] = forward
 
     def _entered(self, original: nn.Module) -> tuple[nn.Module, str, Call] | None:
-        """Where and how a module of the path was just called: its parent announced it, or the parent's graph tells."""
+        """The module, path and call of a forward that begins, from the recording or the graph of its parent."""
         if self._next is not None and self._next[0] is original:
             entered, self._next = self._next, None
             return entered
@@ -97,7 +97,7 @@ class Pass:
             return self._traces.paths.reaches(descend(module, name))
 
         def call_child(name: str, node: Node | None, args: Any, kwargs: Any) -> Any:
-            if node is None:  # after all targets
+            if node is None:  # the recording has ended: no target follows
                 return descend(sandbox, name)(*args, **kwargs)
             self._next = (
                 descend(module, name),
@@ -112,7 +112,7 @@ class Pass:
         recording = Recording(sandbox, path, call_child, is_wanted, self._found_before, self._fixes_numbers)
         self._calls.append(_Calls(self._traces, module, path, Graph([], None, {})))
         try:
-            graph, result = recording.run(call, args, kwargs)
+            graph, result = recording.record(call, args, kwargs)
         except CannotFollowError:  # a child's
             raise
         except Exception as error:
@@ -122,7 +122,7 @@ class Pass:
         if recording.open_end is not None:
             graph.open_end = str(explain(recording.open_end, module, path, recorded=True))
         known = self.recorded.setdefault((id(module), call.key), graph)
-        if doing(known) != doing(graph):
+        if fingerprint(known) != fingerprint(graph):
             raise CannotFollowError(
                 f"{path!r} ({type(module).__name__}) runs several times in the example and not always the same "
                 f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or outside it"
@@ -130,25 +130,25 @@ class Pass:
         return result
 
 
-def doing(graph: Graph) -> list[Any]:
-    """What a recording does, to be compared with another of the same forward."""
+def fingerprint(graph: Graph) -> list[Any]:
+    """What a recording does, to compare it with another one of the same forward."""
 
     def known(value: Any) -> Any:
         return value.index if type(value) is Node else value if type(value) in PLAIN else type(value)
 
     def given(node: Node) -> Any:
-        return node.args[:1] if node.target is torch._assert else (node.args, node.kwargs)  # not the text of a check
+        return node.args[:1] if node.target is torch._assert else (node.args, node.kwargs)  # without an error text
 
     return [(node.kind, node.target, map_nested(given(node), known)) for node in graph.nodes]
 
 
 def _is_taken(graph: Graph, module: nn.Module) -> bool:
-    """Whether a module as it is now goes that way."""
+    """Whether a module in its current mode takes the branch of a graph."""
     return all(descend(module, flag.rpartition(".")[0]).training is value for flag, value in graph.modes.items())
 
 
 class _Calls:
-    """The calls of children that the graph of a running forward announces, in order."""
+    """The calls of children that follow in a forward, in order, according to its graph."""
 
     def __init__(self, traces: Traces, module: nn.Module, path: str, graph: Graph) -> None:
         self._traces = traces
@@ -170,9 +170,9 @@ class _Calls:
 
 
 def _tensors_of(sandbox: nn.Module) -> dict[int, torch.Tensor]:
-    """The tensors that a forward may find when a pass begins, by id: in attributes and globals, lists and dicts there.
+    """The tensors in attributes and globals, and in lists and dicts there, when a pass begins; by id.
 
-    What is found there later, and was not there before, belongs to this pass, and another one would have another.
+    A tensor that appears there later was made in this pass, so a cut must not keep it.
     """
     modules = list(sandbox.modules())
     files = {type(module).__module__ for module in modules if not type(module).__module__.startswith("torch.")}

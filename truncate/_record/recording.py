@@ -1,9 +1,9 @@
-"""Recording one forward on real tensors, to a graph.
+"""Recording one forward on real tensors into a graph.
 
-For Python that cannot be followed on proxies: branches on a value or a shape, loops over data. The forward runs on
-the tensors that it gets in one real pass, under a `TorchFunctionMode` (which is thread-local) that writes each
-operation into the graph. Children are leaves here too. What had to be fixed, such as the way that a branch went, is
-written down as an `Assumption` and checked again at run time.
+For Python that cannot be followed on proxies: branches on a value or a shape, loops over data. The forward runs on the
+tensors that it gets in one real pass, under a `TorchFunctionMode` (which is thread-local) that writes each operation
+into the graph. Children are leaves here too. What had to be fixed, such as the outcome of a branch, is listed as an
+`Assumption`, and a guard verifies it at run time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from truncate._follow import (
     ProxyModules,
     Traced,
     Unfollowable,
+    active,
     asks_for_none,
     compares_bools,
     entry_of,
     made_plain,
-    running,
     traced,
     tracing_with,
 )
@@ -52,7 +52,7 @@ from truncate._sandbox import python_draws_watched
 
 
 class Recording(Values, Answers, TorchFunctionMode):
-    """One run of one forward on real values; a `Recording` of `_standin` and a `Tracer` of `_traced`."""
+    """Records one forward on real values; the tracer of its proxies and traced numbers."""
 
     is_on_real_values = True
 
@@ -73,21 +73,21 @@ class Recording(Values, Answers, TorchFunctionMode):
         self.fixes_numbers = fixes_numbers
         self.modes: dict[str, bool] = {}
         self._call_child = call_child
-        self._is_wanted = is_wanted  # whether a target is the child at that path, or inside it
-        self.open_end: Unfollowable | None = None  # what was not recorded, if it did not matter so far
-        self._last_wanted = 0  # how many nodes there were when a target had run, and no random numbers had been drawn
-        self.is_paused = False  # while a child runs, whose own doing is no part of this graph
-        self._sizes_read: dict[int, list[Callable[[], Any]]] = {}  # of tensors, by id: how to write it down
-        self._returned: dict[int, tuple[Node, Any]] = {}  # what children returned, by id, kept alive
+        self._is_wanted = is_wanted  # whether a child is a target, or has one inside
+        self.open_end: Unfollowable | None = None  # why the rest is not recorded, if no target needed it so far
+        self._last_wanted = 0  # the number of nodes after the last target that ran before Python drew random numbers
+        self.is_paused = False  # while a child runs, which is a leaf of this graph
+        self._sizes_read: dict[int, list[Callable[[], Any]]] = {}  # by id of a tensor: how to add the nodes
+        self._returned: dict[int, tuple[Node, Any]] = {}  # results of children, by id; kept alive
 
-    def run(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
-        """Runs the forward on `args` and `kwargs`, which fit `call`; the body, and what the forward returned."""
+    def record(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
+        """Runs the forward on arguments that match `call`; returns the graph, and what the forward returned."""
         with tracing_with(self), python_draws_watched() as drawn, self._contexts.running(), self:
             self._drawn = drawn
             attributes = dict(vars(self.module))
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
-            taken = Given((*args, *kwargs.values()))
+            given = Given((*args, *kwargs.values()))
             proxies = ProxyModules(self.module, self)
             with self.own_defaults(self.module, args, kwargs) as kwargs:
                 returned = entry_of(proxies.at("", self.module))(*args, **kwargs)
@@ -101,19 +101,19 @@ class Recording(Values, Answers, TorchFunctionMode):
                 raise why
             self._end_here(why)
             del self._nodes[self._last_wanted :]
-        self.is_paused = True  # for good: traced numbers that outlive this run are plain numbers
+        self.is_paused = True  # for good: traced numbers that outlive this recording act as plain ones
         if self._failure is not self.open_end:
             raise self._failure  # type: ignore[misc]
         result = None if self.open_end is not None else lowered
         graph = Graph(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
         graph.fills = proxies.filled
-        graph.filled = self.told(taken.changes, taken.containers)
+        graph.filled = self.known_changes(given.changes, given.containers)
         returned = self.real(returned)
         made_plain((args, kwargs, returned, list(self._states.values())))
         return graph, returned
 
     def _lowered_result(self, returned: Any) -> Any:
-        """What the forward returns may be unknown, such as what hooks have put aside, if only a target is wanted."""
+        """The nodes of the result; if a target was reached, the result may be unknown."""
         if self.open_end is None:
             try:
                 return self.lower(returned)
@@ -124,7 +124,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         return None
 
     def _end_here(self, why: Unfollowable) -> None:
-        """From now on the forward just runs: if it comes to no target any more, what it does need not be known."""
+        """From now on the forward runs unrecorded, which is allowed if no target follows."""
         frame = users_frame()
         why.where = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
         self.open_end = why
@@ -133,23 +133,23 @@ class Recording(Values, Answers, TorchFunctionMode):
     # -- what the forward does -------------------------------------------------------------------------------------
 
     def held(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor that the module holds is seen as it is."""
+        """A tensor of the module, which the forward sees as it is."""
         if id(tensor) not in self._values:
             self._values[id(tensor)] = once(lambda: self.node(Kind.ATTRIBUTE, path)), tensor
         return tensor
 
     def add(self, kind: Kind, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        """What is done to the mode of a module, or assigned to one of its buffers."""
+        """An operation on the mode of a module, or an assignment to one of its buffers."""
         if kind is Kind.ASSIGN:
             return self.node(kind, target, (self.lower(args[0]),))
         raise self.fail("computes with the mode of a module")
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A child is called: for real."""
+        """A child is called, and runs for real."""
         if self.open_end is not None:
             if self._is_wanted(path):
                 raise self.open_end
-            made_plain((args, kwargs))  # for good; a list or dict stays the same one, so that the child may fill it
+            made_plain((args, kwargs))  # for good; a list or dict stays the same object, as the child may change it
             plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
             return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
         try:
@@ -164,25 +164,25 @@ class Recording(Values, Answers, TorchFunctionMode):
         with self.objects_lent(path, given) as lent, self.paused(), tracing_with(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
-            stand_for = zip((*args, *kwargs.values()), (*lowered, *named.values()))
-            node.observed = observed_in(versions, returned, changed=lent.holders(stand_for))
+            values_and_nodes = zip((*args, *kwargs.values()), (*lowered, *named.values()))
+            node.observed = observed_in(versions, returned, changed=lent.holders(values_and_nodes))
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
-        self.fix_form(node, returned, f"{path}(...)")
+        self.guard_structure(node, returned, f"{path}(...)")
         returned = self._enter(returned, node)
         for number, (own, held) in enumerate(zip(containers, passed.containers)):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
             if changes[number] is not None and back:
                 own[:], changes[number] = held, None
-        told = self.told(changes, passed.containers)
-        self.fill(path, containers, told, lambda number, key: self._unread(path, passed.containers[number][key]))
+        known = self.known_changes(changes, passed.containers)
+        self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))
         if type(returned) not in PLAIN:
             self._returned[id(returned)] = node, returned
         return returned
 
     def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
-        """A hook that only looks may be registered: what it puts aside is known, and no cut needs the hook."""
+        """A hook that only looks may be registered: what it stores are known values, and no cut needs the hook."""
         if not path:
             raise self.refuse_hook()
 
@@ -202,17 +202,17 @@ class Recording(Values, Answers, TorchFunctionMode):
         return descend(self.module, path).register_forward_hook(look, **options)
 
     def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None:
-        """A child may return a tuple in one mode, and a tensor in the other."""
+        """A child may return a tuple in one mode and a tensor in the other, so there is a guard for its class."""
         node, _ = self._returned.get(id(value), (None, None))
         if node is not None and not self.is_paused:
             asked = self.node(Kind.FUNCTION, isinstance, (node, self.real(classes)))
-            self.fix_node(asked, answer, "a question for the class of what a module returned was", decides=False)
+            self.guard_value(asked, answer, "isinstance of a child's result was", decides=False)
 
     def is_surely_tensor(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor)
 
     def _unread(self, path: str, tensor: torch.Tensor) -> torch.Tensor:
-        """What a child has put into a list or dict: as it is, unless the child also returned it nobody may read it."""
+        """A tensor that a child put into a list or dict: reading it is an error, unless the child returned it too."""
 
         def read() -> Node:
             raise self.fail(f"reads what {path!r} has put into a list or dict")
@@ -221,14 +221,14 @@ class Recording(Values, Answers, TorchFunctionMode):
         return tensor
 
     def left_behind(self, path: str, value: Any) -> Any:
-        """An attribute of a child that the child's forward sets: read from it as it is at that moment."""
+        """An attribute of a child that the child's own forward sets: it is read when the cut runs."""
         holder, _, name = path.rpartition(".")
         calls = self.calls_of(holder)
         return self._enter(getattr(descend(self.module, holder), name), self.node(Kind.ATTRIBUTE, path, calls))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """A child runs as if nobody recorded: under a mode, torch's modules take slower ways, with other bits."""
+        """Leaves the mode while a child runs: under it, torch's modules use slower kernels, which round differently."""
         self.is_paused = True
         self.__exit__(None, None, None)
         try:
@@ -240,14 +240,14 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     @contextlib.contextmanager
     def resumed(self) -> Iterator[None]:
-        """While a child runs, a hook of the recorded forward does."""
+        """A hook of the recorded forward runs while a child does."""
         self.is_paused = False
         with tracing_with(self), self:
             yield
         self.is_paused = True
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if running.now is not self:
+        if active.tracer is not self:
             return func(*args, **(kwargs or {}))
         return self.function(func, args, kwargs or {})
 
@@ -283,31 +283,31 @@ class Recording(Values, Answers, TorchFunctionMode):
         before = _state_of(args)
         try:
             result = func(*self.real(args), **self.real(kwargs))
-        except Exception as error:  # should the forward catch it, it would go on in another way than for other inputs
+        except Exception as error:  # if the forward catches it, that is a branch without a guard
             self.fail(f"meets an error of torch: {error}")
             raise
-        if before != _state_of(args):  # what was read of it before comes before this
+        if before != _state_of(args):  # sizes read before the mutation get their nodes before it
             for write_down in self._sizes_read.pop(id(args[0]), ()):
                 write_down()
         if isinstance(result, torch.Size) and name == "size":
-            self.fix_rank(lowered[0], len(result))
+            self.guard_rank(lowered[0], len(result))
         if type(result) in (int, float, bool):
             return traced(result, self, self._lazily(args, once(lambda: self.node(kind, target, lowered, named))))
         if isinstance(result, (str, torch.dtype, torch.layout)):
-            self.check_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
+            self.guard_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
             return result
         if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
             return result
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):
-            self.fix_length(node, len(result))
+            self.guard_length(node, len(result))
         if isinstance(result, torch.Tensor) and mutated(node):
             self._values[id(result)] = node, result
             return result
         return self._enter(result, node)
 
     def _lazily(self, args: tuple[Any, ...], read: Callable[[], Node]) -> Callable[[], Node]:
-        """What is read of a tensor is written down when it is used, or before the tensor changes in that."""
+        """Delays the node of a size that was read until it is used, or until the tensor changes it."""
         if args and isinstance(args[0], torch.Tensor):
             self._sizes_read.setdefault(id(args[0]), []).append(read)
         return read
@@ -324,18 +324,18 @@ class Recording(Values, Answers, TorchFunctionMode):
         lowered = self.lower(tensor)
         read = self._lazily((tensor,), once(lambda: self.node(Kind.FUNCTION, getattr, (lowered, name))))
         if name == "dtype":
-            self.check_equal(read, value, "a tensor was of type")
+            self.guard_equal(read, value, "a tensor was of type")
             return value
         if name == "device":
             compared = compared_device_type(users_frame(), value.type)
             if compared is not None:
                 kind = self.node(Kind.FUNCTION, getattr, (read(), "type"))
                 same = self.node(Kind.FUNCTION, operator.eq, (kind, compared))
-                self.fix_node(same, value.type == compared, "a comparison was")
+                self.guard_value(same, value.type == compared, "a comparison was")
             self._values[id(value)] = read, value
             return value
         if name == "shape":
-            self.fix_rank(lowered, len(value))
+            self.guard_rank(lowered, len(value))
         if isinstance(value, (torch.Tensor, torch.Size, int)) and name not in _STATE:
             return self._enter(value, read)
         return value
@@ -343,7 +343,7 @@ class Recording(Values, Answers, TorchFunctionMode):
     # -- what control flow asks ------------------------------------------------------------------------------------
 
     def global_state(self, func: Any, *args: Any) -> Any:
-        """The forward asks for, or changes, what holds for the whole process."""
+        """The forward reads or changes a state of the whole process."""
         if func is not torch.is_grad_enabled:
             self._end_here(self.fail("seeds the random numbers"))
             return func(*args)
@@ -362,7 +362,7 @@ class Recording(Values, Answers, TorchFunctionMode):
 
 
 def _state_of(args: tuple[Any, ...]) -> Any:
-    """What the first argument is like, whatever its content."""
+    """The shape, strides and `requires_grad` of the first argument."""
     first = args[0] if args else None
     if not isinstance(first, torch.Tensor):
         return None

@@ -1,4 +1,4 @@
-"""What the forwards of a model do, each followed once, and what they pass to each other."""
+"""The graphs of the forwards of a model, each made once, and what is known of the values that they pass on."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from truncate._graph import (
     name_operations,
     structure_of,
 )
-from truncate._record.passes import Pass, doing
+from truncate._record.passes import Pass, fingerprint
 from truncate._sandbox import Example, observe
 from truncate._target import TargetPaths
 
 
 class Traces:
-    """The forwards of one model and of everything below it."""
+    """The graphs of one model and of all modules inside it."""
 
     def __init__(self, model: nn.Module, paths: TargetPaths, example: Example | None = None) -> None:
         self.entry = (
@@ -48,7 +48,7 @@ class Traces:
         self._failed: dict[tuple[int, str], CannotFollowError] = {}
         self._recorded: dict[tuple[int, str], list[Graph]] = {}
         self._observed: dict[int, Observed] = {}
-        # With what was given, to keep it alive.
+        # Each with its `given`, which is kept alive, as its id is part of the key.
         self._structures: dict[tuple[Node, int], tuple[Any, Structures | None]] = {}
         self.passed: Pass | None = None
         self._pass_failed: CannotFollowError | None = None
@@ -58,9 +58,9 @@ class Traces:
         return held_by_several(self._model)
 
     def graphs(self, module: nn.Module, path: str, call: Call, record: bool = True) -> list[Graph]:
-        """All ways through the forward of the module at `path`, called like that; its present mode's is first.
+        """The graphs of the forward of the module at `path` for a call, one per branch; the current mode's is first.
 
-        With `record`, the example is run if it has to be.
+        With `record`, the example is run if necessary.
 
         Raises:
             CannotFollowError: It depends on values that are only known when it runs, and there is no example.
@@ -75,7 +75,7 @@ class Traces:
         recorded = self._recordings(module, call, record)
         if not recorded and failure is not None:
             raise failure
-        # A way that proxies found is better: it holds for more inputs than a recording.
+        # A graph traced on proxies is better: it holds for more inputs than a recording.
         found = {_modes_of(graph): graph for graph in [*followed, *recorded]}
         return list((found | {_modes_of(graph): graph for graph in followed if not graph.failure}).values())
 
@@ -85,12 +85,12 @@ class Traces:
         key = (id(module), call.key)
         if record:
             self._record()
-            if key not in self._recorded:  # perhaps only the other mode calls it like this
+            if key not in self._recorded:  # perhaps it is called like this in the other mode only
                 self._record_flipped()
         return self._recorded.get(key, [])
 
     def follow(self, module: nn.Module, path: str, call: Call) -> list[Graph]:
-        """All ways through a forward as proxies find them."""
+        """The graphs of a forward that is traced on proxies."""
         key = (id(module), call.key)
         self.require_python(module, path)
         if "_truncate_roles" in vars(module):
@@ -115,7 +115,7 @@ class Traces:
         """Raises if the Python of a module is not at hand, to be followed or to be kept."""
         name = repr(path) if path else "the model"
         if isinstance(module, torch.jit.ScriptModule):
-            raise NoPythonError(f"{name} was compiled by TorchScript, so its Python is no longer at hand")
+            raise NoPythonError(f"{name} was compiled by TorchScript, so its Python code is no longer available")
         written_in = type(module).__module__
         if written_in.startswith("torch._dynamo"):  # importing it to ask would take a second
             raise NoPythonError(
@@ -134,7 +134,7 @@ class Traces:
             )
 
     def _record(self) -> None:
-        """Runs the example, and once more in the other mode if a forward branches on its mode."""
+        """Runs the example, and runs it again in the other mode if a forward branches on a mode."""
         if self.passed is not None or self._example is None:
             return
         if self._pass_failed is not None:
@@ -145,7 +145,7 @@ class Traces:
             self._pass_failed = error
             if self.numbers_are_fixed or isinstance(error.__cause__, Unfollowable):
                 raise
-            # Perhaps C code has met a size, which it cannot compute with. Once more, with all numbers as they are here.
+            # Perhaps C code met a traced number, with which it cannot compute. Try again with all numbers fixed.
             self.numbers_are_fixed = True
             try:
                 self.passed = self._pass(self._example)
@@ -168,13 +168,13 @@ class Traces:
                 self._add_other_branch(key, graph)
 
     def _add_other_branch(self, key: tuple[int, str], graph: Graph) -> None:
-        """Adds what a forward does in the other mode, if it asked for a mode, or else if it does something else."""
+        """Adds the graph of the other mode, if the forward branches on a mode, or does something else in it."""
         known = self._recorded.setdefault(key, [])
         same = next((one for one in known if _modes_of(one) == _modes_of(graph)), None)
         if same is not None:
-            if doing(same) == doing(graph):
+            if fingerprint(same) == fingerprint(graph):
                 return
-            # What a child does differs with its mode. Its own is not asked for, but all of them were the other way.
+            # A child does something else in its other mode. All modes were flipped, so this module's own tells which.
             own = self._module(key).training
             same.modes, graph.modes = {**same.modes, "training": own}, {**graph.modes, "training": not own}
         known.append(graph)
@@ -184,7 +184,7 @@ class Traces:
 
     @functools.cached_property
     def _flipped(self) -> tuple[dict[tuple[int, str], Graph], str]:
-        """What a pass in the other mode records; and why there is nothing of a forward."""
+        """The recordings of a pass in the other mode, and the reason if a forward is not among them."""
         if self._example is None:
             return {}, ""
         try:
@@ -192,11 +192,11 @@ class Traces:
         except Exception as error:
             return {}, f"the example does not run in this mode: {error}"
         return {key: self._named(key, graph) for key, graph in recorded.items()}, (
-            "the example did not come this way in this mode"
+            "the example did not run this forward in this mode"
         )
 
     def _record_flipped(self) -> None:
-        """Adds what only the other mode runs."""
+        """Adds the recordings of forwards that only the other mode runs."""
         for key, graph in self._flipped[0].items():
             self._recorded.setdefault(key, [graph])
         self._structures.clear()
@@ -209,7 +209,7 @@ class Traces:
         return next(module for module in self._model.modules() if id(module) == key[0])
 
     def observed(self, module: nn.Module) -> Observed | None:
-        """What the example shows that the calls of a module do to their arguments, if there is one."""
+        """What the calls of a module do to their arguments on the example, if there is one."""
         if self._example is None:
             return None
         if id(module) not in self._observed:
@@ -217,12 +217,12 @@ class Traces:
         return self._observed[id(module)]
 
     def call(self, parent: nn.Module, path: str, node: Node, given: Structures | None = None) -> Call:
-        """How a node in the graph of `parent`, itself called with `given`, calls a child."""
+        """The call of a child that a node in the graph of `parent` makes, if that is called with `given`."""
         child = descend(parent, node.target)
         return call_of_node(child, node, lambda source: self.structure(parent, path, source, given))
 
     def structure(self, module: nn.Module, path: str, node: Node, given: Structures | None = None) -> Any:
-        """What is known of the value of a node in the graph of `module`."""
+        """The known structure of the value of a node in the graph of `module`."""
         key = node, id(given)
         if key not in self._structures:
             of_child = _Children(self, module, path, given).returned
@@ -238,14 +238,14 @@ class _Children:
     traces: Traces
     parent: nn.Module
     path: str
-    given: Structures | None  # what the parent was called with
+    given: Structures | None  # what the parent is called with
 
     def structure(self, node: Node) -> Any:
-        """What is known of the value of a node in the graph of the parent."""
+        """The known structure of the value of a node in the graph of the parent."""
         return self.traces.structure(self.parent, self.path, node, self.given)
 
     def returned(self, node: Node) -> Any:
-        """The known structure of what a call returns: nothing if the child's modes differ in that."""
+        """The known structure of the result of a call; unknown if it depends on the child's mode."""
         child, below = descend(self.parent, node.target), join(self.path, node.target)
         try:
             graphs = self._graphs(node)
@@ -266,7 +266,7 @@ class _Children:
         )
 
     def filled(self, node: Node) -> list[Any] | None:
-        """How a call changes the lists and dicts that it is given; None if that is not known."""
+        """How a call changes each list and dict among its arguments; None: not known."""
         try:
             graphs = self._graphs(node)
         except TruncateError:
@@ -275,12 +275,12 @@ class _Children:
         return graphs[0].filled if known else None
 
     def is_shared(self, container: Any) -> bool:
-        """Whether several modules of the model hold a list or dict."""
+        """Whether several modules of the model hold this list or dict."""
         return id(container) in self.traces.held_by_several
 
     def _graphs(self, node: Node) -> list[Graph]:
         child = descend(self.parent, node.target)
-        # A parent that is being followed asks: the example would run through it, and it would ask again.
+        # Not recorded: the parent is being followed, and a pass of the example would follow it again.
         return self.traces.graphs(child, join(self.path, node.target), self._call(node), record=False)
 
     def _call(self, node: Node) -> Call:
@@ -292,15 +292,15 @@ def given_by(call: Call) -> Structures:
 
 
 def _modes_of(graph: Graph) -> tuple[tuple[str, bool], ...]:
-    """What tells the ways through a forward apart."""
+    """The modes of a graph, which tell the branches of a forward apart."""
     return tuple(sorted(graph.modes.items()))
 
 
 def _relies_on_no_other(graphs: list[Graph], call: Call) -> bool:
-    """Whether what these ways were told of their inputs is true of another call too."""
+    """Whether the known structures of inputs that these graphs rely on are the same in another call."""
     given = {node.target: node for node in call.inputs}
     return all(
-        repr(told) == repr(given[name].known() if given[name].known is not None else None)  # type: ignore[misc]
+        repr(known) == repr(given[name].known() if given[name].known is not None else None)  # type: ignore[misc]
         for graph in graphs
-        for name, told in graph.asked.items()
+        for name, known in graph.asked.items()
     )

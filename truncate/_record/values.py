@@ -1,4 +1,4 @@
-"""The values of a recording and their nodes: each tensor, number and object that is computed, or comes from outside."""
+"""The values of a recording and their nodes: each tensor, number and object that it computes or is given."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Values(GraphBuilder, Guards):
         super().__init__()
         self.module = module
         self.constants: dict[str, torch.Tensor] = {}
-        self._found_before = found_before  # the tensors that were there before the pass, by id
-        self._values: dict[int, tuple[Lazy, Any]] = {}  # id of an object -> its node, and the object to keep it alive
-        self._states: dict[int, tuple[Any, dict[str, Any]]] = {}  # of objects that children get
+        self._found_before = found_before  # the tensors that existed before the pass, by id
+        self._values: dict[int, tuple[Lazy, Any]] = {}  # id of a value -> its node, and the value, to keep it alive
+        self._states: dict[int, tuple[Any, dict[str, Any]]] = {}  # of objects passed to children, their attributes then
         self._own = {id(value) for m in module.modules() for value in vars(m).values()}
 
     @abc.abstractmethod
@@ -55,7 +55,7 @@ class Values(GraphBuilder, Guards):
         """Whether a module is in training."""
 
     def _enter_like(self, given: Any, value: Any) -> Any:
-        """Takes in arguments: what is a node in `given` is an input, the rest are constants that both share."""
+        """Enters arguments: where `given` has a node, the value is an input; the rest are constants, equal in both."""
         if type(given) is Node:
             return self._enter(value, self.node(Kind.INPUT, given.target))
         if is_dataclass_value(given):
@@ -69,10 +69,10 @@ class Values(GraphBuilder, Guards):
         return value
 
     def _enter(self, value: Any, lazy: Lazy) -> Any:
-        """Takes in a value that comes from outside: its tensors and numbers get nodes that read them out of it."""
-        value = plain(value)  # traced by the recording of another forward
+        """Enters a value from outside: its tensors and numbers get nodes that read them from it."""
+        value = plain(value)  # it may be traced by the recording of another forward
         if isinstance(value, torch.Tensor):
-            if id(value) in self._values:  # the same object under another name: tell them apart
+            if id(value) in self._values:  # the same object again: tell the two apart
                 with torch._C.DisableTorchFunction():
                     value = value.view_as(value)
             self._values[id(value)] = lazy, value
@@ -102,7 +102,7 @@ class Values(GraphBuilder, Guards):
 
     @contextlib.contextmanager
     def objects_lent(self, path: str, given: Any) -> Iterator[Lent]:
-        """A child runs, and may change the objects that it is given: numbers that it leaves there can be read."""
+        """A child runs, and may change objects among its arguments: numbers that it sets there become traced."""
         with plain_inside(given):
             lent = Lent(given)
             yield lent
@@ -121,18 +121,18 @@ class Values(GraphBuilder, Guards):
             self._states[id(value)] = value, dict(vars(value))
 
     def _refuse_changed(self, value: Any) -> None:
-        """An object is the same one in each run, and is not changed in between: a child would get it as it was."""
+        """Refuses an object that the forward changed after passing it on: a cut would pass its earlier state again."""
         if id(value) in self._states:
             state, (_, known) = vars(value), self._states[id(value)]
             if state.keys() != known.keys() or any(item is not known[name] for name, item in state.items()):
                 raise self.fail(f"changes a {type(value).__name__} that it has passed on before")
 
     def _part(self, whole: Lazy, function: Callable[..., Any], key: Any) -> Callable[[], Node]:
-        """Reads an item or attribute of a value, when it is asked for."""
+        """The node of an item or attribute of a value, made when it is needed."""
         return once(lambda: self.node(Kind.FUNCTION, function, (force(whole), key)))
 
     def lower(self, value: Any) -> Any:
-        """Values to their nodes, inside nested containers too."""
+        """Replaces values by their nodes, inside nested containers too."""
         value = real_of(value)
         kind = type(value)
         if kind in PLAIN and kind is not torch.device:
@@ -160,7 +160,7 @@ class Values(GraphBuilder, Guards):
         return self._opaque(value)
 
     def _constant(self, tensor: torch.Tensor) -> Node:
-        """A tensor that the forward finds elsewhere than in an attribute: in a list, in a global."""
+        """The node of a tensor that is in no attribute of the module, but in a list or a global."""
         if id(tensor) not in self._found_before and not any(
             tensor is other for other in users_frame().f_globals.values()
         ):
@@ -173,7 +173,7 @@ class Values(GraphBuilder, Guards):
         return made
 
     def _opaque(self, value: Any) -> Any:
-        """An object that is no tensor, such as a cache: each run gets one of its own, as it was when first seen."""
+        """The node of an object, such as a cache: each call of the cut gets a new one, in the state first seen."""
         if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray" and id(value) not in self._own:
             raise self.fail("computes with numpy, which cannot be seen")
         if id(value) in self._own:
@@ -210,7 +210,7 @@ class Values(GraphBuilder, Guards):
             return value
         if issubclass(kind, Traced):
             return value.real_value
-        if issubclass(kind, Proxy):  # only the mode of a module stands in while recording
+        if issubclass(kind, Proxy):  # while recording, only the mode of a module is a proxy
             return self.modes_value(value._node.target)
         if kind is torch.Size or kind is Shape:
             return torch.Size([plain(item) for item in value])

@@ -1,4 +1,9 @@
-"""ROOM _sandbox."""
+"""Running a model on an example without changing it.
+
+A model and the arguments of an example go in. What comes out: a sandbox copy, which shares the model's parameters and
+owns everything else; and what a pass of that copy shows, such as the outputs of the targets. Parameters, random states
+and arguments are afterwards as they were. Meta and fake tensors are allowed: then no kernel runs.
+"""
 
 from truncate._sandbox.copies import UNCHANGING, fresh, sandbox_copy
 from truncate._sandbox.example import (
@@ -7,12 +12,12 @@ from truncate._sandbox.example import (
     can_be_watched,
     cloned,
     example_of,
+    isolated,
     observe,
     outputs_of,
     outside_inference_mode,
     twins,
     watch,
-    without_a_trace,
 )
 from truncate._sandbox.meta import Meta, is_meta
 from truncate._sandbox.randomness import (
@@ -33,6 +38,7 @@ __all__ = [
     "example_of",
     "fresh",
     "is_meta",
+    "isolated",
     "observe",
     "outputs_of",
     "outside_inference_mode",
@@ -44,5 +50,4 @@ __all__ = [
     "states_of_torch",
     "twins",
     "watch",
-    "without_a_trace",
 ]

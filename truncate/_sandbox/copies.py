@@ -1,4 +1,4 @@
-"""A copy of a model on which an example can run without a trace: it shares the parameters and owns all else."""
+"""A copy of a model to run an example on: it shares the parameters and owns everything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from truncate._sandbox.meta import ToMeta
 def sandbox_copy(model: nn.Module, meta: ToMeta | None = None) -> nn.Module:
     """The same modules with the same parameters, and copies of the buffers and of every Python attribute.
 
-    With `hollow`, what that makes of parameters, buffers and other tensors: no kernel is to run on them.
+    With `meta`, all tensors, parameters too, are replaced by the meta or fake tensors that it makes of them.
     """
     originals = list(model.modules())
     memo: dict[int, Any] = {}
@@ -43,23 +43,23 @@ def sandbox_copy(model: nn.Module, meta: ToMeta | None = None) -> nn.Module:
             if buffer is not None and id(buffer) not in memo:
                 memo[id(buffer)] = meta(buffer) if meta else buffer.detach().clone()
     for module in originals:
-        attributes = list(vars(module).items())  # at once: another thread may run the model meanwhile
+        attributes = list(vars(module).items())  # listed first: another thread may run the model meanwhile
         own = memo[id(module)].__dict__
         for name, value in attributes:
             kind = type(value)
             if kind in UNCHANGING:
                 own[name] = value
-            elif kind in _DICTS and not value and name in _MODULE_STATE:  # most of all, and no other module holds it
+            elif kind in _DICTS and not value and name in _MODULE_STATE:  # the usual case, and no other module holds it
                 own[name] = kind()
             else:
                 own[name] = _copied(value, memo, meta)
-        if module._compiled_call_impl is not None:  # by `module.compile()`: what was compiled holds the original
+        if module._compiled_call_impl is not None:  # by `module.compile()`: the compiled code holds the original
             memo[id(module)]._compiled_call_impl = None
     return memo[id(model)]
 
 
 def _copied_together(tensors: list[torch.Tensor]) -> dict[int, torch.Tensor]:
-    """Copies by the ids of the originals, of those that share memory: the copies share it too."""
+    """Copies, by the ids of the originals, of the tensors that share memory: so do the copies."""
     sharing: dict[int, dict[int, torch.Tensor]] = {}
     for tensor in tensors:
         sharing.setdefault(memory_of(tensor), {})[id(tensor)] = tensor
@@ -95,13 +95,13 @@ def _copied(value: Any, memo: dict[int, Any], meta: ToMeta | None) -> Any:
         return _rebound(value, memo, meta)
     try:
         return copy.deepcopy(value, memo)
-    except Exception:  # a lock, a process group, a tensor inside a graph: no copy can be had, and none was asked for
+    except Exception:  # a lock, a process group, a tensor with a history: it cannot be copied, so it is shared
         return value
 
 
 def _rebound(function: types.FunctionType, memo: dict[int, Any], meta: ToMeta | None) -> types.FunctionType:
-    """A function that was made inside another one, such as a hook, with what it uses from there replaced by copies."""
-    memo[id(function)] = function  # should it use itself
+    """A function defined inside another one, such as a hook, with copies in its closure."""
+    memo[id(function)] = function  # in case it refers to itself
     cells = tuple(_copied_cell(cell, memo, meta) for cell in function.__closure__ or ())
     if all(map(operator.is_, cells, function.__closure__ or ())):
         return function
@@ -115,10 +115,10 @@ def _rebound(function: types.FunctionType, memo: dict[int, Any], meta: ToMeta | 
 def _copied_cell(cell: types.CellType, memo: dict[int, Any], meta: ToMeta | None) -> types.CellType:
     try:
         value = cell.cell_contents
-    except ValueError:  # nothing was put there yet
+    except ValueError:  # it is still empty
         return cell
     if id(cell) not in memo:
-        # Of the model, or where something may be handed from one module to another; the rest is not ours to copy.
+        # Parts of the model, and containers through which modules may pass values; nothing else is copied.
         if id(value) in memo or type(value) in (dict, OrderedDict, list, types.FunctionType):
             copied = _copied(value, memo, meta)
             memo[id(cell)] = cell if copied is value else types.CellType(copied)
@@ -127,7 +127,7 @@ def _copied_cell(cell: types.CellType, memo: dict[int, Any], meta: ToMeta | None
     return memo[id(cell)]
 
 
-# Most of what a module holds, and `deepcopy` takes its time to find out that it need not copy it.
+# Most attributes of a module are of these types, and `deepcopy` is slow to find out that they need no copy.
 UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype))
 _DICTS = (dict, OrderedDict)
 _MODULE_STATE = frozenset(vars(nn.Module()))
@@ -135,10 +135,10 @@ _MODULE_STATE = frozenset(vars(nn.Module()))
 
 @contextlib.contextmanager
 def parameters_kept(model: nn.Module) -> Iterator[None]:
-    """Undoes what a pass does to the parameters, as a momentum encoder does, or an embedding with a largest norm."""
+    """Undoes what a pass does to the parameters: a momentum encoder mutates them, or an embedding with `max_norm`."""
     found = [_Held(parameter) for parameter in model.parameters() if not nn.parameter.is_lazy(parameter)]
-    copies = _CopiesBeforeWrites({held.memory for held in found})
-    _push_mode(copies)  # as `with` does, which also sets flags that all threads see
+    copies = _CopiesBeforeMutation({held.memory for held in found})
+    _push_mode(copies)  # like `with`, which would also set flags that all threads see
     try:
         yield
     finally:
@@ -150,23 +150,23 @@ def parameters_kept(model: nn.Module) -> Iterator[None]:
 
 
 class _Held:
-    """The memory of a parameter. Nothing is computed to find it: a mode of the caller's might see that."""
+    """The storage of a parameter, found without a torch operation, which a mode of the caller might see."""
 
     def __init__(self, parameter: nn.Parameter) -> None:
         self.memory = memory_of(parameter)
         self._parameter = parameter
-        if self.memory != id(parameter):  # it has a memory
-            self._place = parameter.untyped_storage(), parameter.storage_offset(), parameter.size(), parameter.stride()
+        if self.memory != id(parameter):  # it has a storage
+            self._view = parameter.untyped_storage(), parameter.storage_offset(), parameter.size(), parameter.stride()
 
     def take_back(self) -> None:
-        """After ``parameter.data = other``."""
+        """Undoes ``parameter.data = other``."""
         own = self._parameter
         if memory_of(own) != self.memory:
-            own.data = torch.empty(0, dtype=own.dtype, device=self._place[0].device).set_(*self._place)
+            own.data = torch.empty(0, dtype=own.dtype, device=self._view[0].device).set_(*self._view)
 
 
-class _CopiesBeforeWrites(TorchDispatchMode):
-    """Copies memory before an operation writes on it. All but a few models write on none of their parameters."""
+class _CopiesBeforeMutation(TorchDispatchMode):
+    """Copies a storage before an operation mutates it. Few models mutate any of their parameters."""
 
     supports_higher_order_operators = True
 
@@ -177,7 +177,7 @@ class _CopiesBeforeWrites(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for position, name in _written_arguments(func):
+        for position, name in _mutated_arguments(func):
             for tensor in tensors_in(args[position] if position < len(args) else kwargs.get(name)):
                 memory = memory_of(tensor)
                 if memory in self._memories and memory not in self.made:
@@ -187,15 +187,15 @@ class _CopiesBeforeWrites(TorchDispatchMode):
 
 
 @functools.cache
-def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
-    """Position and name of each argument that an operation writes on."""
+def _mutated_arguments(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of each argument that an operation mutates."""
     schema = getattr(func, "_schema", None)
     arguments = schema.arguments if schema is not None and schema.is_mutable else ()
     return tuple((i, a.name) for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write)
 
 
 def fresh(value: Any) -> Any:
-    """A copy of nested arguments, so that what the forward does to them stays with it."""
+    """A copy of nested arguments: what the forward does to them must not reach the caller's."""
     return map_nested(
         value,
         lambda item: (

@@ -1,4 +1,4 @@
-"""Real passes of a model on an example: to record the forwards that cannot be followed, and to check the result."""
+"""Real passes of a model on an example: to record forwards that cannot be followed, and to verify the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Example:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    fixes_numbers: bool = False  # whether what is recorded on it takes no other sizes
+    fixes_numbers: bool = False  # whether a recording on it holds for its sizes only
 
     def __post_init__(self) -> None:
         self.meta = Meta((self.args, self.kwargs))
@@ -51,15 +51,16 @@ def example_of(model: nn.Module, args: Any, kwargs: Any) -> Example:
 
 
 class _Seen(BaseException):
-    """Ends a pass from which nothing more is wanted. No forward catches it as an error."""
+    """Ends a pass early. It is no `Exception`, so that no forward catches it as an error."""
 
 
 def outputs_of(
     model: nn.Module, example: Example, targets: list[Target], training: bool = True, calls: list[int] | None = None
 ) -> list[list[Any]]:
-    """What hooks on the targets capture in a pass of the model, each call cloned at once; in evaluation on demand.
+    """What hooks on the targets see in a pass of the model: a list of cloned outputs for each target, one per call.
 
-    Where it is known how many `calls` of each there are, the pass ends with the last of them.
+    Without `training`, the pass is in evaluation mode. If `calls` gives the number of calls of each target, the pass
+    ends after the last of them.
     """
     sandbox = sandbox_copy(model, example.meta.tensor)
     sandbox = sandbox if training else sandbox.eval()
@@ -77,7 +78,7 @@ def outputs_of(
 
 
 def watch(targets: list[Target], twins: dict[int, nn.Module], see: Callable[[int, Any], None]) -> None:
-    """Tells what each call of each target returns, or is given."""
+    """Calls `see` with the number of a target and what a call of it returns, or is given."""
     for t, target in enumerate(targets):
         twin = twins[id(target.module)]
         if not can_be_watched(target):
@@ -91,17 +92,17 @@ def watch(targets: list[Target], twins: dict[int, nn.Module], see: Callable[[int
 
 
 def can_be_watched(target: Target) -> bool:
-    """Whether hooks see a target: no operation, and nothing that TorchScript has compiled."""
+    """Whether hooks see a target: it is a module, and not one that TorchScript compiled."""
     return target.is_module and not isinstance(target.module, torch.jit.ScriptModule)
 
 
 def twins(model: nn.Module, sandbox: nn.Module) -> dict[int, nn.Module]:
-    """The modules of a sandbox copy by the ids of those whose place they take."""
+    """The modules of a sandbox copy, by the ids of their originals."""
     return dict(zip(map(id, model.modules()), sandbox.modules()))
 
 
 def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
-    """What the calls of one module do to their arguments, in a pass of the model."""
+    """What the calls of one module do to their arguments in a pass of the model."""
     sandbox = sandbox_copy(model, example.meta.tensor)
     twin = twins(model, sandbox)[id(child)]
     given: list[list[tuple[torch.Tensor, int]]] = []
@@ -116,12 +117,12 @@ def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
     twin.register_forward_pre_hook(enter, with_kwargs=True)
     twin.register_forward_hook(leave, with_kwargs=True)
     call_model(sandbox, example)
-    return Observed(any(one.writes for one in seen), any(one.shares for one in seen))
+    return Observed(any(one.mutates for one in seen), any(one.aliases for one in seen))
 
 
 @contextlib.contextmanager
-def without_a_trace(model: nn.Module, example: Example) -> Iterator[None]:
-    """Meanwhile a sandbox copy of a model may run on an example."""
+def isolated(model: nn.Module, example: Example) -> Iterator[None]:
+    """Within this context, a sandbox copy can run on an example without changing parameters or random states."""
     with random_state_kept(), example.meta.running, contextlib.ExitStack() as stack:
         if not example.meta.tensor:
             stack.enter_context(parameters_kept(model))
@@ -133,22 +134,22 @@ Given = ParamSpec("Given")
 
 
 def outside_inference_mode(function: Callable[Given, Made]) -> Callable[Given, Made]:
-    """What it makes may be used outside of it too; and inside of it, nobody sees whether a tensor was changed."""
+    """Leaves inference mode for a call: there, tensors have no versions, and new ones cannot be used outside."""
 
     @functools.wraps(function)
-    def run(*args: Given.args, **kwargs: Given.kwargs) -> Made:
+    def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Made:
         if not torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 
-    return run
+    return wrapped
 
 
 def call_model(model: nn.Module, example: Example) -> None:
-    """Runs a sandbox copy on an example, which leaves no trace; an error of any kind is the model's."""
+    """Runs a sandbox copy on an example, isolated; any error is reported as one of the model."""
     try:
-        with without_a_trace(model, example):
+        with isolated(model, example):
             model(*fresh(example.args), **fresh(example.kwargs))
     except TruncateError:
         raise

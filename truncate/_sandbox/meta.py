@@ -1,4 +1,4 @@
-"""Tensors without content, on the meta device or fake: no kernel runs on them, and they take no memory."""
+"""Meta and fake tensors: they have a shape but no content, no kernel runs on them, and they take no memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def is_meta(tensor: torch.Tensor) -> bool:
 
 
 class Meta:
-    """How to run a model on arguments some of which are without content: with nothing else that has any."""
+    """How to run a model on arguments with meta or fake tensors: all its own tensors become such ones too."""
 
     def __init__(self, arguments: Any) -> None:
         tensors = list(tensors_in(arguments))
         self._mode: FakeTensorMode | None = None
-        self.tensor: ToMeta | None = None  # takes a tensor of the model its content; None: all is as it is
+        self.tensor: ToMeta | None = None  # makes a meta or fake tensor of a tensor of the model; None: not needed
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
-            # A mode of our own: in the caller's, the sizes of its tensors may be symbols.
+            # A mode of our own: in that of the caller, sizes may be symbolic.
             self._mode = FakeTensorMode(allow_non_fake_inputs=True)
             self.tensor = self._mode.from_tensor
         elif any(tensor.is_meta for tensor in tensors):
@@ -36,11 +36,11 @@ class Meta:
 
     @property
     def running(self) -> contextlib.AbstractContextManager[Any]:
-        """Meanwhile the model may run."""
+        """The context in which the model runs."""
         return self._mode or contextlib.nullcontext()
 
     def arguments(self, arguments: Any) -> Any:
-        """The arguments, as they go together with the tensors of the model."""
+        """The arguments, converted to match the tensors of the model."""
         return arguments if self._mode is None else map_nested(arguments, self._argument)
 
     def _argument(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Random generators: kept as they are while a forward runs for us, and watched where they are beyond our sight."""
+"""Random generators: restored after a forward has run, and watched for draws that no graph shows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-# Torch holds the lock of a generator while it makes the tensor for its state, and Python may let another thread run in
-# between: should that one ask for the state too, both would wait for ever.
+# Torch holds the lock of a generator while it makes the tensor for its state, and Python may switch threads meanwhile:
+# if the other thread asks for the state too, both wait for ever.
 _one_at_a_time = threading.Lock()
 
 
 def states_of_torch(gpus: bool = True) -> list[torch.Tensor]:
-    """The states of torch's generators: of the CPU, and of each GPU, unless none was started and so none has drawn."""
+    """The states of torch's generators: of the CPU, and of each GPU if CUDA was initialized."""
     with _one_at_a_time:
         started = gpus and torch.cuda.is_initialized()
         return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if started else ())]
@@ -32,7 +32,7 @@ def _set_states_of_torch(states: list[torch.Tensor]) -> None:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """What runs inside draws random numbers and leaves every generator as it was."""
+    """Restores every generator afterwards."""
     before = states_of_torch()
     try:
         with python_draws_watched():
@@ -43,7 +43,7 @@ def random_state_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def python_draws_watched() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether Python's or numpy's generator was used so far; both are put back."""
+    """Gives a function that tells whether Python's or numpy's generator was used so far; both are restored."""
     before = _python_states()
     changed: list[bool] = []
     try:
@@ -58,7 +58,7 @@ def python_draws_watched() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def random_state_watched() -> Iterator[Callable[[], bool]]:
-    """Likewise for torch's generator of the CPU too, which following a forward on proxies does not use."""
+    """The same for torch's generator of the CPU too, which is not used while a forward is followed on proxies."""
     before = states_of_torch(gpus=False)
     changed: list[bool] = []
     with python_draws_watched() as drawn:

@@ -1,4 +1,8 @@
-"""ROOM _target."""
+"""Targets: what a user asks for, a layer or an operation of a model.
+
+A path as the user wrote it goes in, or a module; a `Target` comes out, or `UnknownTargetError`, which names what comes
+close. `TargetPaths` says which modules are on the path from the model to its targets.
+"""
 
 from truncate._target.paths import TargetPaths
 from truncate._target.target import Target, resolve, unknown

@@ -1,4 +1,4 @@
-"""How a place in a model is written, and which place that is."""
+"""How a target is written, and which layer or operation of a model that means."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STEP = re.compile(r"""\.?(?P<name>[^.\[\]]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>[
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """A place to stop: a module, or an operation (`operation`) of the forward of `module`, at one of its calls."""
+    """What is asked for: one call of a module, or of an operation (`operation`) of the forward of `module`."""
 
     text: str
-    path: str  # of `module`, as named_modules() spells it
+    path: str  # of `module`, as in named_modules()
     module: nn.Module
     operation: str | None = None
-    call: int = -1  # which of its calls, counted as Python counts items
-    before: bool = False  # what it is given is wanted, and not what it returns
+    call: int = -1  # which of its calls, as a Python index
+    before: bool = False  # whether its input is asked for, instead of its output
 
     @property
     def is_module(self) -> bool:
@@ -33,7 +33,7 @@ class Target:
 
 
 def resolve(model: nn.Module, written: Any) -> Target:
-    """The place that `written` names: a path in any spelling, or a module of the model itself."""
+    """The target that `written` names: a path in any spelling, or a module of the model."""
     if isinstance(written, nn.Module):
         for path, module in model.named_modules(remove_duplicate=False):
             if module is written:
@@ -64,7 +64,7 @@ def resolve(model: nn.Module, written: Any) -> Target:
             runs = type(module).forward is not nn.Module.forward or "forward" in vars(module)
             if (
                 position == len(steps) - 1 and step.isidentifier() and runs and not held
-            ):  # perhaps an operation: its forward will tell
+            ):  # perhaps an operation: known once its forward is followed
                 return Target(written, ".".join(found), module, step, call)
             raise unknown(model, written, ".".join(found), module, step)
         found.append(name)
@@ -84,7 +84,7 @@ def _split_call(written: str) -> tuple[str, int]:
 
 
 def _steps(path: str, written: str) -> list[str]:
-    """The steps of a path; an index in brackets keeps them, so that it is not taken for a name."""
+    """The steps of a path; an index keeps its brackets, so that it is not taken for a name."""
     steps, end = [], 0
     while end < len(path):
         step = _STEP.match(path, end)
@@ -109,7 +109,7 @@ def _child_name(module: nn.Module, step: str) -> str | None:
         return None
     names = list(children)
     if step.startswith("[") and not isinstance(module, nn.Sequential):
-        # Only a Sequential counts its children by position; elsewhere [3] is the child named "3".
+        # Only in a Sequential is [3] a position; elsewhere it is the child named "3".
         if children.get(index) is not None:
             return index
     if int(index) >= 0 and not step.startswith("["):
@@ -121,15 +121,13 @@ def _child_name(module: nn.Module, step: str) -> str | None:
 def unknown(
     model: nn.Module, written: str, parent: str, module: nn.Module, step: str, operations: tuple[str, ...] = ()
 ) -> UnknownTargetError:
-    """Names the places that come close, and what the last good parent holds."""
+    """The error for a target that does not exist: it names close ones, and what the last valid parent holds."""
     step = step.strip("[]")
     holder = f"{parent!r} ({type(module).__name__})" if parent else f"the model ({type(module).__name__})"
-    text = f"no place {written!r}: {holder} holds no {step!r}."
+    text = f"no target {written!r}: {holder} holds no {step!r}."
     if step in module._parameters or step in module._buffers:
-        instead = f"Stop at {parent!r} instead." if parent else "layers(model) lists every place."
-        return UnknownTargetError(
-            f"{written!r} is a tensor that {holder} holds, not a place that its forward passes. {instead}"
-        )
+        instead = f"Stop at {parent!r} instead." if parent else "layers(model) lists every target."
+        return UnknownTargetError(f"{written!r} is a tensor that {holder} holds, and no layer or operation. {instead}")
     children = [*module._modules, *operations]
     close = difflib.get_close_matches(step, children, n=3, cutoff=0.6)
     candidates = [f"{parent}.{name}" if parent else name for name in close]
@@ -140,10 +138,10 @@ def unknown(
     if candidates:
         text += f" Did you mean {' or '.join(repr(c) for c in candidates)}?"
     elif not children:
-        text += " It has no children; stop at it, or at one outside it."
+        text += " It has no children; stop at it, or outside it."
     if children:
         shown = ", ".join(children[:12]) + (f", … ({len(children)} in all)" if len(children) > 12 else "")
         text += f" It holds: {shown}."
     if not module._modules and not parent:
-        text += " layers(model) lists every place."
+        text += " layers(model) lists every target."
     return UnknownTargetError(text)
