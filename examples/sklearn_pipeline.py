@@ -1,6 +1,6 @@
 """A cut inside a scikit-learn pipeline: cross-validation says which layer has the best features for new digits.
 
-Run it with `python examples/sklearn_pipeline.py`; the network and the pictures are those of `transfer_digits.py`.
+Run it with `python examples/sklearn_pipeline.py`; the network and the images are those of `transfer_digits.py`.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transfer_digits import pictures, pretrained
+from transfer_digits import digit_images, pretrained
 
 from truncate import truncate
 
 
 class Features(TransformerMixin, BaseEstimator):
-    """What `model` has at `upto`: one row of float32 for each picture."""
+    """What `model` has at `upto`: one row of float32 for each image."""
 
     def __init__(self, model, upto, pool=None):
         self.model = model
@@ -34,7 +34,7 @@ class Features(TransformerMixin, BaseEstimator):
 
 def main():
     torch.manual_seed(0)
-    images, labels = pictures(seed=0)
+    images, labels = digit_images(seed=0)
     model = pretrained(images, labels)
     new = labels >= 5
     images, labels = images[new].numpy(), labels[new].numpy()

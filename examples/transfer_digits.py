@@ -1,9 +1,9 @@
 """Transfer learning on real data: what was learned from the digits 0 to 4 helps to learn 5 to 9 from few labels.
 
 Run it with `python examples/transfer_digits.py`; it takes some seconds and downloads nothing. The digits of
-scikit-learn lie at random places of larger pictures, so that a few of them do not show all there is to know. The table
+scikit-learn lie at random positions in larger images, so that a few of them do not show all there is to know. The table
 also shows where this ends: with forty labels of each digit, a network that starts from scratch has overtaken the one
-with frozen features. (Without the random places, these digits are so easy that transfer does not help at all.)
+with frozen features. (Without the random positions, these digits are so easy that transfer does not help at all.)
 """
 
 import torch
@@ -17,7 +17,7 @@ from torch.optim import Adam
 from truncate import freeze, truncate, with_head
 
 SEEDS = range(5)
-LABELS = (5, 10, 40)  # how many pictures of each new digit have one
+LABELS = (5, 10, 40)  # how many images of each new digit have one
 
 
 class DigitNet(nn.Module):
@@ -32,8 +32,8 @@ class DigitNet(nn.Module):
         return self.fc(self.block3(self.block2(self.block1(images))).flatten(1))
 
 
-def pictures(seed):
-    """Pictures (1797, 1, 16, 16) from 0 to 1, each with a digit, and which one; the seed decides place and order."""
+def digit_images(seed):
+    """Images (1797, 1, 16, 16) from 0 to 1, each with a digit, and which one; the seed decides position and order."""
     digits, generator = load_digits(), torch.Generator().manual_seed(seed)
     order = torch.randperm(len(digits.target), generator=generator)
     corners = torch.randint(9, (len(order), 2), generator=generator).tolist()
@@ -84,7 +84,7 @@ def main():
     results = torch.zeros(len(SEEDS), len(LABELS), 3)
     for seed in SEEDS:
         torch.manual_seed(seed)
-        images, labels = pictures(seed)
+        images, labels = digit_images(seed)
         model = pretrained(images, labels)
         results[seed] = torch.tensor([accuracies(model, images, labels, n) for n in LABELS])
 

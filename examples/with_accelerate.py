@@ -1,14 +1,14 @@
 """A cut in a loop of Hugging Face accelerate: the backbone learns slowly, the new head fast.
 
 Run it with `python examples/with_accelerate.py`, or on several devices with `accelerate launch` and without `cpu=True`;
-the network and the pictures are those of `transfer_digits.py`.
+the network and the images are those of `transfer_digits.py`.
 """
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, TensorDataset, random_split
-from transfer_digits import pictures, pretrained
+from transfer_digits import digit_images, pretrained
 
 from truncate import truncate, with_head
 
@@ -16,7 +16,7 @@ from truncate import truncate, with_head
 def main():
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True)
-    images, labels = pictures(seed=0)
+    images, labels = digit_images(seed=0)
     backbone = truncate(pretrained(images, labels), before="fc", copy=True)
     model = with_head(backbone, 5, args=(images[:1],))
     optimizer = torch.optim.Adam(

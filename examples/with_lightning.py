@@ -1,13 +1,13 @@
 """A cut as the backbone of a LightningModule: two blocks stay as they are, what is after them learns new digits.
 
-Run it with `python examples/with_lightning.py`; the network and the pictures are those of `transfer_digits.py`.
+Run it with `python examples/with_lightning.py`; the network and the images are those of `transfer_digits.py`.
 """
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
-from transfer_digits import pictures, pretrained
+from transfer_digits import digit_images, pretrained
 
 from truncate import freeze, truncate, with_head
 
@@ -31,7 +31,7 @@ class Classifier(LightningModule):
 
 def main():
     torch.manual_seed(0)
-    images, labels = pictures(seed=0)
+    images, labels = digit_images(seed=0)
     backbone = truncate(pretrained(images, labels), before="fc", copy=True)
     freeze(backbone, upto="block2")
     classifier = Classifier(backbone, images[:1])

@@ -63,24 +63,21 @@ def test_the_version_is_stated_once() -> None:
 def test_no_room_imports_a_higher_one() -> None:
     """By the table in CONTRIBUTING.md, which names each room once."""
     table = (ROOT / "CONTRIBUTING.md").read_text().partition("| room |")[2].partition("\n\n")[0]
-    rows = [re.findall(r"`(_\w+)\.py`", line) for line in table.splitlines()]
-    sources = {path.stem: path.read_text() for path in (ROOT / "truncate").glob("*.py")}
-    assert sorted(room for row in rows for room in row) == sorted(sources)
+    rows = [re.findall(r"`(_\w+)(?:\.py)?`", line.split("|")[1]) for line in table.splitlines()[1:]]
+    package = ROOT / "truncate"
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert sorted(room for row in rows for room in row) == sorted(rooms)
     height = {room: -number for number, row in enumerate(rows) for room in row}
-    imports = [(room, other) for room, text in sources.items() for other in imported(text)]
+    sources = [(path.relative_to(package).parts[0], path.read_text()) for path in package.rglob("*.py")]
+    imports = [(room.removesuffix(".py"), other) for room, text in sources for other in imported(text)]
     assert len(imports) > 200
     assert not [(room, other) for room, other in imports if height[other] > height[room]]
 
 
 def imported(text: str) -> list[str]:
-    """The rooms that the source of one imports, anywhere in it."""
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module == "truncate":
-            found += [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("truncate."):
-            found.append(node.module.partition(".")[2])
-    return found
+    """The rooms that the source of a file imports, anywhere in it."""
+    modules = [node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return [module.split(".")[1] for module in modules if module.startswith("truncate.")]
 
 
 def test_the_top_level_is_tidy() -> None:
