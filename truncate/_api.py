@@ -11,7 +11,15 @@ from typing import Any
 from torch import nn
 
 from truncate._build import build, compare, pooling, shallow_copy
-from truncate._errors import ContentWarning, NotReachedError, TruncateError, WrongResultError, require_module
+from truncate._errors import (
+    CannotFollowError,
+    ContentWarning,
+    NoPythonError,
+    NotReachedError,
+    TruncateError,
+    WrongResultError,
+    require_module,
+)
 from truncate._plan import Division, Plan, assumptions_of
 from truncate._sandbox import Example, example_of, outside_inference_mode
 from truncate._target import Target, resolve
@@ -142,12 +150,22 @@ def _made(division: Division, arrangement: Any, everything: bool, check: bool) -
         pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
-    except (NotReachedError, WrongResultError):
-        if division.traces.passed is None or division.traces.numbers_are_fixed:
+    except (CannotFollowError, NotReachedError, WrongResultError) as error:
+        again = _next_try(division, error)
+        if again is None:
             raise
-        # Perhaps Python's C code has computed with a size, unseen. Once more, with all numbers as they are here.
-        return _made(division.with_numbers_fixed(), arrangement, everything, check)
+        return _made(again, arrangement, everything, check)
     return plans, pieces
+
+
+def _next_try(division: Division, error: TruncateError) -> Division | None:
+    """What to try when a division has failed: with all numbers fixed, and at last with the Python of the model."""
+    traces, cannot_follow = division.traces, isinstance(error, CannotFollowError)
+    if not cannot_follow and traces.passed is not None and not traces.numbers_are_fixed:
+        return division.with_numbers_fixed()  # perhaps Python's C code has computed with a size, unseen
+    if division.live is None and not isinstance(error, (NotReachedError, NoPythonError)):
+        return division.all_live()
+    return None
 
 
 def divide(

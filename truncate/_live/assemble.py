@@ -11,7 +11,7 @@ from truncate._errors import NotReachedError
 from truncate._graph import join
 from truncate._live.copies import Copies
 from truncate._live.module import Part, Role, Wanted, live_class
-from truncate._live.once import loops_over, runs_once
+from truncate._live.once import Once, runs_once
 from truncate._target import Target
 
 
@@ -29,7 +29,7 @@ def build_live(
     """
     paths = [_path_below(root, target.module) for target, _ in asked]
     wanted = [
-        Wanted(target.text, call, target.before, runs_once(root, below) if below else ())
+        Wanted(target.text, call, target.before, runs_once(root, below) if below else Once())
         for (target, call), below in zip(asked, paths)
     ]
     part = Part(wanted, own, to_end)
@@ -53,7 +53,8 @@ def build_live(
             made._truncate_roles = [*getattr(module, "_truncate_roles", ()), roles[id(module)]]
     made = copies.of(root)
     if not to_end and not any(one.is_last_by_luck for one in wanted):
-        _drop_later(root, made, path, set(map(id, on_path)), paths)
+        in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
+        _drop_later(root, made, path, set(map(id, on_path)), paths, in_turn)
     return made, part
 
 
@@ -97,14 +98,16 @@ class Dropped(nn.Module):
         return "dropped"
 
 
-def _drop_later(root: nn.Module, made: nn.Module, path: str, on_path: set[int], paths: list[str]) -> None:
+def _drop_later(
+    root: nn.Module, made: nn.Module, path: str, on_path: set[int], paths: list[str], in_turn: set[int]
+) -> None:
     """Drops the later items of each `Sequential` and `ModuleList` whose items run one after the other."""
     for below in paths:
         owner, copy, where = root, made, path
         for name in below.split(".") if below else ():
             names = list(owner._modules)
             last = max(i for i, key in enumerate(names) if id(owner._modules[key]) in on_path)
-            if names[last] == name and loops_over(root, below, owner):
+            if names[last] == name and id(owner) in in_turn:
                 for later in names[last + 1 :]:
                     if copy._modules[later] is owner._modules[later] is not None:
                         copy._modules[later] = Dropped(join(where, later), "it runs later than what was asked for")

@@ -34,15 +34,15 @@ class Copies:
         self.memo: dict[int, Any] = {}
         self._kept: list[Any] = []  # of which an id is in the memo
         self._shared: set[int] = set()  # objects that modules hold which are not copied
+        self._clean: set[int] = set()  # values that are known to lead to none of the originals
         copied = {id(module): module for module in on_path}
         parents, others = _others(root, copied)
-        pending = [module for module in others if any(self._leads_to(value, copied) for value in _extras(module))]
-        while pending:  # what holds one of these is copied too
-            for module in pending:
+        while pending := [m for m in others if any(self._leads_to(value, copied) for value in _extras(m))]:
+            for module in pending:  # what holds one of these is copied too
                 for above in (module, *_above(module, parents)):
                     copied.setdefault(id(above), above)
             others = [module for module in others if id(module) not in copied]
-            pending = [module for module in others if any(self._leads_to(value, copied) for value in _extras(module))]
+            self._clean.clear()
         for module in others:
             self._shared.update(id(value) for value in _extras(module))
         for module in copied.values():
@@ -68,17 +68,24 @@ class Copies:
             else:
                 state[name] = self._copied(value)
 
-    def _leads_to(self, value: Any, modules: dict[int, nn.Module], seen: set[int] | None = None) -> bool:
+    def _leads_to(self, value: Any, modules: dict[int, Any], seen: set[int] | None = None) -> bool:
         """Whether a value that a module holds leads to one of some modules without passing through another module."""
-        if type(value) in _PLAIN or isinstance(value, torch.Tensor):
+        if type(value) in _PLAIN or id(value) in self._clean:
             return False
         if id(value) in modules:
             return True
+        if isinstance(value, (torch.Tensor, nn.Module)):
+            return False
+        outermost = seen is None
         seen = set() if seen is None else seen
-        if isinstance(value, nn.Module) or id(value) in seen:
+        if id(value) in seen:
             return False
         seen.add(id(value))
-        return any(self._leads_to(part, modules, seen) for part in _parts(value))
+        found = any(self._leads_to(part, modules, seen) for part in _parts(value))
+        if outermost and not found:
+            self._clean |= seen
+            self._kept.append(value)  # so that no other value gets its id
+        return found
 
     def _copied(self, value: Any) -> Any:
         """The same value, with copies in place of the originals; containers are the copy's own, to fill."""
@@ -209,9 +216,8 @@ def _extras(module: nn.Module) -> Iterator[Any]:
     for name in state.keys() - _MODULE_STATE:
         if type(state[name]) not in _PLAIN:
             yield state[name]
-    for name in _HOOKS:
-        if state.get(name):
-            yield state[name]
+    if any(map(state.get, _HOOKS)):
+        yield [state[name] for name in _HOOKS if state.get(name)]
 
 
 def _parts(value: Any) -> Iterable[Any]:

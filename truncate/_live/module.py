@@ -15,7 +15,7 @@ from torch import nn
 
 from truncate._errors import NotReachedError, TruncateError
 from truncate._graph import map_nested, memory_of, tensors_in
-from truncate._live.once import Unless
+from truncate._live.once import Once
 
 
 class Stop(BaseException):
@@ -32,7 +32,7 @@ class Wanted:
     text: str  # the target as it was written
     call: int
     before: bool
-    once: tuple[Unless, ...] | None  # under which conditions it runs once a pass; None: it may run again
+    once: Once | None  # what shows that it runs once a pass; None: it may run again
 
     @property
     def is_last_by_luck(self) -> bool:
@@ -82,7 +82,7 @@ class Pass:
     def _runs_once(self, wanted: Wanted) -> bool:
         if wanted.once is None:
             return False
-        for unless in wanted.once:
+        for unless in wanted.once.unless:
             owner: Any = self.module
             for name in unless.owner.split(".") if unless.owner else ():
                 owner = owner._modules[name]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from truncate._live.source import tree_of
+from truncate._live.source import Source, source_of
 
 MANY = 2  # twice or more, or nobody knows
 
@@ -28,41 +28,33 @@ class Unless(NamedTuple):
     attributes: tuple[str, ...]
 
 
-def runs_once(root: nn.Module, path: str) -> tuple[Unless, ...] | None:
-    """Under which conditions one call of `root` runs the module at `path` at most once; None: it may run it again."""
+class Once(NamedTuple):
+    """What shows that one call of a module runs another one at most once."""
+
+    unless: tuple[Unless, ...] = ()
+    in_turn: tuple[nn.Module, ...] = ()  # containers on the path whose items run one after the other, and only so
+
+
+def runs_once(root: nn.Module, path: str) -> Once | None:
+    """Whether one call of `root` runs the module at `path` at most once; None: it may run it again."""
     if not _is_unique(root, path):
         return None
-    conditions: list[Unless] = []
-    for above, reading in _readings(root, path):
-        if reading.runs() >= MANY:
-            return None
-        conditions += [Unless(above, attributes) for attributes in reading.unless]
-    return tuple(conditions)
-
-
-def loops_over(root: nn.Module, path: str, container: nn.Module) -> bool:
-    """Whether the items of a container on the way to `path` run one after the other, and nothing else reads them."""
-    if _runs_in_turn(container):
-        return True
-    for _, reading in _readings(root, path):
-        if reading.runs() < MANY and reading.looped is container:
-            return reading.is_read_once(container)
-    return False
-
-
-def _readings(root: nn.Module, path: str) -> Iterator[tuple[str, _Reading]]:
-    """Each forward that leads to `path`, with the path of its module: what it runs is the next such module, or a
-    child in a container, which has no forward of its own.
-    """
+    unless: list[Unless] = []
+    in_turn: list[nn.Module] = []
     owner, above, names = root, "", path.split(".")
-    while names:
+    while names:  # each forward that leads there runs the next one, or a child in a container, which has none
         inside, count = owner, 0
         while count < len(names) and (count == 0 or not _has_forward(inside)):
             inside = inside._modules[names[count]]  # type: ignore[assignment]
             count += 1
-        yield above, _Reading(owner, inside)
+        reading = _Reading(owner, inside)
+        if reading.runs() >= MANY:
+            return None
+        unless += [Unless(above, attributes) for attributes in reading.unless]
+        in_turn += reading.in_turn
         above = ".".join([*([above] if above else []), *names[:count]])
         owner, names = inside, names[count:]
+    return Once(tuple(unless), tuple(in_turn))
 
 
 def _is_unique(root: nn.Module, path: str) -> bool:
@@ -119,6 +111,15 @@ class _Wrapped(NamedTuple):
     function: Any
 
 
+class _Here(NamedTuple):
+    """The function that is being read."""
+
+    function: types.FunctionType
+    base: type | None  # in which class it is written
+    source: Source
+    own_name: str  # by which a decorator knows the module
+
+
 class _Reading:
     """Counts how often the forward of `owner` runs `goal`, which is one of its children or inside a container of it."""
 
@@ -126,11 +127,11 @@ class _Reading:
         self.owner = owner
         self.goal = goal
         self.unless: list[tuple[str, ...]] = []
-        self.looped: Any = None  # the container of which one item after the other runs, if the goal is among them
-        self._trees: list[ast.FunctionDef] = []  # of all functions that were read
+        self._looped: Any = None  # the container of which one item after the other runs, if the goal is among them
+        self._sources: set[Source] = set()  # of all functions that were read
         self._loops: list[Any] = []
         self._under_way: list[Any] = []
-        self._function: Any = None
+        self._here: Any = None
         self._env: dict[str, Any] = {}
 
     def runs(self) -> int:
@@ -141,22 +142,14 @@ class _Reading:
         kind = type(self.owner)
         return self._of_method("__call__") if kind.__call__ is not nn.Module.__call__ else self._of_method("forward")
 
-    def is_read_once(self, container: nn.Module) -> bool:
-        """Whether what was read mentions a container, but for its length, in one place alone."""
-        name = next((name for name, child in self.owner._modules.items() if child is container), None)
-        lengths = {
-            id(node.args[0])
-            for tree in self._trees
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len" and node.args
-        }
-        mentioned = [
-            node
-            for tree in self._trees
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and node.attr == name and id(node) not in lengths
-        ]
-        return name is not None and len(mentioned) == 1
+    @property
+    def in_turn(self) -> list[nn.Module]:
+        """The containers of which one item after the other runs, up to the goal, and that nothing else reads."""
+        if _runs_in_turn(self.owner):
+            return [self.owner]
+        named = [name for name, child in self.owner._modules.items() if child is self._looped]
+        mentioned = sum(source.attributes[name] for name in named for source in self._sources)
+        return [self._looped] if mentioned == 1 else []
 
     # -- functions -----------------------------------------------------------------------------------------------
 
@@ -185,9 +178,10 @@ class _Reading:
             return MANY
         if any(known is function for known, _ in self._under_way) or len(self._under_way) > 20:
             return MANY
-        tree = tree_of(function)
-        if tree is None:
+        source = source_of(function)
+        if source is None:
             return MANY
+        tree = source.tree
         inner = _wrapped_by(function)
         own_name = ""
         if inner is not None:  # a decorator, which is taken to do no more with the module than to call what it wraps
@@ -199,15 +193,15 @@ class _Reading:
             if any(key not in names if isinstance(key, str) else key >= len(spread) for key in given):
                 return MANY  # in *args or **kwargs, from where it may go anywhere
             env = {spread[key] if isinstance(key, int) else key: value for key, value in given.items()}
-        self._trees.append(tree)
-        before = self._function, self._env
-        self._function, self._env = (function, base, _assigned(tree), own_name), env
+        self._sources.add(source)
+        before = self._here, self._env
+        self._here, self._env = _Here(function, base, source, own_name), env
         self._under_way.append((function, base))
         try:
             return self._block(tree.body)
         finally:
             self._under_way.pop()
-            self._function, self._env = before
+            self._here, self._env = before
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -232,7 +226,7 @@ class _Reading:
         return self._asked(test) + max(body, orelse)
 
     def _is_owner(self, node: ast.expr) -> bool:
-        return self._ref(node) is self.owner or (isinstance(node, ast.Name) and node.id == self._function[3])
+        return self._ref(node) is self.owner or (isinstance(node, ast.Name) and node.id == self._here.own_name)
 
     def _asked(self, test: ast.expr) -> int:
         """An expression of which only the truth is asked: a module there does not run."""
@@ -243,6 +237,9 @@ class _Reading:
         return 0 if self._ref(test) is not None else self._of(test)
 
     def _of(self, node: ast.AST) -> int:
+        mentioned = self._here.source.names(node)
+        if "super" not in mentioned and mentioned.isdisjoint(self._env):
+            return 0
         special = getattr(self, f"_{type(node).__name__}", None)
         if special is not None:
             return int(special(node))
@@ -279,7 +276,7 @@ class _Reading:
     def _Assign(self, node: ast.Assign) -> int:
         found = self._ref(node.value)
         target = node.targets[0]
-        once = len(node.targets) == 1 and isinstance(target, ast.Name) and self._function[2][target.id] == 1
+        once = len(node.targets) == 1 and isinstance(target, ast.Name) and self._here.source.assigned[target.id] == 1
         if found is not None and once and not (self._loops and isinstance(found, nn.Module)):
             self._env[target.id] = found  # type: ignore[attr-defined]
             return 0
@@ -414,10 +411,10 @@ class _Reading:
         if isinstance(found, _Each) and self._may_be_goal(found):
             direct = any(item is self.goal for item in _items(found.container))
             if direct and found.in_order:
-                self.looped = found.container
+                self._looped = found.container
             return 1 if direct and self._loops == [found.loop] else MANY
         if isinstance(found, _Wrapped):
-            return MANY if self._loops else self._of_function(found.function, self._function[1], {0: self.owner})
+            return MANY if self._loops else self._of_function(found.function, self._here.base, {0: self.owner})
         return MANY if self._may_be_goal(found) or found is self.owner else 0
 
     def _Call(self, node: ast.Call) -> int:
@@ -432,9 +429,7 @@ class _Reading:
         if isinstance(function, ast.Attribute):
             on_super = isinstance(function.value, ast.Call) and getattr(function.value.func, "id", "") == "super"
             if on_super:
-                return min(
-                    MANY, self._repeated(self._of_method(function.attr, self._function[1])) + self._inside(given)
-                )
+                return min(MANY, self._repeated(self._of_method(function.attr, self._here.base)) + self._inside(given))
             of = self._ref(function.value)
             if of is self.owner:
                 if function.attr in vars(self.owner):
@@ -461,8 +456,8 @@ class _Reading:
 
     def _global(self, node: ast.expr) -> Any:
         """The function of the user's file that a name stands for."""
-        if isinstance(node, ast.Name) and node.id not in self._function[2]:
-            return self._function[0].__globals__.get(node.id)
+        if isinstance(node, ast.Name) and node.id not in self._here.source.assigned:
+            return self._here.function.__globals__.get(node.id)
         return None
 
     def _Attribute(self, node: ast.Attribute) -> int:
@@ -535,17 +530,6 @@ def _is_natural(node: ast.expr) -> bool:
 
 def _always_leaves(statements: list[ast.stmt]) -> bool:
     return bool(statements) and isinstance(statements[-1], (ast.Return, ast.Raise))
-
-
-def _assigned(tree: ast.FunctionDef) -> dict[str, int]:
-    """How often each local name is assigned."""
-    counts: dict[str, int] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            counts[node.id] = counts.get(node.id, 0) + 1
-    for arg in [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]:
-        counts[arg.arg] = counts.get(arg.arg, 0) + 1
-    return counts
 
 
 def _wrapped_by(function: Any) -> tuple[str, Any] | None:

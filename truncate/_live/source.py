@@ -4,6 +4,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import collections
 import copy
 import functools
 import inspect
@@ -14,13 +15,39 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def tree_of(function: types.FunctionType) -> ast.FunctionDef | None:
-    """The syntax tree of a function; None where its source is not at hand, or is no longer that of the code."""
-    return _tree_of(function.__code__, _imported(function))
+class Source:
+    """The syntax tree of a function, and what is asked of it again and again."""
+
+    def __init__(self, tree: ast.FunctionDef) -> None:
+        self.tree = tree
+        arguments = [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]
+        self.assigned = collections.Counter(arg.arg for arg in arguments)  # how often each local name is
+        self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
+        self._names: dict[ast.AST, frozenset[str]] = {}
+        lengths = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+                self.assigned[node.id] += 1
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
+                lengths.update(node.args)
+            elif isinstance(node, ast.Attribute) and node not in lengths:
+                self.attributes[node.attr] += 1
+
+    def names(self, node: ast.AST) -> frozenset[str]:
+        """The names that a part of the function mentions."""
+        if node not in self._names:
+            own = {node.id} if isinstance(node, ast.Name) else set()
+            self._names[node] = frozenset(own.union(*map(self.names, ast.iter_child_nodes(node))))
+        return self._names[node]
+
+
+def source_of(function: types.FunctionType) -> Source | None:
+    """The source of a function; None where it is not at hand, or is no longer that of the code."""
+    return _source_of(function.__code__, _imported(function))
 
 
 @functools.lru_cache(maxsize=4096)
-def _tree_of(code: types.CodeType, imported: tuple[str, ...]) -> ast.FunctionDef | None:
+def _source_of(code: types.CodeType, imported: tuple[str, ...]) -> Source | None:
     try:
         lines, _ = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -32,7 +59,7 @@ def _tree_of(code: types.CodeType, imported: tuple[str, ...]) -> ast.FunctionDef
     inside = [node for node in ast.walk(made) if isinstance(node, (ast.Import, ast.ImportFrom))]
     local = [(alias.asname or alias.name).partition(".")[0] for node in inside for alias in node.names]
     tried = dict.fromkeys([(), imported, tuple(sorted({*imported, *local})), tuple(sorted(set(local)))])
-    return made if any(_is_source_of(made, code, names) for names in tried) else None
+    return Source(made) if any(_is_source_of(made, code, names) for names in tried) else None
 
 
 def _imported(function: types.FunctionType) -> tuple[str, ...]:

@@ -123,7 +123,9 @@ def _refuse_lost_writes(plans: list[Plan]) -> None:
         for plan in piece.rebuilt():
             for path in {path for branch in plan.branches for path in branch.graph.fills}:
                 lost[id(functools.reduce(getattr, path.split("."), plan.module))] = plan, path
-    for kept in (module for piece in plans for module in piece.kept() if lost):
+    if not lost:
+        return
+    for kept in (module for piece in plans for module in piece.kept()):
         for plan, path in (lost[id(value)] for value in vars(kept).values() if id(value) in lost):
             holder, instead = (repr(plan.path), "outside it") if plan.path else ("the model itself", "before that")
             raise CannotFollowError(
