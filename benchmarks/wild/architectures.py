@@ -23,9 +23,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "informer": {"prediction_length": 8, "context_length": 16},
     "time_series_transformer": {"prediction_length": 8, "context_length": 16},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4},
+    "hy_v4_vl": {"text_config.rope_parameters.mrope_section": [2, 1, 1]},
+    "hy_v4_vl_text": {"rope_parameters.mrope_section": [2, 1, 1]},
+    "molmo2": {"adapter_config.vision_feature_layer": [1, 0]},
     "bamba": {"mamba_n_heads": 8, "mamba_d_head": 16},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_ssm": 128},
-    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 16},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 16},
 }
 
 

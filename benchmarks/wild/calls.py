@@ -63,17 +63,20 @@ class Inputs:
                 lambda: torch.randint(0, 30, (b, codebooks, n)),
                 lambda: torch.randint(0, 30, (b * codebooks, n)),
             ]
-        if name in ("decoder_input_ids", "text_input_ids", "decoder_input_codes"):
+        if name in ("decoder_input_ids", "text_input_ids", "decoder_input_codes", "qformer_input_ids"):
             return [lambda: self.ids(n - 3)]
         if name in ("pixel_values", "pixel_values_videos", "pixel_values_images"):
             return [
                 lambda: self.images(channels, side, side),
                 lambda: self.images(frames, channels, side, side),
+                lambda: self.images(2, channels, side, side),
                 lambda: self.images(channels, frames, side, side),
                 lambda: self.images(1, channels, side, side),
                 lambda: torch.randn(16 * b, 2 * channels * patch**2),
                 lambda: torch.randn(16 * b, channels * patch**2),
+                lambda: torch.randn(16 * b, channels, patch, patch),
                 lambda: self.images(16, channels * patch**2),
+                lambda: self.images(channels, *self.field("image_size", "img_size", default=[side, side])),
                 lambda: self.images(channels, 4 * side, 4 * side),
             ]
         if name in ("image_grid_thw", "grid_thw", "video_grid_thw"):
@@ -196,7 +199,7 @@ def _choices(inputs: Inputs, names: tuple[str, ...]) -> Iterator[dict[str, int]]
         if name == "input_ids" and len(names) > 1 and "attention_mask" not in names:
             numbers = numbers[:1]
         if name == "pixel_values" and len(numbers) > 6:
-            numbers = numbers[4:6] if grid else [*numbers[:4], *numbers[6:]]
+            numbers = numbers[5:8] if grid else [*numbers[:5], *numbers[8:]]
         kinds.append(numbers)
     for pick in itertools.product(*kinds):
         yield dict(zip(names, pick))

@@ -115,13 +115,13 @@ class Examination:
 
     def outcomes(self, path: str) -> dict[str, Outcome]:
         """Of the cut in evaluation, of its copies, and of one in training; no more where there is no cut."""
-        with torch.no_grad():
-            expected = captured(self.model, path, self.calls)
         cuts: list[nn.Module] = []
         model = copy.deepcopy(self.model)
         made = _judged(lambda: cuts.append(truncate(model, path, **self.options)) is None)
         if made.kind != RIGHT:
             return {"built": made}
+        with torch.no_grad():
+            expected = captured(self.model, path, self.calls)
         twins: dict[str, Any] = {}
         for name, twin in {"deepcopy": copy.deepcopy, "pickle": lambda cut: pickle.loads(pickle.dumps(cut))}.items():
             if name == "deepcopy" or self.pickles:

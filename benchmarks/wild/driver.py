@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import random
 import re
 import time
 from collections import Counter, defaultdict
@@ -18,7 +19,7 @@ from benchmarks import report
 from benchmarks.wild.checks import APART, CRASHED, REFUSED, RIGHT, WRONG, Task, examine
 from benchmarks.wild.libraries import DISTRIBUTIONS, LEFT_OUT, LIBRARIES
 
-AT_ONCE = 25  # models that one process examines: what a library patches or keeps does not reach the next ones
+AT_ONCE = 12  # models that one process examines: what a library patches or keeps does not reach the next ones
 WORST_FIRST = (WRONG, CRASHED, REFUSED, RIGHT, APART)
 
 
@@ -47,17 +48,20 @@ class Row:
         return next(kind for kind in WORST_FIRST if kind in kinds)
 
 
-def rows_of(library: str, names: list[str], live: bool, limit: float, end: float, tick: Callable[[str], None]) -> Any:
-    """The rows of these models; a step may take `limit` seconds, and none begins after `end`."""
+def rows_of(
+    library: str, names: list[str], live: bool, limit: float, end: float, tick: Callable[[str], None]
+) -> Iterator[list[Row]]:
+    """The rows of these models, some at a time; a step may take `limit` seconds, and no process begins after `end`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.wild.checks", "transformers"])
-    rows: list[Row] = []
     rest = list(names)
     while rest and time.monotonic() < end:
+        rows: list[Row] = []
         chunk, rest = rest[:AT_ONCE], rest[AT_ONCE:]
         done = list(_chunk(context, Task(library, chunk, live), limit, rows, tick))
         rest = [name for name in chunk if name not in done] + rest
-    return rows + [Row(library, name, apart="not reached in the time given") for name in rest]
+        yield rows
+    yield [Row(library, name, apart="not reached in the time given") for name in rest]
 
 
 def _chunk(context: Any, task: Task, limit: float, rows: list[Row], tick: Callable[[str], None]) -> Iterator[str]:
@@ -99,7 +103,10 @@ def _chunk(context: Any, task: Task, limit: float, rows: list[Row], tick: Callab
         yield from task.names
 
 
-def conduct(libraries: str, words: str, live: bool, limit: float, minutes: float) -> list[Row]:
+def conduct(
+    libraries: str, words: str, live: bool, limit: float, minutes: float, keep: Callable[[list[Row]], None]
+) -> list[Row]:
+    """All rows, which are also handed to `keep` each time that a process ends."""
     end = time.monotonic() + 60 * minutes
     rows: list[Row] = []
     with Progress() as progress:
@@ -111,12 +118,15 @@ def conduct(libraries: str, words: str, live: bool, limit: float, minutes: float
             except Exception as error:
                 rows.append(Row(library, "all", apart=f"{type(error).__name__}: {error}"[:300]))
                 continue
+            random.Random(0).shuffle(names)  # so that what the time reaches of many models is a fair sample
             bar = progress.add_task(library, total=len(names))
 
             def tick(name: str, bar: Any = bar, library: str = library) -> None:
                 progress.update(bar, description=f"{library} {name}", advance=1)
 
-            rows += rows_of(library, names, live, limit, end, tick)
+            for some in rows_of(library, names, live, limit, end, tick):
+                rows += some
+                keep(rows)
     return rows
 
 
@@ -193,9 +203,12 @@ def main(libraries: str, models: str, live: bool, limit: float, minutes: float, 
     """Examines, prints the summary, and writes each row as JSON if there is a `path`."""
     begin = time.monotonic()
     facts = report.surroundings(*(name for names in DISTRIBUTIONS.values() for name in names))
-    rows = conduct(libraries, models, live, limit, minutes)
+
+    def keep(rows: list[Row]) -> None:
+        if path is not None:
+            report.save(path, facts, [asdict(row) for row in rows])
+
+    rows = conduct(libraries, models, live, limit, minutes, keep)
     took = f"It took {(time.monotonic() - begin) / 60:.0f} minutes."
     left = "\n".join(f"- {name}: {reason}" for name, reason in LEFT_OUT.items())
     click.echo(f"{report.sentence(facts)} {took}\n\n{summary(rows)}\n\nLibraries that are left out:\n\n{left}")
-    if path is not None:
-        report.save(path, facts, [asdict(row) for row in rows])

@@ -53,6 +53,7 @@ SIZES: list[tuple[str, int]] = [
 ]
 # What stays small by itself, or is widths only in the largest models: these alone change where nothing else may.
 DEEP = SIZES[:4] + [pair for pair in SIZES if "experts" in pair[0] or "image_size" in pair[0] or "frames" in pair[0]]
+UNSET = {"head_dim": 16, "num_key_value_heads": 4}  # what would follow from the others, where a class leaves it open
 COUNTS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer", "depth")
 WIDTH_LISTS = (
     r"(.*_)?(hidden_sizes|embed_dims?(_per_stage)?|encoder_hidden_sizes|conv_dim|tdnn_dim|channels|dims|widths?)"
@@ -83,6 +84,8 @@ def shrunk(data: dict[str, Any], scheme: str = "small") -> dict[str, Any]:
             small[name] = {str(new): value[old] for new, old in kept for old in (old, str(old)) if old in value}
         elif isinstance(value, dict):
             small[name] = shrunk(value, scheme) if all(isinstance(key, str) for key in value) else value
+        elif value is None and name in UNSET and not deep_only:
+            small[name] = UNSET[name]
         elif type(value) is int:
             small[name] = token(value) if TOKEN.search(name) else _size(name, value, sizes)
         elif isinstance(value, (list, tuple)) and value:
