@@ -182,7 +182,7 @@ def _refuses(outcome: Outcome | None) -> bool:
 @click.option("--minutes", type=float, default=60, show_default=True, help="Begin with no model after this time.")
 @click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="Models, a core each.")
 @click.option("--live", is_flag=True, help="Of wild: cut with live=True.")
-@click.option("--only", default="", help="Of wild: only the libraries whose name holds one of these words.")
+@click.option("--only", default="", help="Of wild: only these libraries, parted by commas.")
 @click.option("--write", is_flag=True, help="Put the table into docs/benchmarks.md.")
 @click.option("--json", "path", type=Path, help="Where to write each outcome as JSON.")
 def main(

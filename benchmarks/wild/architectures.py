@@ -23,6 +23,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "informer": {"prediction_length": 8, "context_length": 16},
     "time_series_transformer": {"prediction_length": 8, "context_length": 16},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2},
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4},
     "hy_v4_vl": {"text_config.rope_parameters.mrope_section": [2, 1, 1]},

@@ -20,6 +20,7 @@ from benchmarks.wild.checks import APART, CRASHED, REFUSED, RIGHT, WRONG, Task, 
 from benchmarks.wild.libraries import DISTRIBUTIONS, LEFT_OUT, LIBRARIES
 
 AT_ONCE = 12  # models that one process examines: what a library patches or keeps does not reach the next ones
+PRELOADED = ["transformers.modeling_utils", "transformers.generation"]  # which most models of transformers import
 WORST_FIRST = (WRONG, CRASHED, REFUSED, RIGHT, APART)
 
 
@@ -53,7 +54,7 @@ def rows_of(
 ) -> Iterator[list[Row]]:
     """The rows of these models, some at a time; a step may take `limit` seconds, and no process begins after `end`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.wild.checks", "transformers"])
+    context.set_forkserver_preload(["benchmarks.wild.libraries", "benchmarks.wild.checks", *PRELOADED])
     rest = list(names)
     while rest and time.monotonic() < end:
         rows: list[Row] = []
@@ -111,7 +112,7 @@ def conduct(
     rows: list[Row] = []
     with Progress() as progress:
         for library, entries in LIBRARIES.items():
-            if not any(word in library for word in libraries.split(",")):
+            if libraries and library not in libraries.split(","):
                 continue
             try:
                 names = [name for name in entries() if any(word in name for word in words.split(","))]

@@ -11,7 +11,7 @@ LAYERS = 2
 
 # What a field becomes whose name matches, the first that does. Only numbers that are larger are changed.
 SIZES: list[tuple[str, int]] = [
-    (r"vocab_size(_per_layer_input)?|vocab_offset", VOCABULARY),
+    (r"(.*_)?vocab_size(_per_layer_input)?|vocab_offset", VOCABULARY),
     (
         r"(?!num_feat_extract)(.*_)?(num_hidden_layers|num_layers|n_layers?|depth|layers|num_blocks|num_hidden_groups)",
         LAYERS,
@@ -23,6 +23,9 @@ SIZES: list[tuple[str, int]] = [
     (r"qk_head_dim", 24),
     (r"qk_rope_head_dim", 8),
     (r"(.*_)?(head_dim|d_kv|dim_head|head_size|kv_channels|d_head|query_pre_attn_scalar|qk_nope_head_dim)", 16),
+    (r"d_latents", 64),
+    (r"num_latents", 8),
+    (r"num_self_attends_per_block", LAYERS),
     (r"rotary_dim|(kv|q|o)_lora_rank", 16),
     (r"(.*_)?(num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_moe_experts)", 4),
     (r"(.*_)?(num_experts_per_tok(en)?|moe_k|moe_topk|num_selected_experts|n_group|num_expert_group)", 2),
@@ -125,7 +128,7 @@ def _list(name: str, value: list[Any], layers: int, kinds: list[int], scheme: st
     sizes, deep_only = SCHEMES[scheme], scheme == "shallow"
     numbers = all(type(item) is int for item in value)
     if layers > LAYERS and len(value) == layers:
-        return [value[number] for number in kinds or range(LAYERS)]
+        value = [value[number] for number in kinds or range(LAYERS)]
     if numbers and re.search(r"(index(es)?|indices|idxs|_layers|_layer_id|blocks)$", name):
         last = (len(kinds) or LAYERS) - 1
         return sorted({min(item, last) for item in value}) if layers or max(value) > last else value
