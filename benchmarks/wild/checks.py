@@ -141,7 +141,18 @@ class Examination:
         outcomes["train"] = self._trained(copy.deepcopy(self.model), path)
         if outcomes["train"].kind == WRONG:  # what a cut leaves out may have drawn random numbers before the place
             outcomes["train"] = self._trained(without_dropout(self.model), path)
+            if outcomes["train"].kind == WRONG and self._draws(path):
+                outcomes["train"] = Outcome(APART, "random numbers are drawn that are no dropout's")
         return outcomes
+
+    @torch.no_grad()
+    def _draws(self, path: str) -> bool:
+        """Whether the value at `path` hangs on the seed in training, even without dropout."""
+        model = without_dropout(self.model).train()
+        one, other = (
+            run(functools.partial(capture, copy.deepcopy(model), [path]), self.calls[0], seed)[path] for seed in (1, 2)
+        )
+        return not equal(one, other)
 
     @torch.no_grad()
     def _agrees(self, cut: nn.Module, call: Call, expected: Any) -> Outcome:
