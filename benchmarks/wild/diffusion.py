@@ -47,9 +47,6 @@ def diffusers() -> dict[str, Make]:
         "unet-conditioned": entry(
             lambda: d.UNet2DConditionModel(down_block_types=down, up_block_types=up, **blocks, **text), *conditioned
         ),
-        "unet-1d": entry(
-            lambda: d.UNet1DModel(block_out_channels=(8, 8, 16), sample_size=64, extra_in_channels=16), noisy(2, 64)
-        ),
         "controlnet": entry(
             lambda: d.ControlNetModel(
                 down_block_types=down, conditioning_embedding_out_channels=(8, 16), **blocks, **text

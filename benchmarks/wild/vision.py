@@ -64,9 +64,6 @@ def monai() -> dict[str, Make]:
             ),
             lambda: (torch.randn(2, 1, 16, 16), torch.tensor([1, 5])),
         ),
-        "mednext": entry(
-            lambda: n.MedNeXtS(spatial_dims=2, in_channels=1, out_channels=2, filters=4), images(1, 64, 64)
-        ),
     }
 
 
@@ -117,7 +114,6 @@ def kornia() -> dict[str, Make]:
         "hynet": entry(lambda: f.HyNet(pretrained=False), *gray),
         "disk": entry(lambda: f.DISK(), images(3, 64, 64), images(3, 96, 64, batch=1)),
         "keynet": entry(lambda: f.KeyNet(pretrained=False), *wide),
-        "sift": entry(lambda: f.SIFTDescriptor(32), *gray),
         "loftr": entry(lambda: f.LoFTR(pretrained=None), lambda: ({k: torch.rand(s) for k, s in pair.items()},)),
         "vit": pictures(vit, 32),
         "mobile-vit": pictures(mobile_vit, 256),

@@ -153,12 +153,6 @@ def vit_pytorch() -> dict[str, Make]:
         "parallel": ("parallel_vit", "ViT", {**plain, "num_parallel_branches": 2}, 32),
         "learnable-memory": ("learnable_memory_vit", "ViT", plain, 32),
         "small-data": ("vit_for_small_dataset", "ViT", plain, 32),
-        "sep": (
-            "sep_vit",
-            "SepViT",
-            {"num_classes": 5, "dim": 8, "depth": (1, 1, 1), "heads": (1, 2, 2), "window_size": 4},
-            64,
-        ),
     }
     return {name: pictures(made(module, kind, **o), side) for name, (module, kind, o, side) in kinds.items()}
 
