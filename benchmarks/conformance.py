@@ -173,7 +173,7 @@ def _refuses(outcome: Outcome | None) -> bool:
 
 
 @click.command()
-@click.argument("library", type=click.Choice(list(LIBRARIES)))
+@click.argument("library", type=click.Choice([*LIBRARIES, "wild"]))
 @click.option("--models", default="", help="Only the models whose name holds one of these words, parted by commas.")
 @click.option("--extractors", default="", help="Likewise for the extractors, which are all of them otherwise.")
 @click.option("--cuts", type=click.IntRange(1), default=3, show_default=True, help="Random places for each model.")
@@ -181,6 +181,8 @@ def _refuses(outcome: Outcome | None) -> bool:
 @click.option("--limit-seconds", type=float, default=120, show_default=True, help="What one step may take.")
 @click.option("--minutes", type=float, default=60, show_default=True, help="Begin with no model after this time.")
 @click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="Models, a core each.")
+@click.option("--live", is_flag=True, help="Of wild: cut with live=True.")
+@click.option("--only", default="", help="Of wild: only these libraries, parted by commas.")
 @click.option("--write", is_flag=True, help="Put the table into docs/benchmarks.md.")
 @click.option("--json", "path", type=Path, help="Where to write each outcome as JSON.")
 def main(
@@ -192,10 +194,20 @@ def main(
     limit_seconds: float,
     minutes: float,
     at_once: int,
+    live: bool,
+    only: str,
     write: bool,
     path: Path | None,
 ) -> None:
-    """Cut the models of LIBRARY at random places with several extractors, and check what each returns."""
+    """Cut the models of LIBRARY at random places with several extractors, and check what each returns.
+
+    `wild` is many libraries beside these (see benchmarks/wild), cut at three places each without an example.
+    """
+    if library == "wild":
+        from benchmarks.wild import driver  # here, as it needs the libraries of the extra `wild`
+
+        driver.main(only, models, live, limit_seconds, minutes, path)
+        return
     names = [name for name in LIBRARIES[library]() if any(word in name for word in models.split(","))]
     if not names:
         raise click.UsageError(f"no model of {library} has {models!r} in its name")
