@@ -336,9 +336,9 @@ def test_an_operator_with_a_low_line_is_not_in_place() -> None:
         ({"after": "fc", "crossing": "all"}, "crossing is 'refuse' or 'pass', not 'all'"),
         (
             {"after": "layer3", "upto": "layer2"},
-            "'layer2' does not run after the place after which this module begins",
+            "'layer2' does not run after the layer after which this module begins",
         ),
-        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the place after which"),
+        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the layer after which"),
         ({"after": "layer5"}, "no place 'layer5'"),
     ],
 )
@@ -350,7 +350,7 @@ def test_bad_requests(resnet: nn.Module, arguments: dict[str, Any], says: str) -
 def test_bad_divisions(resnet: nn.Module) -> None:
     with pytest.raises(TruncateError, match="nothing to divide at: `at` holds no place"):
         split(resnet, at=[])
-    with pytest.raises(TruncateError, match="does not run after the place after which"):
+    with pytest.raises(TruncateError, match="does not run after the layer after which"):
         split(resnet, at=["layer3", "layer2"])
     with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]
