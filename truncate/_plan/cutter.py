@@ -64,9 +64,7 @@ class Cutter:
         entry = self.traces.entry
         if entry.parameters and not entry.inputs:
             kind = type(self.model).__name__
-            why = (
-                f"every argument of the forward of {kind} may be left out, so it is not known what it is called with"
-            )
+            why = f"every argument of the forward of {kind} may be left out, so it is not known what it is called with"
             if self.traces.has_example:
                 why = f"the example for {kind} holds no tensor, so the result would take no input"
             raise CannotFollowError(f"{why}. Give an example input, args=(x,) or kwargs={{...}}")
