@@ -99,7 +99,7 @@ def test_in_zsh(environment: dict[str, str], tmp_path: Path) -> None:
     try:
         read_until("ready ", terminal)
         os.write(terminal, b"torch-truncate \t")
-        read_until("Draw every place where one can stop", terminal)
+        read_until("Draw every layer and operation where one can", terminal)
         os.write(terminal, b"extract alexnet images --engine=r\t")
         read_until("--engine=ray ", terminal)
     finally:

@@ -61,7 +61,7 @@ def cut(
 
 
 def _compare(built: models.Built, part: nn.Module) -> None:
-    """Prints the summary of the cut, and what it spares."""
+    """Prints the summary of the cut, and what it saves."""
     import torchinfo
 
     def run(module: nn.Module) -> Callable[[], Any]:

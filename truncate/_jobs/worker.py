@@ -30,7 +30,7 @@ class Worker:
     strict: bool
 
     def fill(self, output: Output, paths: Sequence[str], numbers: Sequence[int], done: Callable[[int], None]) -> None:
-        """Makes the shards of these numbers, and tells after each batch how many files it was of."""
+        """Makes the shards of these numbers, and tells `done` after each batch how many files it had."""
         forward = Forward(self.module, self.device, self.dtype)
         read = self._read(paths, self.batches(output, numbers))
         results = computed(lambda batch: self._forward(forward, batch), read, self.device)

@@ -169,7 +169,7 @@ def _check_writable(name: str, tensor: Tensor) -> None:
     """Refuses a tensor that cannot be written to, before anything is written."""
     why = None
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__ or tensor.layout is not torch.strided:
-        why = f"a {type(tensor).__name__}, a kind of tensor with behaviour of its own"
+        why = f"a {type(tensor).__name__} that is not stored as an ordinary one"
     elif tensor.is_inference():
         why = "made in inference mode"
     elif not tensor.is_meta and any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
