@@ -86,7 +86,7 @@ def cut(**given: Any) -> None:
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
 @click.option("--shapes", is_flag=True, help="Show what each layer returns, from one run of the model.")
 def layers(**given: Any) -> None:
-    """Draw every layer and operation where one can stop."""
+    """Draw all layers and operations of a model."""
     from truncate._cli import listing
 
     listing.show(**given)
