@@ -292,7 +292,7 @@ REFUSED = {
     "cut tiny: --upto x": "'tiny:' is no model: after the colon is a callable, and before it the module to import",
     "cut :net --upto x": "':net' is no model: ",
     "cut tiny:net --upto pool --image none.jpg": "no file none.jpg",
-    "cut tiny:net --upto pool --image .": ". is a folder: --image takes one picture, and the command `extract` a",
+    "cut tiny:net --upto pool --image .": ". is a folder: --image takes one image, and the command `extract` a",
     "cut tiny:net --upto pool --image p.jpg --shape 1,3,8,8": "--image brings its own: leave one of them out",
     "cut tiny:net --upto pool --save x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
     "cut tiny:net --upto pool --save x": "cannot tell from 'x' what to write",
@@ -328,7 +328,7 @@ def test_a_folder_that_one_may_not_write_to(
 def test_pictures_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "p.jpg").write_text("no picture")
     assert main(["cut", "tiny:net", "--upto", "pool", "--image", "p.jpg"]) == 2
-    assert capsys.readouterr().err == "error: cannot read p.jpg as a picture: cannot identify image file 'p.jpg'\n"
+    assert capsys.readouterr().err == "error: cannot read p.jpg as an image: cannot identify image file 'p.jpg'\n"
 
 
 def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
         "└── head     Linear              10\n"
     )
     assert run(capsys, "layers", "tiny:net", "--table", SHAPE).splitlines()[:3] == [
-        "place    type               parameters  output",
+        "target   type               parameters  output",
         "conv     Conv2d                    112  1×4×8×8",
         "sub      sub                            1×4×8×8",
     ]

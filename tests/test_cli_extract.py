@@ -164,7 +164,7 @@ def test_broken_files_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     Path("images/up").symlink_to(".")
     out = run(capsys, *arguments("--batch-size", "2"), code=1)
     assert out.splitlines() == [
-        "left out, as their names are not those of pictures: 1 .txt",
+        "left out, as their names are not those of images: 1 .txt",
         "out.parquet: 4 rows",
         "4 files could not be read (see out.failures.parquet), the first of them images/up: a link to a folder that "
         "holds it",
@@ -238,7 +238,7 @@ def test_refused(given: list[str], message: str, capsys: pytest.CaptureFixture[s
 def test_a_folder_without_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     assert refuse(capsys, *arguments()) == "no folder images"
     Path("images").mkdir()
-    assert refuse(capsys, *arguments()).startswith("no pictures in images, it is empty")
+    assert refuse(capsys, *arguments()).startswith("no images in images, it is empty")
 
 
 def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_sizes_that_make_no_batch(capsys: pytest.CaptureFixture[str], monkeypatc
     Image.new("RGB", (8, 8)).save("images/a.png")
     Image.new("RGB", (9, 8)).save("images/b.png")
     assert refuse(capsys, *arguments()) == (
-        "the model's own transform leaves pictures at different sizes (3×8×8 and 3×8×9), which make no batch: take "
+        "the model's own transform leaves images at different sizes (3×8×8 and 3×8×9), which make no batch: take "
         "--batch-size 1, and --pool avg for rows of one length"
     )
     assert main(arguments("--batch-size", "1", upto="conv")) == 2

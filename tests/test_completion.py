@@ -99,7 +99,7 @@ def test_in_zsh(environment: dict[str, str], tmp_path: Path) -> None:
     try:
         read_until("ready ", terminal)
         os.write(terminal, b"torch-truncate \t")
-        read_until("Draw every place where one can stop", terminal)
+        read_until("Draw all layers and operations of a model", terminal)
         os.write(terminal, b"extract alexnet images --engine=r\t")
         read_until("--engine=ray ", terminal)
     finally:
@@ -122,8 +122,8 @@ def read_until(text: str, terminal: int) -> None:
 def test_help_and_completion_need_no_torch() -> None:
     code = """
 import sys
-from truncate._cli import cli, main
-from truncate._completion import Bash
+from truncate._cli.commands import cli, main
+from truncate._cli.completion import Bash
 assert main(["cut", "--help"]) == 0
 assert main(["cut", "alexnet"]) == 2
 assert [item.value for item in Bash(cli, {}, "", "").get_completions(["cut", "alexnet"], "--sa")] == ["--save"]

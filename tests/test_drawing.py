@@ -88,7 +88,7 @@ def test_marks_agree_with_the_cut(name: str) -> None:
     targets = [upto] if isinstance(upto, str) else list(upto.values() if isinstance(upto, dict) else upto)
     assert {path for path, mark in found.items() if mark is Mark.RETURNED} == set(targets)
     assert picture.left_parameters == sum(p.numel() for p in truncate(model, upto).parameters())
-    assert {Mark.KEPT, Mark.PARTLY, Mark.CUT, Mark.RETURNED} == set(picture.marks)
+    assert {Mark.KEPT, Mark.PARTLY, Mark.DROPPED, Mark.RETURNED} == set(picture.marks)
 
 
 def test_tree_of_a_cut() -> None:
@@ -98,7 +98,7 @@ def test_tree_of_a_cut() -> None:
         "parameters: 60 of 476 (12.6 %)",
         "multiply-adds: 144 of 1,296 (11.1 %)",
         "",
-        "   place               type        output  parameters    share  multiply-adds    share",
+        "   target              type        output  parameters    share  multiply-adds    share",
         "◐  Net                 Net                        476  100.0 %          1,296  100.0 %",
         "●  ├── stem            Linear      3×4             20    4.2 %             96    7.4 %  2 calls",
         "◐  ├── blocks          Sequential  3×4            456   95.8 %          1,152   88.9 %",
@@ -113,7 +113,7 @@ def test_tree_of_a_cut() -> None:
         "○  │       ├── down    Linear      3×4             36    7.6 %             96    7.4 %",
         "○  │       └── add     add         3×4",
         "",
-        "◉ returned   ● kept   ◐ partly kept   ○ cut away",
+        "◉ returned   ● kept   ◐ partly kept   ○ dropped",
     ]
 
 
@@ -137,7 +137,7 @@ def test_only_what_looks_alike_is_one() -> None:
     assert labels(leaf("0"), leaf("1"), leaf("2")) == ["0 … 2"]
     assert labels(leaf("0"), leaf("1")) == ["0", "1"]  # as one they would take as much room
     assert labels(leaf("query"), leaf("key"), leaf("value")) == ["query", "key", "value"]
-    assert labels(leaf("0"), leaf("1"), leaf("2", mark=Mark.CUT)) == ["0", "1", "2"]
+    assert labels(leaf("0"), leaf("1"), leaf("2", mark=Mark.DROPPED)) == ["0", "1", "2"]
     assert labels(leaf("0"), leaf("1"), leaf("2", shape="2×2")) == ["0", "1", "2"]
     blocks = [TreeNode(str(i), str(i), "Block", 4, inside=[leaf(inner)]) for i, inner in enumerate("aab")]
     assert labels(*blocks) == ["0 … 1", "2"]
@@ -157,30 +157,30 @@ def test_what_is_shared_is_said_and_counted_once() -> None:
 def test_an_operation_is_kept_where_it_is_needed() -> None:
     model = torchvision.models.alexnet()
     assert marks(draw(model, "classifier.5").diagram)["flatten"] is Mark.KEPT
-    assert marks(draw(model, "avgpool").diagram)["flatten"] is Mark.CUT
+    assert marks(draw(model, "avgpool").diagram)["flatten"] is Mark.DROPPED
 
 
 @pytest.mark.parametrize("args", [None, (torch.zeros(1, 3, 64, 64),)])
 def test_after_a_place(args: Any) -> None:
-    """What was computed in front of it is cut away; where skip connections cross too, likewise."""
+    """What was computed before it is dropped; where skip connections cross too, likewise."""
     model = torchvision.models.resnet18().eval()
     picture = draw(model, {"c4": "layer3"}, args, after="layer1").diagram
     found = marks(picture)
     assert picture.cut == "after layer1, up to layer3"
     assert [found[name] for name in ("conv1", "layer1", "layer2", "layer3", "layer4")] == [
-        Mark.CUT, Mark.CUT, Mark.KEPT, Mark.RETURNED, Mark.CUT,
+        Mark.DROPPED, Mark.DROPPED, Mark.KEPT, Mark.RETURNED, Mark.DROPPED,
     ]  # fmt: skip
     held = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("layer2", "layer3")))
     assert picture.left_parameters == held and picture.left_work is None
     rest = marks(draw(model, args=args, after="layer3.0.conv1").diagram)
-    assert rest["layer3.0.conv1"] is Mark.CUT and rest["layer3.0.conv2"] is Mark.KEPT
+    assert rest["layer3.0.conv1"] is Mark.DROPPED and rest["layer3.0.conv2"] is Mark.KEPT
     assert rest["layer3"] is Mark.PARTLY and rest["fc"] is Mark.KEPT
 
 
 def test_before_a_place() -> None:
     picture = draw(Net().eval(), before="blocks.3.down").diagram
     found = {branch.path: branch for branch in picture.root.walk()}
-    assert found["blocks.3.down"].mark is Mark.CUT
+    assert found["blocks.3.down"].mark is Mark.DROPPED
     assert found["blocks.3.down"].returned_as == "output: what it is given"
     assert found["blocks.3.act"].mark is Mark.KEPT
     assert picture.cut == "before blocks.3.down"
@@ -191,7 +191,7 @@ def test_the_model_itself_and_several_calls() -> None:
     assert set(marks(draw(model, "").diagram).values()) == {Mark.KEPT, Mark.RETURNED}
     both = draw(model, ["", "blocks.0"]).diagram
     assert {path for path, mark in marks(both).items() if mark is Mark.RETURNED} == {"", "blocks.0"}
-    assert Mark.CUT not in both.marks
+    assert Mark.DROPPED not in both.marks
     called = draw(torchvision.models.resnet18().eval(), "layer1.0.relu:0").diagram
     relu = next(branch for branch in called.root.walk() if branch.path == "layer1.0.relu")
     assert relu.returned_as == "output (call 0)"
@@ -230,7 +230,7 @@ def test_an_operation_that_only_the_example_shows() -> None:
             return self.second(y)
 
     found = marks(draw(Branching(), "mul", args=(torch.zeros(2, 4),)).diagram)
-    assert found == {"": Mark.PARTLY, "first": Mark.KEPT, "second": Mark.CUT, "mul": Mark.RETURNED}
+    assert found == {"": Mark.PARTLY, "first": Mark.KEPT, "second": Mark.DROPPED, "mul": Mark.RETURNED}
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "vit"])
@@ -474,11 +474,11 @@ def test_search_finds_a_layer(page: Any) -> None:
     search.fill("layer3.17.conv3")
     assert button(page, "layer3.17.conv3").is_visible()
     assert not button(page, "fc").is_visible()
-    assert page.locator(".said").inner_text() == "1 place"
+    assert page.locator(".said").inner_text() == "1 target"
     search.fill("LAYER4 batchnorm")
-    assert page.locator(".said").inner_text() == "10 places"
+    assert page.locator(".said").inner_text() == "10 targets"
     search.fill("nothing like it")
-    assert page.locator(".said").inner_text() == "0 places"
+    assert page.locator(".said").inner_text() == "0 targets"
     search.press("Escape")
     assert button(page, "layer3.20.conv2").is_visible()
     assert not button(page, "layer3.17.conv3").is_visible()
@@ -504,13 +504,13 @@ def test_it_is_readable_in_light_and_dark(page: Any, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 900, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    for path in ("layer3.20.conv1", "fc"):  # one that is kept, one that is cut away
+    for path in ("layer3.20.conv1", "fc"):  # one that is kept, one that is dropped
         assert _contrast(*page.evaluate(_COLOURS, path)) >= 4.5
 
 
 _COLOURS = """path => {
   const button = document.querySelector(`button[data-target="${path}"]`);
-  return [getComputedStyle(button).color, getComputedStyle(button.closest(".truncate-picture")).backgroundColor];
+  return [getComputedStyle(button).color, getComputedStyle(button.closest(".truncate-drawing")).backgroundColor];
 }"""
 
 

@@ -204,7 +204,7 @@ def test_maps_are_to_be_pooled() -> None:
     [
         (
             (torch.ones(2, 3),),
-            "a head takes one tensor, but the backbone returns a tuple. Stop at a place that returns",
+            "a head takes one tensor, but the backbone returns a tuple. Stop at a layer that returns",
         ),
         ({"x": torch.ones(2, 3)}, "the backbone returns a dict"),
         (torch.ones(3), r"the backbone returns a tensor of shape \[3\] and torch.float32, and a head takes \(N, C\)"),

@@ -116,7 +116,7 @@ def test_table_and_sequence() -> None:
     places = layers(Block().eval(), args=(torch.zeros(3, 4),))
     assert places.table() == "\n".join(
         [
-            "place   type    parameters  output",
+            "target  type    parameters  output",
             "first   Linear          20  3×4",
             "second  Linear          20  3×4",
             "noise   Linear          20          only in training",
@@ -127,7 +127,7 @@ def test_table_and_sequence() -> None:
     assert len(places) == 5
     assert places[0].path == "first"
     assert [p.path for p in places[-2:]] == ["add", "act"]
-    assert repr(places) == "<5 places of Block>"
+    assert repr(places) == "<5 layers and operations of Block>"
 
 
 def test_down_to_a_depth() -> None:

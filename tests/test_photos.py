@@ -149,7 +149,7 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert reason(path) == "the file is empty"
     path.write_text("This is no picture.")
-    assert reason(path) == "no picture, or in a format that is not read"
+    assert reason(path) == "not an image, or in a format that is not read"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:1000])
     assert reason(path).startswith("image file is truncated")
@@ -167,7 +167,7 @@ def test_a_picture_that_would_fill_the_memory(tmp_path: Path) -> None:
 def test_programs_are_not_run(tmp_path: Path) -> None:
     """Pillow would start Ghostscript for these."""
     (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n")
-    assert reason(tmp_path / "a.jpg") == "no picture, or in a format that is not read"
+    assert reason(tmp_path / "a.jpg") == "not an image, or in a format that is not read"
 
 
 def test_a_file_that_may_not_be_read(public: Path) -> None:
@@ -210,9 +210,9 @@ def test_in_the_order_of_their_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "no pictures in images, it is empty; they end in .jpg, .png, .webp and the like"),
-        (lambda folder: touch(folder, "a.txt", "b.txt", "c"), "no pictures in images (it holds 2 .txt, 1 without suff"),
-        (lambda folder: (folder / "a.jpg").symlink_to("b"), "(it holds images/a.jpg: a link to nothing); they end in"),
+        (lambda folder: None, "no images in images, it is empty; their names end in .jpg, .png, .webp and the like"),
+        (lambda folder: touch(folder, "a.txt", "b.txt", "c"), "no images in images (it holds 2 .txt, 1 without suff"),
+        (lambda folder: (folder / "a.jpg").symlink_to("b"), "(it holds images/a.jpg: a link to nothing); their names"),
         (lambda folder: folder.rmdir(), "no folder images"),
         (lambda folder: (folder.rmdir(), folder.touch()), "images is a file, and no folder"),
     ],

@@ -447,7 +447,7 @@ def check_division(model: nn.Module, data: st.DataObject) -> None:
 
 
 UNDIVIDED = (
-    "does not run after the place after which this module begins",
+    "does not run after the layer after which this module begins",
     "nothing that follows",
     "depending on its mode",
     "asks whether a value that another module returns is None",

@@ -89,7 +89,7 @@ def test_what_rank_0_refuses_ends_both() -> None:
     process = torchrun(*arguments("two.parquet"))
     _, err = process.communicate(timeout=90)
     assert process.returncode == 1  # torchrun's own
-    assert "error: no pictures in images, it is empty" in err
+    assert "error: no images in images, it is empty" in err
 
 
 def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

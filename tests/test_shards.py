@@ -296,7 +296,7 @@ def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]
     assert refused(capsys, *command()).startswith("features.failures.parquet is there, and was not made by")
     Path("folder").mkdir()
     (Path("folder") / "mine").touch()
-    assert refused(capsys, *command(out="folder")).startswith("folder holds 'mine', which this command has not made")
+    assert refused(capsys, *command(out="folder")).startswith("folder holds 'mine', which this command did not make")
     assert [entry.name for entry in Path("folder").iterdir()] == ["mine"]
     (Path("folder") / "mine").unlink()
     for content in (b"{mine", b'["mine"]', b"\xff", b'{"format": 1}', None):
@@ -307,7 +307,7 @@ def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]
         else:
             manifest.write_bytes(content)
         text = refused(capsys, *command(out="folder"))
-        assert text == "folder holds 'manifest.json', which this command has not made: write elsewhere"
+        assert text == "folder holds 'manifest.json', which this command did not make: write elsewhere"
         assert content is None or manifest.read_bytes() == content
     assert Path("features.failures.parquet").read_text() == "mine"
     Path("features.failures.parquet").unlink()

@@ -328,17 +328,17 @@ def test_an_operator_with_a_low_line_is_not_in_place() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({}, "say where to stop: upto='layer3', say. print(layers(model)) lists every place"),
-        ({"upto": "fc", "before": "fc"}, "upto='fc' and before='fc' are two places to stop; give one of them"),
+        ({}, "say where to stop, for example upto='layer3'. print(layers(model)) lists all targets"),
+        ({"upto": "fc", "before": "fc"}, "upto='fc' and before='fc' both say where to stop; give one of them"),
         ({"before": ""}, "before='' stops at what the model itself is given, where nothing has been computed yet"),
         ({"before": []}, "nothing to stop at: before is [], which holds no target"),
         ({"after": ""}, "'' is the model itself, and nothing follows it"),
         ({"after": "fc", "crossing": "all"}, "crossing is 'refuse' or 'pass', not 'all'"),
         (
             {"after": "layer3", "upto": "layer2"},
-            "'layer2' does not run after the place after which this module begins",
+            "'layer2' does not run after the layer after which this module begins",
         ),
-        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the place after which"),
+        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the layer after which"),
         ({"after": "layer5"}, "no target 'layer5'"),
     ],
 )
@@ -348,9 +348,9 @@ def test_bad_requests(resnet: nn.Module, arguments: dict[str, Any], says: str) -
 
 
 def test_bad_divisions(resnet: nn.Module) -> None:
-    with pytest.raises(TruncateError, match="nothing to divide at: `at` holds no place"):
+    with pytest.raises(TruncateError, match="nothing to divide at: `at` holds no target"):
         split(resnet, at=[])
-    with pytest.raises(TruncateError, match="does not run after the place after which"):
+    with pytest.raises(TruncateError, match="does not run after the layer after which"):
         split(resnet, at=["layer3", "layer2"])
     with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]

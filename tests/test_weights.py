@@ -513,7 +513,8 @@ def test_names_behind_a_prefix(part: nn.Module, tmp_path: Path) -> None:
     source = Net()
     path = pth({f"a.net.{name}": tensor for name, tensor in source.state_dict().items()}, tmp_path)
     wrapped = "nn.ModuleDict({'a': nn.ModuleDict({'net': module})})"
-    assert refused(part, path).endswith(f"\nAll these names are there after 'a.net.': load_weights({wrapped}, path)")
+    says = f"\nAll these names are there with the prefix 'a.net.': load_weights({wrapped}, path)"
+    assert refused(part, path).endswith(says)
     load_weights(eval(wrapped, {"nn": nn, "module": part}), path)
     assert torch.equal(part.stem.weight, source.stem.weight)
 
@@ -523,7 +524,7 @@ def test_a_tensor_beside_the_state_dict(part: nn.Module, key: str, tmp_path: Pat
     """As the training script of PyTorch's ImageNet example leaves it there."""
     source = Net()
     path = pth({"epoch": 3, "best_acc1": torch.tensor(71.3), key: source.state_dict()}, tmp_path)
-    assert load_weights(part, path).notes == (f"found after {key!r}",)
+    assert load_weights(part, path).notes == (f"found under {key!r}",)
     assert torch.equal(part.stem.weight, source.stem.weight)
 
 
@@ -541,8 +542,8 @@ def test_what_was_done_is_said(tmp_path: Path) -> None:
     assert str(report) == (
         "loaded: 3 tensors, 0.0 MB\n"
         "unexpected, and not read: 11 (bn.weight, bn.bias, bn.running_mean, bn.running_var, …)\n"
-        "note: found after 'state_dict'\n"
-        "note: 'module.' begins all names of the checkpoint, and was taken off"
+        "note: found under 'state_dict'\n"
+        "note: 'module.' begins all names of the checkpoint, and was removed"
     )
     old = pth(Net().state_dict(), tmp_path, _use_new_zipfile_serialization=False)
     assert "note: read whole" in str(load_weights(truncate(Net(), "stem"), old))
@@ -602,7 +603,7 @@ def test_what_cannot_be_written_to(tmp_path: Path) -> None:
         module.b = torch.zeros(3)
     assert "it is made in inference mode" in refused(module, path)
     module.b = torch.zeros(3).to_sparse()
-    with pytest.raises(WeightsError, match="'b' of the module cannot be written to: it is a Tensor with ways of its"):
+    with pytest.raises(WeightsError, match="'b' of the module cannot be written to: it is a Tensor that is not"):
         load_weights(module, path)
     assert not module.a.any()
 
@@ -890,7 +891,7 @@ def test_an_index_leads_nowhere_else(part: nn.Module, index: Path, tmp_path: Pat
     copy_of_index.write_text(index.read_text())
     changed(copy_of_index, "stem.weight", "../part-0.safetensors")
     changed(copy_of_index, "scale", "../part-0.safetensors")
-    assert "names '../part-0.safetensors', which is no file outside it" in refused(part, copy_of_index)
+    assert "names '../part-0.safetensors', which is not the name of a file beside it" in refused(part, copy_of_index)
 
 
 def test_a_report_can_be_kept(tmp_path: Path) -> None:

@@ -46,16 +46,16 @@ def truncate(
     Args:
         model: Any module whose forward runs. It is not changed.
         upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
-            (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path picks
-            the n-th of several calls, of which the last is taken otherwise; an operation is named as `layers` lists
-            it (``"layer1.0.add"``); ``""`` is the model itself. A list, tuple, named tuple or dict of these gives
-            several outputs.
+            (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path selects
+            one of several calls, counted from 0, where otherwise the last is taken; an operation is named as `layers`
+            lists it (``"layer1.0.add"``); ``""`` is the model itself. A list, tuple, named tuple or dict of these
+            gives several outputs.
         args: Positional arguments of an example call of the model, as in ``torch.export.export(mod, args, kwargs)``.
             With an example, forwards that depend on values (branches on shapes, loops over data) are recorded on it.
         kwargs: Keyword arguments of that call.
-        before: In place of `upto`: stops at what a place is given. That is its one argument, or a tuple of all that
+        before: Instead of `upto`: stops at what a layer is given. That is its one argument, or a tuple of all that
             hold values of the pass.
-        after: Where to begin: the result takes what this place returns, and is what follows: up to the end of the
+        after: Where to begin: the result takes what this layer returns, and is what follows it: up to the end of the
             model, or to `upto` or `before`.
         crossing: What to do if `after` divides the model where more than one tensor crosses: ``"refuse"``, with an
             error that lists them, or ``"pass"``: the result takes a tuple of them, as `split` hands them on.
@@ -77,12 +77,12 @@ def truncate(
         keeps its own training flag. ``assumptions`` lists what was fixed where a forward was recorded.
 
     Raises:
-        UnknownTargetError: `upto` names no place of the model.
-        NotReachedError: The forward does not run the place, or not that often.
+        UnknownTargetError: `upto` names nothing in the model.
+        NotReachedError: The forward does not run the target, or not that often.
         CannotFollowError: A forward between the model and the target depends on values known only when it runs.
         CrossingError: More than the output of `after` is needed after it.
         WrongResultError: The result differed from the model on the example, or did not run on it.
-        TruncateError: `model` or `upto` is of a wrong type. (The other errors are children of this one.)
+        TruncateError: `model` or `upto` is of a wrong type. (The other errors are subclasses of it.)
     """
     example = _checked("truncate", model, args, kwargs, crossing)
     then = pooling(pool, flatten)
@@ -107,16 +107,16 @@ def split(
     copy: bool = False,
     check: bool = True,
 ) -> tuple[nn.Module, ...]:
-    """The model in pieces that run in turn, divided after one place (into a front and a back) or after several.
+    """The model in pieces that run in turn, divided after one layer (into a front and a back) or after several.
 
     Args:
         model: Any module whose forward runs. It is not changed.
-        at: The place after which the model is divided, written as for `truncate`; a list of places, in running order,
-            gives one piece more than there are places.
+        at: The layer after which the model is divided, written as for `truncate`; a list of layers, in running order,
+            gives one piece more than there are layers.
         args: Positional arguments of an example call of the model, for forwards that have to be recorded.
         kwargs: Keyword arguments of that call.
-        crossing: What to do where more than the output of the place is needed after it, as skip connections are:
-            ``"refuse"``, with an error that lists what crosses and names the nearest places where nothing else does,
+        crossing: What to do where more than the output of the layer is needed after it, as skip connections are:
+            ``"refuse"``, with an error that lists what crosses and names the nearest layers where nothing else does,
             or ``"pass"``: one piece returns all of it as a tuple, and the next one takes that.
         copy: Whether the pieces have modules, parameters and buffers of their own. Otherwise they are the model's, as
             for `truncate`.
@@ -128,13 +128,13 @@ def split(
         What two pieces both use stays one object in both, so that a step of an optimizer changes it once.
 
     Raises:
-        CrossingError: More than the output of a place is needed after it.
-        TruncateError: All else that `truncate` raises; or the places are not in running order.
+        CrossingError: More than the output of a layer is needed after it.
+        TruncateError: All else that `truncate` raises; or the layers are not in running order.
     """
     example = _checked("split", model, args, kwargs, crossing)
     written = list(at) if isinstance(at, (list, tuple)) else [at]
     if not written:
-        raise TruncateError("nothing to divide at: `at` holds no place")
+        raise TruncateError("nothing to divide at: `at` holds no target")
     cut_points = [resolve(model, cut_point) for cut_point in written]
     end = len(cut_points)
     division = Division(model, cut_points, [Target("", "", model)], example)
@@ -171,11 +171,11 @@ def _next_try(division: Division, error: TruncateError) -> Division | None:
 def divide(
     model: nn.Module, upto: Any, before: Any, after: Any, example: Example | None, live: bool | None = None
 ) -> tuple[Division, Any]:
-    """What a user asks for, and the containers of its targets with their numbers in place of the targets."""
+    """The division that a user asks for, and the containers of its targets, with numbers in place of the targets."""
     if upto is not None and before is not None:
-        raise TruncateError(f"upto={upto!r} and before={before!r} are two places to stop; give one of them")
+        raise TruncateError(f"upto={upto!r} and before={before!r} both say where to stop; give one of them")
     if upto is None and before is None and after is None:
-        raise TruncateError("say where to stop: upto='layer3', say. print(layers(model)) lists every place")
+        raise TruncateError("say where to stop, for example upto='layer3'. print(layers(model)) lists all targets")
     cut_points = [] if after is None else [resolve(model, after)]
     stop = "" if upto is None and before is None else upto if before is None else before
     targets = [*cut_points]
@@ -200,7 +200,7 @@ def is_whole(division: Division) -> bool:
 
 
 def module_of(plan: Plan, arrangement: Any = 0, then: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """The module of a plan, which tells what was fixed in it; `after`: what each of its outputs is passed through."""
+    """The module of a plan, which tells what was fixed in it; `then`: what each of its outputs is passed through."""
     result = build(plan, None if isinstance(arrangement, int) else arrangement, then or {})
     if not hasattr(result, "assumptions"):  # a child of the model may have that name
         result.__dict__["assumptions"] = assumptions_of(plan)
@@ -211,8 +211,8 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
     decided = [a.module or "the model itself" for plan in plans for a in assumptions_of(plan) if a.content]
     for name in dict.fromkeys(decided):
         warnings.warn(
-            f"the forward of {name} decides by the content of a tensor. The result goes the way of the example and "
-            f"raises for an input that would go another; its `assumptions` say where",
+            f"the forward of {name} decides by the content of a tensor. The result follows the branch that the "
+            f"example took and raises for an input that would take another; its `assumptions` say where",
             ContentWarning,
             stacklevel=4,
         )

@@ -10,11 +10,11 @@ from typing import Any
 
 
 class TruncateError(Exception):
-    """Anything that this library refuses to do. The other errors are its children."""
+    """Anything that this library refuses to do. The other errors are its subclasses."""
 
 
 class UnknownTargetError(TruncateError, LookupError):
-    """A target that names no place of the model."""
+    """A target that names nothing in the model."""
 
 
 class NotReachedError(TruncateError, RuntimeError):
@@ -22,7 +22,7 @@ class NotReachedError(TruncateError, RuntimeError):
 
 
 class CrossingError(TruncateError, RuntimeError):
-    """A place after which a model cannot be divided: more than one value crosses there."""
+    """A layer after which a model cannot be divided: more than one value crosses there."""
 
 
 class CannotFollowError(TruncateError, RuntimeError):
@@ -50,7 +50,7 @@ class WrongResultError(TruncateError, AssertionError):
 
 
 class ExtractError(TruncateError, RuntimeError):
-    """Batches, keys, pictures or an output that features cannot be extracted from or written to."""
+    """Batches, keys or images that features cannot be extracted from, or an output that cannot be written."""
 
 
 def require_module(caller: str, given: Any, error: type[TruncateError] = TruncateError) -> None:
@@ -102,6 +102,6 @@ def need(module: str, purpose: str, package: str) -> Any:
 
 
 def close(name: str, known: Iterable[str]) -> str:
-    """What was perhaps meant, to be put after a message."""
+    """What was perhaps meant, to be appended to a message."""
     matches = difflib.get_close_matches(name, list(known), n=3)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

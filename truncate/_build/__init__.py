@@ -1,4 +1,9 @@
-"""ROOM _build."""
+"""Building modules from plans.
+
+In: a `Plan`, and how its outputs are arranged.
+Out: an ordinary module (`build`), whose forward is generated Python source. Also here: comparing it with the model on
+the example (`compare`), its whole source as a file of its own (`source`), pooling, and modules that stay in evaluation.
+"""
 
 from truncate._build.assemble import Truncated, build, shallow_copy
 from truncate._build.check import compare, same

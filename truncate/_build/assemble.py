@@ -1,4 +1,4 @@
-"""From a plan to modules: what is kept is kept as it is, and each module of the path gets a forward of its own."""
+"""From a plan to modules: what is kept stays as it is, and each module on the path gets a forward of its own."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Container(nn.Module):
 def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = MappingProxyType({})) -> nn.Module:
     """The module of a plan. It returns `result`: nested containers with the numbers of targets in place of values.
 
-    Without `result`, which is for the modules inside: its own output if the plan asks for it, then its picks.
-    `then`: modules through which each value is passed in turn, with the names that they should have in it.
+    Without `result`, as for the modules inside, it returns its own output if the plan asks for it, then its captures.
+    `then`: modules through which each value is passed in turn, by the names that they should have in it.
     """
     if isinstance(plan, LivePlan):
         return _live(plan, result, then)
@@ -69,7 +69,7 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
 def _live(plan: LivePlan, result: Any, then: Mapping[str, nn.Module]) -> nn.Module:
     then = _under_free_names(then, plan.module)
     asked = [(plan.targets[capture.target], capture.call) for capture in plan.captures]
-    made, part = build_live(plan.module, plan.path, asked, plan.own, to_end=plan.own or plan.writes)
+    made, part = build_live(plan.module, plan.path, asked, plan.own, to_end=plan.own or plan.mutates)
     part.result, part.then = result, tuple(then)
     part.numbers = tuple(capture.target for capture in plan.captures)
     made._modules.update(then)
@@ -112,12 +112,12 @@ def _held(plan: Plan, holder: str, name: str) -> Any:
     except AttributeError:
         raise CannotFollowError(
             f"the forward of {plan.path!r} ({type(plan.module).__name__}) reads {join(holder, name)!r}, which is there "
-            f"only while the model runs: a hook sets it, perhaps. Stop at {plan.path!r} or outside it"
+            f"only while the model runs: perhaps a hook sets it. Stop at {plan.path!r} or outside it"
         ) from None
 
 
 def _refuse_nested(plan: Plan, pieces: dict[str, Any]) -> None:
-    """A child that is rebuilt cannot be a part of another one too that is kept, or rebuilt in another way."""
+    """A child that is rebuilt cannot also be a part of another one that is kept, or rebuilt differently."""
     for path, piece in pieces.items():
         *holders, _ = path.split(".")
         for outer in filter(pieces.__contains__, itertools.accumulate(holders, join)):
@@ -128,7 +128,7 @@ def _refuse_nested(plan: Plan, pieces: dict[str, Any]) -> None:
                 inner, outer = join(plan.path, path), join(plan.path, outer)
                 raise CannotFollowError(
                     f"{inner!r} is called by itself and as a part of {outer!r}, and only one of these calls would be "
-                    f"cut. Cut at another place, or only one of these calls at a time"
+                    f"cut. Cut elsewhere, or at only one of these calls at a time"
                 )
 
 
@@ -186,7 +186,9 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     for sub in plan.children.values():
         if len(sub.used) + sub.slots != 1 or len(sub.forms) != 1:
             return False  # a Sequential passes one value on, and needs one
-    if len(plan.used) + plan.slots != 1 or len(plan.forms) != 1 or plan.own == bool(plan.captures) or len(plan.captures) > 1:
+    if len(plan.used) + plan.slots != 1 or len(plan.forms) != 1:
+        return False
+    if plan.own == bool(plan.captures) or len(plan.captures) > 1:
         return False
     names, kept = list(module._modules), list(pieces)
     first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
@@ -213,7 +215,7 @@ def shallow_copy(module: nn.Module) -> nn.Module:
 
 
 def _hooked_root(plan: Plan, result: Any, then: Mapping[str, nn.Module]) -> nn.Module:
-    """The model itself with its forward hooks, which are given its own output before all outputs are arranged."""
+    """The model itself with its forward hooks, which get its own output before all outputs are arranged."""
     made = build(plan)
     then = _under_free_names(then, plan.module)
     made._modules.update(then)
@@ -224,7 +226,7 @@ def _hooked_root(plan: Plan, result: Any, then: Mapping[str, nn.Module]) -> nn.M
 def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
     if has_own_call(plan.module):
-        return  # all that it does around its forward was followed with it
+        return  # all that its call does around the forward is in the graph already
     if plan.is_entered_at_its_beginning:
         for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
             getattr(made, name).update(getattr(plan.module, name))
@@ -235,7 +237,7 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
 
 
 class OnOwnOutput:
-    """A forward hook for a module that returns picks beside its own output, which alone the hook is given."""
+    """Wraps a forward hook of a module that now also returns captures: the hook gets only the module's own output."""
 
     def __init__(self, hook: Any) -> None:
         self.hook = hook
@@ -247,7 +249,7 @@ class OnOwnOutput:
 
 
 class Arrange:
-    """A forward hook that brings the own output of a model and its picks, in this order, into the shape asked for."""
+    """A forward hook that puts the output of a model and its captures, in this order, into the shape asked for."""
 
     def __init__(self, result: Any, captures: list[int], then: list[str]) -> None:
         self.result = result

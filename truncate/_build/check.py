@@ -25,7 +25,7 @@ def compare(
     expected = outputs_of(model, example, paths.targets, calls=calls)
     differing = _differing(model, pieces, arrangement, example, paths, expected)
     if differing is not None and any(module.training for module in model.modules()) and _draws(model, example):
-        # Random numbers that the cut no longer draws shift those that follow, so evaluation has the last word.
+        # Random numbers that the cut no longer draws shift those that follow, so evaluation decides.
         expected = outputs_of(model, example, paths.targets, training=False)
         differing = _differing(model, pieces, arrangement, example, paths, expected, training=False)
     if differing is not None:
@@ -65,8 +65,8 @@ def _differing(
                 given = piece(given)
     except Exception as error:
         raise WrongResultError(
-            f"the result does not run on the example: {type(error).__name__}: {error}. What the model does cannot "
-            f"be recorded, such as going on after an error; check=False returns the result all the same"
+            f"the result does not run on the example: {type(error).__name__}: {error}. The model does what "
+            f"cannot be recorded, such as going on after an error; check=False returns the result all the same"
         ) from error
     for t, value in _leaves(arrangement, given):
         target = paths.targets[t]

@@ -1,4 +1,4 @@
-"""The source of the forward of a rebuilt module: its signature, and a body for each way and form of its plan."""
+"""The source of the forward of a rebuilt module: its signature, and a body for each branch and form of its plan."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def source_of(
 def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
     if plan.path or not slots:
         return head(names, plan.parameters, plan.forms[0].call, [*slots, *plan.used, *[FORM] * plan.has_forms], hints)
-    # The model itself takes what crosses as one argument, as what runs before returns it.
+    # The model itself takes what crosses as one argument, as the piece before returns it.
     if len(slots) == 1:
         return f"def forward(self, {slots[0]}):", [], {}
     names.globals["Tuple"] = typing.Tuple  # noqa: UP006 (as TorchScript reads it)
@@ -63,13 +63,14 @@ def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> 
 
 
 def _slot_names(plan: Plan) -> list[str]:
-    """A name for each value with which a forward goes on: that of a variable that a person would write for it."""
+    """A name for each value with which a forward is entered, such as a person would give to a variable."""
     taken = Names([*plan.used, FORM, "crossing"])
     slots: list[str] = []
     if not plan.path and plan.slots == 1:
         return ["x"]
     for k in range(plan.slots):
-        entry = next(branch.entry for branch in plan.branches if branch.entry is not None and k < len(branch.entry.given))
+        entries = (branch.entry for branch in plan.branches)
+        entry = next(entry for entry in entries if entry is not None and k < len(entry.given))
         value = entry.given[k]
         if isinstance(value, Slot):
             base = _slot_names(plan.children[plan.child_id(entry.site)])[value.index]
@@ -105,7 +106,7 @@ def _by_mode(bodies: list[tuple[dict[str, bool], list[str]]], spell: Callable[[s
 
 
 def _if_else(condition: str, one: list[str], other: list[str]) -> list[str]:
-    # TorchScript refuses to delete in a branch what was not there before it.
+    # TorchScript refuses to delete inside an `if` what was not there before it.
     one, other = [[line for line in lines if not line.lstrip().startswith("del ")] for lines in (one, other)]
     return [f"if {condition}:", *_indented(one), "else:", *_indented(other)]
 
@@ -120,7 +121,7 @@ def _write(
     result: Any,
     then: list[str],
 ) -> list[str]:
-    inner: dict[tuple[Node, Capture], Node | Tap] = {}  # a call of a rebuilt child, and one of the child's picks
+    inner: dict[tuple[Node, Capture], Node | Tap] = {}  # by call of a rebuilt child, and its capture
     bundles: dict[Node, list[Node | Tap]] = {}
     reads: dict[Node, list[Any]] = {}
     given: dict[Node | Tap, str] = {}

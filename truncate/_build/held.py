@@ -1,7 +1,7 @@
-"""Modules held in evaluation: their `training` is False, whatever `.train()` of them or of a parent asks for.
+"""Modules held in evaluation: their `training` stays False, also when `.train()` is called on them or a parent.
 
-Such a module gets a class of its own, derived from the one that it had: it has no hooks, and its attributes and state
-are untouched. TorchScript, torch.compile and torch.export read `training` as any other property.
+Such a module gets a class of its own, derived from the one that it had. No hooks are added, and its attributes and
+state are untouched. TorchScript, torch.compile and torch.export read `training` like any other property.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def _keep(self: Any, mode: bool) -> None:
 
 
 class _Mode(property):
-    """Reads as False. What is assigned goes where an ordinary module has it, for the time when it is released."""
+    """Reads as False. What is assigned goes where an ordinary module keeps it, for when the module is released."""
 
     def __set__(self, module: Any, mode: bool) -> None:
         module.__dict__["training"] = mode
 
 
 class Held:
-    """What a held module does differently from the class that it had."""
+    """What the class of a held module adds to the class that the module had."""
 
     _held_kind: type[nn.Module]  # that class
     training = _Mode(_training, _keep)  # the functions are what TorchScript compiles
@@ -75,7 +75,7 @@ class Held:
         return f"Frozen{super()._get_name()}"  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """What the original class gives, to be held again: nobody could import the class made here."""
+        """Pickles as the original class does, to be held again when loaded: the class made here cannot be imported."""
         make, args, *state = _plain(self).__reduce_ex__(protocol)
         return _make_held, (make, args), *state
 
@@ -88,7 +88,7 @@ def _plain(module: Any) -> Any:
 
 
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
-    """For a class with a way of its own to be copied, which may look at its bases (torch.fx.GraphModule does)."""
+    """For a class that defines how it is copied, which may depend on its bases (as in torch.fx.GraphModule)."""
     made = memo[id(self)] = _plain(self).__deepcopy__(memo)
     hold(made)
     return made
@@ -104,7 +104,7 @@ _classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDi
 
 
 def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class of held modules of that class. It goes by the same name: TorchScript and others look at names."""
+    """The class of held modules of a class. It has the same name: TorchScript and others look at names."""
     known = _classes.get(kind)
     made = known() if known is not None else None
     if made is None:

@@ -43,7 +43,7 @@ def _summary(kind: type[nn.Module]) -> str:
 def _dimensions(value: Tensor, pool: str) -> int:
     if not isinstance(value, Tensor):
         raise TruncateError(
-            f"pool='{pool}' takes one tensor, but what it stands after returns a {type(value).__name__}. "
+            f"pool='{pool}' takes one tensor, but the target returns a {type(value).__name__}. "
             f"Stop at a layer that returns a tensor"
         )
     return value.dim()

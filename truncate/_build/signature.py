@@ -1,4 +1,4 @@
-"""The head of a written forward: its signature, where the inputs lie in the arguments, and what it refuses."""
+"""The head of a generated forward: its signature, where the inputs lie in the arguments, and what it refuses."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: 
 
 
 def refuse_branch(names: Names, reason: str) -> list[str]:
-    """The body of a way that does not lead to the target."""
+    """The body of a branch that does not lead to the target."""
     names.globals["NotReachedError"] = NotReachedError
     return [f"raise NotReachedError({reason!r})"]

@@ -50,8 +50,8 @@ def source(module: nn.Module, args: tuple[Any, ...] | None = None, kwargs: dict[
         Source that imports torch, and what else the forwards use. Executing it defines ``model``, with fresh weights,
         all in training mode; ``model.load_state_dict(module.state_dict())`` makes it equal to `module`. Modules that a
         constructor call can make again are written as one; for all others a class is written, from the operations that
-        their forward runs. To see which can be made again, their constructors are called, on the meta device; what
-        one does beside making its module, as printing or counting, it does then.
+        their forward runs. To see which can be made again, their constructors are called on the meta device. What else
+        a constructor does, such as printing or counting, then happens.
 
     Raises:
         CannotFollowError: The forward of a module depends on values, and no example is given.
@@ -86,14 +86,14 @@ class _Document:
     def text(self) -> str:
         self._visit(self._root, "", Form(self._traces.entry))
         made = self._expression(self._root, "", top=True)
-        graph = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
-        if "OrderedDict(" in graph:
+        body = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
+        if "OrderedDict(" in body:
             self._globals["OrderedDict"] = OrderedDict
-        used = set(re.findall(r"\w+", graph))
+        used = set(re.findall(r"\w+", body))
         # How a forward writes these modules if it has an argument of that name.
         self._globals |= {name: module for name, module in (("torch_1", torch), ("F_1", F)) if name in used}
         imports = sorted(_import(name, value) for name, value in self._globals.items() if name in used)
-        return "".join([*imports, _HEAD, "\n\n", graph])
+        return "".join([*imports, _HEAD, "\n\n", body])
 
     # -- how each module is called -----------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class _Document:
         if _is_container(module):
             return _container(module, parts)
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
-            raise TruncateError(f"{path!r} is a {type(module).__name__}, which has no plain way to be written down")
+            raise TruncateError(f"{path!r} is a {type(module).__name__}, which source cannot make again")
         tensors = {**module._parameters, **module._buffers}
         own = {name: self._tensor(module, path, name) for name, value in tensors.items() if value is not None}
         return self._of_class(module, path, {**parts, **own}, top)
@@ -176,16 +176,16 @@ class _Document:
         given = ("self",) if top else ("self", *arguments.values())
         define = laid_out(Listed("def __init__(", given, "):"), 4)
         init = "\n        ".join([define, "super().__init__()", *lines])
-        graph = "\n\n    ".join([init, forward.rstrip().replace("\n", "\n    ")])
-        name = next(n for n in numbered(type(module).__name__) if self._is_free(n, graph))
-        self._classes[name] = _class_text(name, graph)
+        body = "\n\n    ".join([init, forward.rstrip().replace("\n", "\n    ")])
+        name = next(n for n in numbered(type(module).__name__) if self._is_free(n, body))
+        self._classes[name] = _class_text(name, body)
         given_parts = () if top else tuple(Around(f"{arguments[key]}=", part) for key, part in parts.items())
         return Listed(f"{name}(", given_parts, ")")
 
-    def _is_free(self, name: str, graph: str) -> bool:
-        """Whether a class may have a name: nothing else has it, or one that is the same."""
+    def _is_free(self, name: str, body: str) -> bool:
+        """Whether a class may have a name: nothing else has it, or only an equal class."""
         if name in self._classes:
-            return self._classes[name] == _class_text(name, graph)
+            return self._classes[name] == _class_text(name, body)
         return name not in self._globals and not hasattr(nn, name)
 
     def _forward(self, module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:
@@ -198,8 +198,9 @@ class _Document:
         signature = tuple(inspect.signature(module.forward).parameters.values())
         form = Form(dataclasses.replace(form.call, parameters=signature))
         plan = self._cutter.whole(module, where, form)
-        for node in (node for branch in plan.branches for node in branch.live if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN)):
-            if not is_mode(node) and not _is_registered(module, node.target):
+        for node in (node for branch in plan.branches for node in branch.live):
+            is_held = node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node)
+            if is_held and not _is_registered(module, node.target):
                 raise TruncateError(
                     f"the forward of {path!r} ({type(module).__name__}) reads or sets {node.target!r}, which is "
                     f"neither a parameter nor a buffer, so no state dict holds it"
@@ -213,12 +214,12 @@ class _Document:
         return str(name)
 
 
-def _class_text(name: str, graph: str) -> str:
-    return f"class {name}(nn.Module):\n    {graph}\n"
+def _class_text(name: str, body: str) -> str:
+    return f"class {name}(nn.Module):\n    {body}\n"
 
 
 class _Everything(TargetPaths):
-    """A path of which every module is a part that needs a class."""
+    """Paths on which every module is that needs a class of its own."""
 
     def __init__(self, modules: Iterator[nn.Module]) -> None:
         super().__init__([])
@@ -275,7 +276,7 @@ def _container(module: nn.Module, parts: dict[str, Text]) -> Text:
 
 
 def _constructor(module: nn.Module) -> list[tuple[str, Any]] | None:
-    """The arguments with which its class makes a module like this one, if what it holds tells them; else None."""
+    """The arguments with which its class makes a module like this one, if its attributes tell them; else None."""
     kind = type(module)
     if _is_container(module) or isinstance(module, Truncated) or not _is_importable(kind):
         return None
@@ -319,7 +320,7 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
     """Whether two modules differ in nothing but the numbers in their state dicts."""
     ones, others = dict(vars(one)), dict(vars(other))
     for name in set(ones) - set(others):
-        if name.startswith("_") and type(ones[name]) is bool:  # a note that a library has left on the module
+        if name.startswith("_") and type(ones[name]) is bool:  # a flag that a library has left on the module
             del ones[name]
     if type(one) is not type(other) or set(ones) != set(others) or one._non_persistent_buffers_set:
         return False
@@ -328,7 +329,7 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _shown(module: nn.Module, value: Any) -> Any:
-    """What can be compared of something that a module holds: tensors by their shapes and names, modules by position."""
+    """An attribute of a module in a form that can be compared: tensors by shape and name, modules by position."""
     if isinstance(value, weakref.ref):
         return _shown(module, value())
     if isinstance(value, torch.Tensor):

@@ -30,7 +30,7 @@ _PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.lay
 
 
 class Tap:
-    """A value that is no node's: a copy, a pick from inside the child that a node calls, or what such a child needs."""
+    """A value that is no node's: a copy, a capture inside the child that a node calls, or what such a child needs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Copy:
 
 
 class Writer:
-    """Writes one way through a forward. `spell` gives the expression for what the module holds at a path."""
+    """Writes one branch of a forward. `spell` gives the expression for what the module holds at a path."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Writer:
         """Writes all statements, and returns nested nodes and taps.
 
         `bundles` says for each call of a rebuilt child what it returns, in order: the node for the child's own
-        output, a tap for a pick.
+        output, a tap for a capture.
         """
         last_use: dict[Node | Tap, int] = {}
         for node in nodes:
@@ -291,7 +291,7 @@ class Writer:
         return f"{self.value(value)}.clone()" if certain else f"{self.names.of(clone)}({self.value(value)})"
 
     def renew(self, value: Node | Tap) -> None:
-        """Writes a statement that puts a copy in the place of a value that came as an argument."""
+        """Writes a statement that replaces a value that came as an argument by a copy."""
         self._line(f"{self.value(value)} = {self._copied(value)}")
 
     def _return(self, value: str) -> None:
@@ -304,7 +304,7 @@ class Writer:
 
 
 def _folded(nodes: list[Node], needed: set[Node | Tap]) -> set[Node]:
-    """Questions that are written where their answer is checked: ``torch._assert(x.dim() == 4, ...)``."""
+    """Operations that are written inside the guard of their value: ``torch._assert(x.dim() == 4, ...)``."""
     if all(node.target is not torch._assert for node in nodes):
         return set()
     uses = collections.Counter(value for node in nodes for value in _values_in((node.args, node.kwargs)))
@@ -337,7 +337,7 @@ def _values_in(value: Any) -> Iterable[Node | Tap]:
 
 
 def _about_sizes(node: Node) -> bool:
-    """Whether a node reads or computes plain numbers: those are no places to stop, and have no name."""
+    """Whether a node reads or computes plain numbers: those are no targets, and have no name."""
     return node.kind in (Kind.FUNCTION, Kind.METHOD) and not node.name
 
 

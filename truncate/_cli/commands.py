@@ -1,4 +1,4 @@
-"""The command line: what can be asked for, and how it ends. What is done is in the rooms that the commands import.
+"""The command line: what can be asked for, and how it ends. What is done is in the modules that the commands import.
 
 They import them when they run, so that help, faults and completion need no torch, which takes seconds to import.
 """
@@ -35,7 +35,7 @@ class _Shape(click.ParamType[tuple[int, ...]]):
         return sizes
 
 
-_shape = click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual picture].")
+_shape = click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual image].")
 
 
 @click.group(context_settings=_HELP, no_args_is_help=False, epilog=options.examples("layers alexnet", "cut --help"))
@@ -68,10 +68,10 @@ def cli() -> None:
     help="To write: .pt, .pt2, .onnx or .safetensors.",
 )
 @click.option(
-    "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="A picture to compute the features of."
+    "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="An image to compute the features of."
 )
 def cut(**given: Any) -> None:
-    """Stop a model at a place, check the result against the whole model, and save it."""
+    """Stop a model at a layer, check the result against the whole model, and save it."""
     from truncate._cli import cutting
 
     cutting.cut(**given)
@@ -84,9 +84,9 @@ def cut(**given: Any) -> None:
 @_shape
 @click.option("--depth", type=click.IntRange(min=1), help="How many levels are shown [default: all].")
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
-@click.option("--shapes", is_flag=True, help="Show what each place returns, from one run of the model.")
+@click.option("--shapes", is_flag=True, help="Show what each layer returns, from one run of the model.")
 def layers(**given: Any) -> None:
-    """Draw every place where one can stop."""
+    """Draw all layers and operations of a model."""
     from truncate._cli import listing
 
     listing.show(**given)
@@ -142,7 +142,7 @@ def script() -> int:
 
 
 def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> int:
-    """Runs the command line. Its exit code: 0, 2 for what cannot be had, 1 if a check or a file failed."""
+    """Runs the command line. Its exit code: 0, 2 for what cannot be done, 1 if a check or a file failed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw a tree still shows its names
     try:

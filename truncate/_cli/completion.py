@@ -1,4 +1,4 @@
-"""What the shell offers after what is typed so far: models, places, files."""
+"""What the shell offers after what is typed so far: models, targets, files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_layer(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The places in the model that was named before, one level at a time."""
+    """The targets in the model that was named before, one level at a time."""
     model = ctx.params.get("model") or next(iter(ctx.args), "")  # click gives up at an option that has no value yet
     if ":" in model and not model.startswith("timm:"):
         return []  # to build it would run whatever code it names

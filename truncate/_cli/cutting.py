@@ -31,11 +31,11 @@ def cut(
         saving.check(path)
     if image is not None and shape is not None:
         raise NotUsable("--shape is that of random numbers, and --image brings its own: leave one of them out")
-    image = models.read_image(image) if image is not None else None
+    opened = models.read_image(image) if image is not None else None
     built = models.build(model, weights, shape, trust)
-    if image is not None:
+    if opened is not None:
         with explained(f"cannot prepare {image} for {model}"):
-            built.args = (built.transform(image).unsqueeze(0),)
+            built.args = (built.transform(opened).unsqueeze(0),)
     part = built.stopped(upto[0] if len(upto) == 1 else list(upto))
     given = f"{image.name if image is not None else 'random numbers'} ({built.shapes})"
     with explained(f"{model} does not run on {given}{', see --shape' * (image is None)}"), torch.no_grad():
@@ -61,7 +61,7 @@ def cut(
 
 
 def _compare(built: models.Built, part: nn.Module) -> None:
-    """Prints the summary of the cut, and what it spares."""
+    """Prints the summary of the cut, and what it saves."""
     import torchinfo
 
     def run(module: nn.Module) -> Callable[[], Any]:

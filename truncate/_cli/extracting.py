@@ -145,7 +145,7 @@ def _report(outcome: Any, found: Found) -> int:
     """Says what was written, and last what was not. Returns the exit code."""
     if found.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
-        print(f"left out, as their names are not those of pictures: {kinds}")
+        print(f"left out, as their names are not those of images: {kinds}")
     print(f"{outcome.table}: {outcome.rows:,} rows")
     if not outcome.failures:
         return 0

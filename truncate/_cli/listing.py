@@ -20,7 +20,7 @@ def show(
     table: bool,
     shapes: bool,
 ) -> None:
-    """Prints the places of a model, in colours if somebody looks."""
+    """Prints the layers and operations of a model, in colours on a terminal."""
     built = models.build(model, weights, shape, trust)
     if shapes or shape:
         with explained(f"{model} on {built.shapes}"):

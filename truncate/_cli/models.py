@@ -36,7 +36,7 @@ class Built:
     model: nn.Module
     weights: str  # which it has, in words
     args: tuple[Any, ...]  # random numbers of the right shape
-    transform: Callable[[Any], torch.Tensor]  # from a picture to what the model takes, without the batch
+    transform: Callable[[Any], torch.Tensor]  # from an image to what the model takes, without the batch
 
     @property
     def shapes(self) -> str:
@@ -44,7 +44,7 @@ class Built:
         return " and ".join(shape_text(shape_of(arg)) for arg in self.args)
 
     def stopped(self, upto: Any, **options: Any) -> nn.Module:
-        """The model up to there, cut without the example if that can be had: it then assumes less."""
+        """The model up to there, cut without the example where that is possible: it then assumes less."""
         try:
             return truncate(self.model, upto, **options)
         except CannotFollowError:
@@ -57,8 +57,8 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     Args:
         name: Which model.
         weights: The name of weights that the library downloads, or a local checkpoint. Without, they are random.
-        shape: The shape of the example input, where it is not that of the model's usual picture.
-        trust: Whether a checkpoint that holds other things than tensors is read too, which runs code that it brings.
+        shape: The shape of the example input, where it is not that of the model's usual image.
+        trust: Whether a checkpoint that holds other things than tensors is read too, which may run code in it.
 
     Raises:
         NotUsable: There is no such model, or it does not go with these weights.
@@ -115,7 +115,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
     usual = chosen or next(iter(known), None)
     transform = usual.transforms() if usual else _imagenet()
     size = getattr(model, "image_size", None)
-    if chosen is None and isinstance(size, int):  # trained ones may be for larger pictures than new ones
+    if chosen is None and isinstance(size, int):  # trained weights may be for larger images than new ones
         transform = _imagenet(size)
     crop = getattr(transform, "crop_size", None) or [224]
     crop = [*crop, *crop][:2]
@@ -214,23 +214,23 @@ def _load(model: nn.Module, path: Path, trust: bool) -> None:
         raise NotUsable(f"{path} does not fit {name}: {'; '.join(problems)}")
 
 
-# -- pictures --------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------------------------
 
 
 def read_image(path: Path) -> Any:
-    """A picture from a file, in colours."""
+    """An image from a file, in colours."""
     if path.is_dir():
-        raise NotUsable(f"{path} is a folder: --image takes one picture, and the command `extract` a folder of them")
+        raise NotUsable(f"{path} is a folder: --image takes one image, and the command `extract` a folder of them")
     if not path.is_file():
         raise NotUsable(f"no file {path}")
     from PIL import Image
 
-    with explained(f"cannot read {path} as a picture"), Image.open(path) as image:
+    with explained(f"cannot read {path} as an image"), Image.open(path) as image:
         return image.convert("RGB")
 
 
 def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
-    """What most models trained on ImageNet do with a picture."""
+    """What most models trained on ImageNet do with an image."""
     from torchvision.models import ResNet18_Weights
 
     return ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=size, resize_size=round(size * 256 / 224))

@@ -13,7 +13,7 @@ upto = click.option(
     "--upto",
     required=True,
     multiple=True,
-    metavar="PLACE",
+    metavar="TARGET",
     shell_complete=complete_layer,
     help="Where to stop, as `layers` lists it; several give several outputs.",
 )

@@ -1,4 +1,4 @@
-"""Writing a module to a file: the suffix says as what. A file is written and read back whole, or not at all."""
+"""Writing a module to a file, in the format that the suffix names. It is written and read back, or not there at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from truncate._graph import tensors_in
 
 
 def check(path: Path) -> None:
-    """Whether a file of that name can be written, before any work is done for it."""
+    """Refuses a file that cannot be written, before any work is done for it."""
     if path.suffix not in _FORMATS:
         raise NotUsable(f"cannot tell from {path.name!r} what to write: it has to end in {' or '.join(_FORMATS)}")
     if not path.parent.is_dir():
@@ -42,7 +42,7 @@ def save(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
     """
     kind, write, read, _ = _FORMATS[path.suffix]
     with _whole(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of those who write: they speak of ways to do it that a user cannot choose
+        warnings.simplefilter("ignore")  # of the exporters, about alternatives that a user cannot choose
         with explained(f"cannot write {path} as {kind}"):
             remark = write(module, temporary, args)
         with explained(f"cannot read back {path} as {kind}"):

@@ -1,6 +1,6 @@
-"""Whether a cut returns what passes the same place of the untouched model, and what it saves.
+"""Whether a cut returns what the untouched model has at the same target, and how much time it saves.
 
-This looks at the model from outside, with hooks, and shares nothing with the way in which the cut was made.
+This looks at the model from outside, with hooks, and shares nothing with the code that made the cut.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def differing(model: nn.Module, paths: list[str], outputs: list[Any], args: tupl
 
 @contextlib.contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """The same random numbers for whoever runs, and none taken from the caller's."""
+    """The same random numbers for whatever runs inside, and none taken from the caller's generators."""
     with random_state_kept():
         torch.manual_seed(0)
         yield
@@ -66,8 +66,8 @@ class _OnModule:
 class _OnOperation(TorchDispatchMode):
     """Sees what operations return, where no hook reaches.
 
-    Their names are our own, so that this only asks whether operations returned just the expected values. It looks
-    below autograd, since some modules take another way while their functions are watched from above.
+    Their names are our own, so this only asks whether operations returned exactly the expected values. It looks below
+    autograd, since some modules run other code while their functions are watched from above.
     """
 
     def __init__(self, expected: Any) -> None:

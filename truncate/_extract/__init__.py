@@ -1,4 +1,9 @@
-"""ROOM _extract."""
+"""Features of many batches.
+
+In: a module, usually a result of `truncate`, and batches of tensors.
+Out: arrays (`Features`), or a file: Parquet, .npy or .safetensors. Also here: the parts of it from which the command
+line and Ray put together the features of folders (`Batch`, `Forward`, `Extractor`, `Bar`).
+"""
 
 from truncate._extract.batches import Batch, Column, check_rows, columns_of
 from truncate._extract.compute import Forward, computed

@@ -1,4 +1,4 @@
-"""What a batch holds: what the module is called with, and what only goes along."""
+"""What a batch holds: what the module is called with, and the labels and keys of its rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Batch:
 
 
 class Reader:
-    """Tells in each batch what is for the module from what is not."""
+    """Separates in each batch what the module is called with from labels and keys."""
 
     def __init__(self, module: nn.Module, keys: Iterable[Any] | str | None) -> None:
         if keys is not None and not isinstance(keys, Iterable):
@@ -86,7 +86,7 @@ class Reader:
 
 
 def _accepts(module: nn.Module) -> frozenset[str] | None:
-    """The names of the arguments, or nothing for any."""
+    """The names of the arguments that the module takes; None: it takes any."""
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # a scripted forward, perhaps
@@ -111,7 +111,7 @@ def columns_of(value: Any, name: str) -> Iterator[tuple[str, Column]]:
     """The columns in a nested value, one row of each for a row of the batch.
 
     A tensor is one column, called `name`; what is in a list or tuple is called ``name_0``, ``name_1``; what is in a
-    dict, by its key. Inside of those, names are put together: ``c3_0``, ``c3.mean``. None is no column.
+    dict, by its key. Deeper down, names are joined: ``c3_0``, ``c3.mean``. None is no column.
     """
     yield from _columns(value, name, top=True)
 
@@ -149,7 +149,7 @@ def _column(value: Any, name: str) -> Column:
 
 
 def check_rows(columns: Iterable[tuple[str, Column]], rows: int) -> None:
-    """Raises if a column has not one row for each of the batch."""
+    """Raises if a column does not have one row for each row of the batch."""
     for name, column in columns:
         found = len(column) if isinstance(column, list) or column.ndim else 0
         if found != rows:

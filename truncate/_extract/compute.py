@@ -1,4 +1,4 @@
-"""Running a module over batches: in evaluation, without gradients, with the copies beside the computing."""
+"""Running a module over batches: in evaluation, without gradients, copying while it computes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class Forward:
-    """One call of a module: without gradients, under autocast if asked, and on channels-last pictures if it takes any.
+    """One call of a module: without gradients, under autocast if asked, and on channels-last images if it takes any.
 
     Inference mode covers the call alone and not what runs between calls, which is the user's.
     """
@@ -86,7 +86,7 @@ def computed(
 def overlapped(
     forward: Callable[[Batch], Any], batches: Iterable[Batch], device: torch.device
 ) -> Iterator[tuple[Batch, Any]]:
-    """Likewise, with the copies of other batches, through pinned memory, under way while one is computed.
+    """Likewise, but other batches are copied, through pinned memory, while one is computed.
 
     While the device computes batch k, batch k + 1 is read and copied to it, and the outputs of batch k - 1, which are
     copied back, are handed out.
@@ -96,7 +96,7 @@ def overlapped(
     pinned = device.type == "cuda"  # elsewhere this runs in tests alone
 
     def event(stream: Any) -> Any:
-        """Comes to pass when the device has done what was asked on the stream so far."""
+        """Happens once the device has done what was put on the stream so far."""
         made = streams.Event()
         made.record(stream)
         return made
@@ -153,7 +153,7 @@ def _used_on(tensor: Tensor, stream: Any) -> Tensor:
 
 @contextlib.contextmanager
 def named(number: int) -> Iterator[None]:
-    """Adds to an error in which batch it came up."""
+    """Adds to an error in which batch it was raised."""
     try:
         yield
     except Exception as error:

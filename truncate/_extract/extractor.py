@@ -1,4 +1,4 @@
-"""Extracting features where somebody else's engine divides the work: a class that maps batches of columns."""
+"""Extracting features where another engine divides the work: a class that maps batches of columns."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from truncate._sandbox import random_state_kept
 
 
 class Extractor:
-    """Puts features in the place of inputs, batch by batch: made for ``map_batches`` of Ray Data.
+    """Replaces inputs by features, batch by batch: made for ``map_batches`` of Ray Data.
 
-    ``pictures.map_batches(Extractor, fn_constructor_args=(backbone,), batch_size=64, num_gpus=1, compute=...)`` keeps
+    ``images.map_batches(Extractor, fn_constructor_args=(backbone,), batch_size=64, num_gpus=1, compute=...)`` keeps
     one in each actor. It needs pyarrow, and not Ray.
 
     Args:
@@ -44,7 +44,7 @@ class Extractor:
         self._forward = Forward(self._module, self._device, dtype)
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
-        """The batch, a dict of numpy arrays, as a pyarrow table with features in the place of the inputs.
+        """The batch, a dict of numpy arrays, as a pyarrow table with features in place of the inputs.
 
         Features are named and stored as `extract` does.
 

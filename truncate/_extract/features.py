@@ -73,7 +73,7 @@ def extract(
 ) -> Features | Path:
     """The outputs of a module for all batches, as arrays or in a file.
 
-    The module runs in evaluation mode, without gradients, and on pictures in the channels-last layout if it holds
+    The module runs in evaluation mode, without gradients, and on images in the channels-last layout if it holds
     convolutions, so its values may differ in the last bits from those of a plain call. Its modes and the state of
     the random generators are afterwards as they were, after an error too.
 

@@ -21,7 +21,7 @@ from truncate._extract.batches import Column
 from truncate._extract.rows import Rows, numpy_type
 from truncate._files import whole, writing
 
-_GROUP_BYTES = 32 << 20  # a row group is what a reader has to hold, and what is held here
+_GROUP_BYTES = 32 << 20  # a row group is what a reader, and this writer, hold in memory
 _GROUP_ROWS = 1 << 16
 _SHARD_BYTES = 256 << 20
 _NOTE = b"truncate"  # an entry of a file's metadata
@@ -198,7 +198,7 @@ def join(parts: Iterable[Path], file: BinaryIO, note: Any) -> int:
     with contextlib.ExitStack() as stack:
         for part in parts:
             with pyarrow.parquet.ParquetFile(part) as opened:
-                if not opened.metadata.num_rows:  # where there were no rows, what they are like was not known
+                if not opened.metadata.num_rows:  # without rows its columns are not known
                     continue
                 if joined is None:
                     schema = opened.schema_arrow.remove_metadata()

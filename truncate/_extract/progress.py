@@ -1,4 +1,4 @@
-"""How far it is: a bar with the rate and the remaining time, on a terminal."""
+"""Progress on a terminal: a bar with the rate and the remaining time."""
 
 from __future__ import annotations
 

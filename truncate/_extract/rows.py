@@ -12,7 +12,7 @@ from truncate._errors import ExtractError
 
 
 def numpy_type(tensor: Tensor) -> np.dtype[Any]:
-    """What numpy holds it as: bfloat16 and smaller floats, which numpy does not know, become float32 or complex64."""
+    """The type in numpy: bfloat16 and smaller floats, which numpy does not know, become float32 or complex64."""
     try:
         return torch.empty(0, dtype=tensor.dtype).numpy().dtype
     except TypeError:
@@ -53,7 +53,7 @@ def check_row(name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) 
         one, other = ("×".join(map(str, sizes)) or "one number" for sizes in (shape, tensor.shape[1:]))
         raise ExtractError(
             f"the rows of {name!r} were {one}, and are now {other}: a table needs rows of one shape. Bring the "
-            "inputs to one size, or reduce the outputs, for example by their mean over places"
+            "inputs to one size, or reduce the outputs, for example by their mean over positions"
         )
     if tensor.dtype != dtype:
         raise ExtractError(f"{name!r} was {dtype}, and is now {tensor.dtype}")

@@ -118,7 +118,7 @@ class Npy(_Raw):
 
 
 class Safetensors(_Raw):
-    """Several arrays in one file, which opens with the sizes of all: until they are known, each has its own."""
+    """Several arrays in one file, which begins with all their sizes: until they are known, each has its own file."""
 
     suffix = ".safetensors"
 
@@ -168,7 +168,7 @@ def opened(path: Path) -> Iterator[Sink]:
 
 
 def parquet_room() -> Any:
-    """What writes Parquet, which only some users need."""
+    """The module that writes Parquet, which only some users need."""
     try:
         return importlib.import_module("truncate._extract.parquet")
     except ImportError as error:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from truncate._errors import ExtractError
 
-# Device and inode of what this process has locked, which its own lock does not keep it from.
+# Device and inode of what this process has locked: its own lock does not keep it out.
 _held: set[tuple[int, int]] = set()
 
 
@@ -47,7 +47,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 def locked(path: Path, what: Path | None = None) -> Iterator[int]:
     """Opens the file at `path`, which no other process may have locked, to write `what`.
 
-    The lock goes with the process, however it ends. It is one of `fcntl.lockf`, which forked children do not inherit:
+    The lock ends with the process, however that ends. It is one of `fcntl.lockf`, which forked children do not inherit:
     those that read data may outlive a killed parent.
     """
     import fcntl  # here, since not every system has it
@@ -87,7 +87,7 @@ def _identity(file: Path | int) -> tuple[int, int] | None:
 
 
 def sync(folder: Path) -> None:
-    """Puts the names in a folder on the disk."""
+    """Makes sure that the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,7 +97,7 @@ def sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(what: Path | str) -> Iterator[None]:
-    """Says in one line that something cannot be written."""
+    """Turns a failure to write something into an error of one line."""
     try:
         yield
     except OSError as error:

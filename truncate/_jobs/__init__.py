@@ -1,4 +1,9 @@
-"""ROOM _jobs."""
+"""Features of the images in a folder, as a job that can be killed and started again.
+
+In: a folder, a module with its transform, and where the table goes.
+Out: a Parquet file or folder, put together from shards, and a table of the files that could not be read. The work is
+done by this process, divided among the ranks of torchrun, or by Ray.
+"""
 
 from truncate._jobs.images import Found, find, path_text
 from truncate._jobs.ranks import joined

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from truncate._errors import NotUsable, brief
 
-# Formats that are pictures and nothing else; Pillow reads more, among them programs (EPS) and scientific data.
+# Formats of images and nothing else; Pillow reads more, among them programs (EPS) and scientific data.
 _FORMATS = {
     "AVIF": (".avif", ".avifs"),
     "BMP": (".bmp",),
@@ -46,10 +46,10 @@ class Found:
 
 
 def find(folder: str) -> Found:
-    """All pictures under a folder, as their names end; links are followed.
+    """All images under a folder, known by the ends of their names; links are followed.
 
     Raises:
-        NotUsable: There is no such folder, or no picture in it.
+        NotUsable: There is no such folder, or no image in it.
     """
     if not os.path.isdir(folder):
         raise NotUsable(f"{folder} is a file, and no folder" if os.path.exists(folder) else f"no folder {folder}")
@@ -62,12 +62,12 @@ def find(folder: str) -> Found:
         besides = [f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5)]
         besides += [f"{path_text(path)}: {reason}" for path, reason in list(found.failures.items())[:3]]
         held = f" (it holds {', '.join(besides)})" if besides else ", it is empty"
-        raise NotUsable(f"no pictures in {folder}{held}; they end in .jpg, .png, .webp and the like")
+        raise NotUsable(f"no images in {folder}{held}; their names end in .jpg, .png, .webp and the like")
     return found
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...], found: Found) -> None:
-    """Lists a folder, which lies in those `above`, known by device and inode."""
+    """Lists a folder, which lies in those `above`, each given by device and inode."""
     try:
         status = os.stat(folder)
         here = (status.st_dev, status.st_ino)
@@ -111,11 +111,11 @@ def path_of(text: str) -> str:
 
 
 class Undecodable(Exception):
-    """A file that is no picture that can be read. The message says why, in one line, and does not repeat the path."""
+    """A file that cannot be read as an image. The message says why, in one line, and does not repeat the path."""
 
 
 def decode(path: str) -> Any:
-    """A picture in colours, upright, as a Pillow image: the first frame, and without transparency.
+    """An image in colours, upright, as Pillow has it: the first frame, and without transparency.
 
     Raises:
         Undecodable: It cannot be read.
@@ -124,13 +124,13 @@ def decode(path: str) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of broken metadata, which does not matter here, and of large pictures
+            warnings.simplefilter("ignore")  # of broken metadata, which does not matter here, and of large images
             with Image.open(path, formats=list(_FORMATS)) as opened:
                 image = ImageOps.exif_transpose(opened)
                 return _in_colours(image, str(opened.format))
     except UnidentifiedImageError:
         empty = os.path.getsize(path) == 0
-        raise Undecodable("the file is empty" if empty else "no picture, or in a format that is not read") from None
+        raise Undecodable("the file is empty" if empty else "not an image, or in a format that is not read") from None
     except Undecodable:
         raise
     except OSError as error:
@@ -157,7 +157,7 @@ def _in_colours(image: Any, kind: str) -> Any:
 
 @dataclasses.dataclass
 class Loaded:
-    """A batch of consecutive files: some are pictures, and some are not."""
+    """A batch of consecutive files: some are images, and some are not."""
 
     start: int
     stop: int
@@ -167,7 +167,7 @@ class Loaded:
 
 
 class _Files(Dataset[tuple[int, "Tensor | str"]]):
-    """Of each file the prepared picture, or why there is none."""
+    """The prepared image of each file, or why there is none."""
 
     def __init__(self, paths: Sequence[str], transform: Callable[[Any], Tensor]) -> None:
         self._paths, self._transform = paths, transform
@@ -177,14 +177,14 @@ class _Files(Dataset[tuple[int, "Tensor | str"]]):
 
 
 def prepared(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
-    """A picture as a model takes it, or why it cannot be had."""
+    """An image as a model takes it, or why there is none."""
     try:
         image = decode(path)
     except Undecodable as error:
         return str(error)
     try:
         return transform(image)
-    except Exception as error:  # of many kinds, for pictures of one pixel and the like
+    except Exception as error:  # of many kinds, for images of one pixel and the like
         return f"cannot be prepared for the model: {brief(error)}"
 
 
@@ -218,7 +218,7 @@ def _collate(items: list[tuple[int, Tensor | str]]) -> Loaded | str:
     if len(shapes) > 1:  # told as a value, since an error would come with the trace of another process
         one, other, *_ = ("×".join(map(str, shape)) for shape in sorted(shapes))
         return (
-            f"the model's own transform leaves pictures at different sizes ({one} and {other}), which make no batch: "
+            f"the model's own transform leaves images at different sizes ({one} and {other}), which make no batch: "
             "take --batch-size 1, and --pool avg for rows of one length"
         )
     return Loaded(

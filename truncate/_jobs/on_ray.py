@@ -53,7 +53,7 @@ def fill(
 
 @contextlib.contextmanager
 def _started() -> Iterator[Any]:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks are on matters that a user cannot choose
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks are about what a user cannot choose
     need("ray.data", "--engine ray", "torch-truncate[ray]")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of what it does itself
@@ -112,11 +112,11 @@ def _write(
 
 
 def _read(batch: dict[str, Any], transform: Callable[[Any], Tensor]) -> dict[str, Any]:
-    """Reads the files of a batch. Where one cannot be read there are zeros, and a reason."""
+    """Reads the files of a batch. For one that cannot be read there are zeros, and a reason."""
     found = [prepared(os.fsdecode(path), transform) for path in batch["path"]]
     shapes = {tuple(item.shape) for item in found if isinstance(item, Tensor)}
     if len(shapes) > 1:
-        raise ValueError(f"the model's own transform leaves pictures at different sizes: {sorted(shapes)}")
+        raise ValueError(f"the model's own transform leaves images at different sizes: {sorted(shapes)}")
     nothing = torch.zeros(shapes.pop() if shapes else (1,))
     return {
         "number": batch["number"],

@@ -1,4 +1,4 @@
-"""Several processes that divide one work, as torchrun starts them, on one machine or many with a common disk."""
+"""Several processes that divide one job, as torchrun starts them, on one machine or many with a common disk."""
 
 from __future__ import annotations
 

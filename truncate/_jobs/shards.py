@@ -28,7 +28,7 @@ _OURS = {"lock", "shards", "ray", *_WRITTEN, *(f".{name}.partial" for name in _W
 
 
 def check(out: Path) -> None:
-    """Whether that can be written, before any work is done for it."""
+    """Refuses an output that cannot be written, before any work is done for it."""
     if out.suffix not in ("", ".parquet"):
         raise ExtractError(f"cannot write {out.name!r}: the output is a file that ends in .parquet, or a new folder")
     if not out.parent.is_dir():
@@ -121,7 +121,7 @@ class Output:
             return {}
 
     def _refuse_foreign(self) -> None:
-        """Refuses to touch what this library has not made."""
+        """Refuses to touch what this library did not make."""
         for path in (self.out, self.failed) if self._is_file else ():
             if path.exists() and parquet.note_in(path) is None:
                 raise ExtractError(f"{path} is there, and was not made by this command: write elsewhere, or remove it")
@@ -131,7 +131,7 @@ class Output:
         others = {entry.name for entry in self.folder.iterdir()} - _OURS
         if others or not isinstance(note, dict) or not self._made.keys() <= note.keys():
             what = min(others or {"manifest.json"})
-            raise ExtractError(f"{self.folder} holds {what!r}, which this command has not made: write elsewhere")
+            raise ExtractError(f"{self.folder} holds {what!r}, which this command did not make: write elsewhere")
 
     def _remove(self) -> None:
         """Removes the folder and what this library has made in it."""
@@ -142,7 +142,7 @@ class Output:
         self.folder.rmdir()
 
     def _outcome(self) -> Outcome | None:
-        """What there is, if it is complete."""
+        """The outcome, if the output is complete."""
         if self._is_file:
             note = parquet.note_in(self.out) if self.out.exists() else None
         else:
@@ -154,7 +154,7 @@ class Output:
         return Outcome(note["rows"], failures, self.out, self.failed)
 
     def agree(self) -> None:
-        """Refuses to take part in what is under way with other settings."""
+        """Refuses to join what is under way with other settings."""
         self._compare(self._note())
 
     def _begin(self) -> None:
@@ -180,7 +180,7 @@ class Output:
             file.write(json.dumps({**self._made, **outcome, "shards": shards}, indent=1).encode())
 
     def _compare(self, note: Mapping[str, Any]) -> None:
-        """Refuses to go on with what was made otherwise."""
+        """Refuses to go on with what was made with other settings."""
         differing = [name for name in self._made if note.get(name) != self._made[name]]
         if not differing:
             return
@@ -204,7 +204,7 @@ class Output:
         return [number for number in range(len(self._ranges)) if self.shard(number).name not in there]
 
     def state(self) -> dict[str, int]:
-        """What there is of the shards, finished or not, with its time: another value means that something goes on."""
+        """The files of the shards, finished or not, with their times: a different value means that work goes on."""
         times = {}
         for entry in os.scandir(self.folder / "shards"):
             with contextlib.suppress(FileNotFoundError):  # it has just been renamed

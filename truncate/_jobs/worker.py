@@ -30,12 +30,12 @@ class Worker:
     strict: bool
 
     def fill(self, output: Output, paths: Sequence[str], numbers: Sequence[int], done: Callable[[int], None]) -> None:
-        """Makes the shards of these numbers, and tells after each batch how many files it was of."""
+        """Makes the shards of these numbers, and tells `done` after each batch how many files it had."""
         forward = Forward(self.module, self.device, self.dtype)
         read = self._read(paths, self.batches(output, numbers))
         results = computed(lambda batch: self._forward(forward, batch), read, self.device)
         like: dict[str, Tensor] = {}
-        with ThreadPoolExecutor(1) as beside:
+        with ThreadPoolExecutor(1) as executor:
             ending: Future[None] | None = None
             for number in numbers:
                 part = output.inputs(number)
@@ -52,7 +52,7 @@ class Worker:
                         reached = loaded.stop
                     if ending is not None:
                         ending.result()
-                    ending = beside.submit(stack.pop_all().close)  # disks are slow to say that they are done
+                    ending = executor.submit(stack.pop_all().close)  # disks are slow to say that they are done
             if ending is not None:
                 ending.result()
 

@@ -1,4 +1,8 @@
-"""ROOM _plan."""
+"""Planning a cut: which operations of each forward are needed, and what crosses where a model is divided.
+
+In: a model, its targets, and the graphs of its forwards (`Traces`).
+Out: a `Plan` for each piece, with a `Branch` for each graph. Nothing is built here; `_build` makes modules of plans.
+"""
 
 from truncate._plan.cutter import Cutter
 from truncate._plan.division import Division

@@ -1,4 +1,4 @@
-"""What crosses the place where a model is divided, in words."""
+"""What crosses where a model is divided, in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from truncate._plan.plan import Branch, Plan, Slot
 
 
 def is_clean(plan: Plan) -> bool:
-    """Whether nothing crosses but the output of the place where the model is divided, in no mode."""
+    """Whether nothing crosses, in any mode, but the output of the layer after which the model is divided."""
     for branch in plan.branches:
         if branch.entry is not None and not branch.missing and not _is_clean(branch):
             return False
@@ -21,16 +21,16 @@ def _is_clean(branch: Branch) -> bool:
 
 
 def unclean(plan: Plan, branch: Branch) -> str | None:
-    """Why a forward cannot be entered with the output of its place alone, if it cannot."""
+    """Why a forward cannot be entered with the output of one layer alone, if it cannot."""
     if branch.entry is None or _is_clean(branch):
         return None
     lines = "".join(f"\n    {line}" for line in values_crossing(plan, branch))
     mode = "".join(f" while {join(plan.path, flag)} is {value}" for flag, value in branch.graph.modes.items())
-    return f"more than the output of the place where the model is divided would cross{mode}:{lines}"
+    return f"more than the output of the layer after which the model is divided would cross{mode}:{lines}"
 
 
 def values_crossing(plan: Plan, branch: Branch) -> list[str]:
-    """One line for each value with which a way goes on: what made it, and what needs it first."""
+    """One line for each value with which a branch is entered: what made it, and what needs it first."""
     lines: list[str] = []
     entry = branch.entry
     if entry is None:
@@ -47,7 +47,7 @@ def values_crossing(plan: Plan, branch: Branch) -> list[str]:
 
 
 def _entered(plan: Plan, branch: Branch) -> Plan:
-    """The plan of the child inside which a way is entered."""
+    """The plan of the child inside which a branch is entered."""
     assert branch.entry is not None
     return plan.children[plan.child_id(branch.entry.site)]
 
@@ -71,7 +71,7 @@ def _use(plan: Plan, branch: Branch, value: Node) -> str:
 
 
 def _described(path: str, node: Node) -> str:
-    """Where a value comes from, or is read: as one would write the target, if it is one."""
+    """Where a value comes from or is read, written as a target where it is one."""
     if node.kind is Kind.INPUT:
         return f"the argument {node.target!r}" + (f" of {path!r}" if path else "")
     if node.kind is Kind.CHILD or node.name:

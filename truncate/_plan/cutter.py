@@ -1,9 +1,9 @@
 """Where to cut: from the model down to the targets, which operations of each forward on the path are still needed.
 
-The path to a target is the modules that hold it. Each is planned by itself, with its children as leaves: its graph is
-cut at the child on the path, that child is planned in the same way, and what the cut no longer needs falls away,
-arguments of the child too. A module can also be entered in its middle, after a target: what was computed before
-and is read after that crosses, as an argument. A `Plan` is only bookkeeping; the room `_build` makes modules of it.
+The path to a target consists of the modules that hold it. Each is planned by itself, with its children as leaves: its
+graph is cut at the child on the path, that child is planned in the same way, and what the cut no longer needs is
+dropped, arguments of the child too. A module can also be entered in its middle, after a target: what was computed
+before that and is read after it crosses, as an argument. A `Plan` is only bookkeeping; `_build` makes modules of it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Cutter:
         self.clean = clean
         self.live = live
         self._plans: dict[Any, Plan] = {}
-        self._calls: dict[tuple[int, str], Call] = {}  # one of all calls of a module that are equal
+        self._calls: dict[tuple[int, str], Call] = {}  # one of each group of equal calls of a module
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be
         self._open_ends: set[str | None] = set()  # why the end of a recording is not known
-        self._entries: dict[tuple[Graph, Capture], Entry] = {}  # of the forwards that were planned from there on
+        self._entries: dict[tuple[Graph, Capture], Entry] = {}  # where the forwards planned so far are entered
 
     def captures(self, targets: Iterable[int]) -> tuple[Capture, ...]:
-        """What is picked for some of the targets; nothing for the model itself."""
+        """The captures for some of the targets; none for the model itself."""
         return tuple(Capture(t, self.targets[t].call) for t in targets if not self._is_whole(self.targets[t]))
 
     def is_own_wanted(self, targets: Iterable[int]) -> bool:
@@ -66,7 +66,7 @@ class Cutter:
         return target.is_module and target.module is self.model
 
     def stretch(self, start: Capture | None, captures: tuple[Capture, ...], own: bool) -> Plan:
-        """The plan of what lies between two places: after `start`, up to the picks, or the end for its own output."""
+        """The plan of a piece: after `start`, up to the captures, or to the end of the model for its own output."""
         form = Form(self.traces.entry, start)
         reason = self._why_not_rebuilt()
         if reason is None:
@@ -98,13 +98,13 @@ class Cutter:
         if not entry.parameters or entry.inputs:
             return None
         kind = type(self.model).__name__
-        why = f"every argument of the forward of {kind} may be left out, so it has to be seen what it is called with"
+        why = f"every argument of the forward of {kind} may be left out, so it is not known what it is called with"
         if self.traces.has_example:
             why = f"the example for {kind} holds no tensor, so the result would take no input"
         return f"{why}. Give an example input, args=(x,) or kwargs={{...}}"
 
     def whole(self, module: nn.Module, path: str, form: Form) -> Plan:
-        """The plan of one module that runs to its end, with its children as they are."""
+        """The plan of one module that runs to its end, with its children kept as they are."""
         return self._plan(module, path, (form,), (), True, False)
 
     def _plan(
@@ -114,19 +114,19 @@ class Cutter:
         forms: tuple[Form, ...],
         captures: tuple[Capture, ...],
         own: bool,
-        writes: bool,
+        mutates: bool,
     ) -> Plan:
-        key = (id(module), tuple(form.key for form in forms), captures, own, writes)
+        key = (id(module), tuple(form.key for form in forms), captures, own, mutates)
         if key not in self._plans:
             try:
-                self._plans[key] = self._make_plan(module, path, forms, captures, own, writes)
+                self._plans[key] = self._make_plan(module, path, forms, captures, own, mutates)
             except NoPythonError:
                 raise
             except CannotFollowError as error:
                 if self.live is False:
                     raise
                 self._plans[key] = LivePlan(
-                    module, path, forms, captures, own, writes, [], {}, str(error), self.targets
+                    module, path, forms, captures, own, mutates, [], {}, str(error), self.targets
                 )
         return self._plans[key]
 
@@ -137,13 +137,13 @@ class Cutter:
         forms: tuple[Form, ...],
         captures: tuple[Capture, ...],
         own: bool,
-        writes: bool,
+        mutates: bool,
     ) -> Plan:
-        plan = Plan(module, path, forms, captures, own, writes, [], {})
+        plan = Plan(module, path, forms, captures, own, mutates, [], {})
         for f, form in enumerate(forms):
             for graph in self.traces.graphs(module, path, form.call):
                 plan.branches.append(self._branch(plan, f, graph))
-        wanted: dict[int, list[Capture]] = {}  # id of a child on the path -> what is picked from it
+        wanted: dict[int, list[Capture]] = {}  # id of a child on the path -> what is captured inside it
         sites: dict[int, Node] = {}  # and one call of it
         for branch in plan.branches:
             inner = [(tap.value, [tap.inner]) for tap in branch.taps if tap is not None and tap.inner is not None]
@@ -154,7 +154,7 @@ class Cutter:
                 sites.setdefault(child, node)
                 wanted[child] = list(dict.fromkeys([*wanted.get(child, []), *captured]))
         whole: set[int] = set()  # children on the path whose own output is needed too
-        writing: set[int] = set()  # those of which what they change in their arguments is read here
+        mutating: set[int] = set()  # those whose mutations of their arguments are read here
         while True:
             for child, inner_captures in wanted.items():
                 node = sites[child]
@@ -165,16 +165,16 @@ class Cutter:
                     below,
                     tuple(inner_captures),
                     child in whole,
-                    child in writing,
+                    child in mutating,
                 )
-            before = set(whole), set(writing)
+            before = set(whole), set(mutating)
             for branch in plan.branches:
                 if not branch.missing:
                     needs = Needs(self.effects, plan, branch)
-                    needs.find(whole, writing)
+                    needs.find(whole, mutating)
                     if needs.refusal:
                         self._refused.add(needs.refusal)
-            if (whole, writing) == before:
+            if (whole, mutating) == before:
                 break
         if self.clean and (own or captures):
             for branch in plan.branches:
@@ -185,7 +185,7 @@ class Cutter:
         return plan
 
     def _remember(self, plan: Plan) -> None:
-        """Where the forwards of a plan are entered is where those that run before are left."""
+        """Notes where the forwards of a plan are entered: there the piece before it leaves them."""
         for branch in plan.branches:
             start = plan.forms[branch.form].start
             if branch.entry is not None and start is not None and not branch.missing:
@@ -194,10 +194,10 @@ class Cutter:
             self._remember(child)
 
     def _branch(self, plan: Plan, form: int, graph: Graph) -> Branch:
-        """One way through a forward: where it is entered, and where its picks appear."""
+        """The branch for one graph: where it is entered, and where the captures appear."""
         start = plan.forms[form].start
         self._open_ends.add(graph.open_end)
-        goes_on = plan.own or plan.writes or start is not None
+        goes_on = plan.own or plan.mutates or start is not None
         branch = Branch(form, graph, [], [], set(), missing=graph.failure or (graph.open_end if goes_on else None))
         for capture in (start, *plan.captures) if start is not None else plan.captures:
             found = None if graph.failure else self.locator.locate(plan.module, plan.path, graph, capture)
@@ -221,8 +221,8 @@ class Cutter:
         ):
             text = self.targets[capture.target].text
             branch.missing = branch.missing or (
-                f"{text!r} does not run after the place after which this module begins. layers(model) lists the "
-                f"places in the order in which they run"
+                f"{text!r} does not run after the layer after which this module begins. layers(model) lists layers "
+                f"and operations in the order in which they run"
             )
         left = self._entries.get((branch.graph, dataclasses.replace(capture, item=0)))
         if left is None:
@@ -231,7 +231,7 @@ class Cutter:
             if before:
                 return Tapped(given_to(site), site.index, site.index)
             return Tapped(site, end, site.index, inner)
-        # The forward goes on elsewhere, which needs all of these values, as they are here.
+        # The forward goes on in another piece, which needs all of these values as they are here.
         branch.exit = left
         value = left.given[capture.item] if capture.item < len(left.given) else None
         if isinstance(value, Slot) and inner is not None:
@@ -244,7 +244,7 @@ class Cutter:
         return Tapped(value, end, site.index if inner is not None else end)
 
     def _forms(self, module: nn.Module, path: str, plan: Plan, child: int) -> tuple[Form, ...]:
-        """The different ways in which a child on the path is called: with a mask and without, say."""
+        """The different ways in which a child on the path is called: with and without a mask, for example."""
         forms: dict[Any, Form] = {}
         for branch in plan.branches:
             for node in branch.graph.nodes:
@@ -252,7 +252,7 @@ class Cutter:
                 if plan.child_id(node) == child and (entry is None or node.index >= entry.site.index):
                     start = entry.inner if entry is not None and node is entry.site else None
                     call = self.traces.call(module, path, node)
-                    # One of equal calls stands for all, in all pieces, so that they speak of the same body.
+                    # One of equal calls stands for all, in all pieces, so that they share the same graph.
                     form = Form(self._calls.setdefault((child, call.key), call), start)
                     branch.given[node] = form
                     forms.setdefault(form.key, form)
@@ -260,6 +260,6 @@ class Cutter:
 
 
 def given_to(site: Node) -> Any:
-    """What a layer is given: its one argument, or a tuple of all of them that hold a value of the pass."""
+    """What a layer is given: its one argument, or a tuple of all arguments that hold values of the pass."""
     values = [value for value in (*site.args, *site.kwargs.values()) if next(nodes_in(value), None) is not None]
     return values[0] if len(values) == 1 else tuple(values)

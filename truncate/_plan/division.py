@@ -1,4 +1,4 @@
-"""Dividing a model after one or several places, into pieces that run one after the other."""
+"""Dividing a model after one or several layers, into pieces that run one after the other."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from truncate._record import Traces
 from truncate._sandbox import Example
 from truncate._target import Target, TargetPaths
 
-_MOST_TRIED = 64  # places on each side, when a clean one is looked for
+_MOST_TRIED = 64  # targets on each side, in search of one where nothing else crosses
 
 
 class Division:
-    """A model, divided after some places in running order; its last piece ends at some targets."""
+    """A model, divided at cut points in running order: after each of them. The last piece ends at some targets."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Division:
                 raise TruncateError(f"{cut_point.text!r} is the model itself, and nothing follows it")
 
     def with_numbers_fixed(self) -> Division:
-        """The same, where what is recorded takes no other sizes than those of the example."""
+        """The same division, but what is recorded takes no other sizes than those of the example."""
         example = copy.copy(self.example)
         if example is not None:
             example.fixes_numbers = True
@@ -60,13 +60,13 @@ class Division:
         """The plans of all pieces in running order. More than one tensor may cross between them if `everything`.
 
         Raises:
-            CrossingError: More than the output of a place would cross after it.
+            CrossingError: More than the output of a cut point would cross after it.
         """
         plans = self._plans(clean=False)
         if not everything and not all(map(is_clean, plans)):
-            # A mode in which nothing else crosses still goes its way.
+            # A mode in which nothing else crosses can still be divided.
             plans = self._plans(clean=True, loose=plans)
-        _refuse_lost_writes(plans)
+        _refuse_lost_fills(plans)
         return plans
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
@@ -91,7 +91,7 @@ class Division:
     def _text(self, cut_point: Target, plan: Plan) -> str:
         branch = next(branch for branch in plan.branches if not branch.missing)
         lines = "\n".join(f"    {line}" for line in values_crossing(plan, branch))
-        clean = [self._nearest(cut_points) for cut_points in _around(plan)]
+        clean = [self._nearest(paths) for paths in _around(plan)]
         sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "after it")) if path]
         found = f"Nothing else crosses after {' and '.join(sides)}. " if sides else ""
         return (
@@ -101,7 +101,7 @@ class Division:
         )
 
     def _nearest(self, paths: Iterator[str]) -> str | None:
-        """The first of some places after which nothing crosses but its own output."""
+        """The first of some targets after which nothing crosses but its own output."""
         for path, _ in zip(paths, range(_MOST_TRIED)):
             holder, _, name = path.rpartition(".")
             module = descend(self.model, holder)
@@ -116,8 +116,8 @@ class Division:
         return None
 
 
-def _refuse_lost_writes(plans: list[Plan]) -> None:
-    """What a rebuilt forward puts into a list or dict is left out, so no module that is kept may hold that too."""
+def _refuse_lost_fills(plans: list[Plan]) -> None:
+    """A rebuilt forward does not fill the lists and dicts of its module, so no kept module may hold them too."""
     lost: dict[int, tuple[Plan, str]] = {}
     for piece in plans:
         for plan in piece.rebuilt():
@@ -130,12 +130,12 @@ def _refuse_lost_writes(plans: list[Plan]) -> None:
             holder, instead = (repr(plan.path), "outside it") if plan.path else ("the model itself", "before that")
             raise CannotFollowError(
                 f"the forward of {holder} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
-                f"{type(kept).__name__} in the result holds too, and a cut inside of it would not. Stop {instead}"
+                f"{type(kept).__name__} in the result also holds, but a cut forward fills nothing. Stop {instead}"
             )
 
 
 def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:
-    """The places before the one where a plan enters its module, and those after it, both from there on outwards."""
+    """The targets before the entry of a plan, and those after it, both from there outwards."""
     before: list[str] = []
     later: list[list[str]] = []
     current: Plan | None = plan
@@ -145,13 +145,13 @@ def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:
         if entry is None:
             break
         targets = [node.target for node in branch.graph.nodes]
-        cut_points = [
+        found = [
             (node.index, join(current.path, node.target if node.kind is Kind.CHILD else node.name))
             for node in branch.graph.nodes
             if (node.kind is Kind.CHILD and targets.count(node.target) == 1) or node.name
         ]
-        before += [path for index, path in cut_points if index < entry.site.index]
-        here = [path for index, path in cut_points if index == entry.site.index and entry.inner is not None]
-        later.append(here + [path for index, path in cut_points if index > entry.site.index])
+        before += [path for index, path in found if index < entry.site.index]
+        here = [path for index, path in found if index == entry.site.index and entry.inner is not None]
+        later.append(here + [path for index, path in found if index > entry.site.index])
         current = current.child_of(entry.site) if entry.inner is not None else None
     return iter(before[::-1]), (path for paths in later[::-1] for path in paths)

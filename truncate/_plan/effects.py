@@ -1,6 +1,6 @@
-"""What operations do besides returning a value: which change a tensor in place that others read.
+"""What operations do besides returning a value: which of them mutate a tensor that others read.
 
-Only asked where the answer matters: of operations whose value nobody reads, and of those that follow a tap.
+Only asked where the answer matters: of operations whose value nobody reads, and of those that follow a capture.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Summary:
     """What a call of a module does to its inputs, by their names."""
 
     mutated: frozenset[str]  # changed in place
-    returned: frozenset[str]  # the result may share their memory
-    state: bool = True  # it changes tensors of its own, which its next call reads
+    returned: frozenset[str]  # the result may be an alias of them
+    state: bool = True  # it mutates tensors of its own, which its next call reads
 
 
 class Effects:
@@ -53,11 +53,11 @@ class Effects:
         return self._of[graph]
 
     def summary(self, module: nn.Module, path: str, call: Call) -> Summary:
-        """What a call does to its inputs; the worst for each of them if the forward cannot be followed."""
+        """What a call does to its inputs; the worst case for each of them if the forward cannot be followed."""
         key = (id(module), call.key)
         if key not in self._summaries:
             names = frozenset(node.target for node in call.inputs)
-            self._summaries[key] = Summary(names, names)  # meanwhile, should it call itself
+            self._summaries[key] = Summary(names, names)  # meanwhile, in case it calls itself
             self._summaries[key] = self._summarize(module, path, call, names)
         return self._summaries[key]
 
@@ -84,12 +84,12 @@ class Effects:
 
 
 def _is_foreign(hook: Any) -> bool:
-    """Whether a hook is not one of torch's own, such as those of weight norm, which leave alone what they are given."""
+    """Whether a hook is not one of torch's own. Those, as of weight norm, leave alone what they are given."""
     return not getattr(hook, "__module__", "").startswith("torch.")
 
 
 class GraphEffects:
-    """Which values of one body may share memory, and which operations write on them."""
+    """Which values of one graph may share memory, and which operations mutate them."""
 
     def __init__(self, effects: Effects, module: nn.Module, path: str, graph: Graph) -> None:
         self._effects = effects
@@ -98,7 +98,7 @@ class GraphEffects:
         self._graph = graph
 
     def mutated(self, node: Node) -> list[Node]:
-        """The nodes whose values a node changes in place."""
+        """The nodes whose values a node mutates."""
         if node.kind is Kind.ASSIGN:
             return [node]
         if node.kind is Kind.CHILD:
@@ -117,7 +117,7 @@ class GraphEffects:
 
     @functools.cached_property
     def _alias_sets(self) -> dict[Node, Node]:
-        """Values that may share memory form a group, which is known by one of its members."""
+        """The alias set of each node: values that may share memory. One of its members stands for it."""
         alias_sets: dict[Node, Node] = {}
         held: dict[str, Node] = {}
 
@@ -141,7 +141,7 @@ class GraphEffects:
         return {node: find(node) for node in alias_sets}
 
     def _memory_of(self, node: Node) -> Any:
-        """What tensors of the module have in common that share memory, whatever their names."""
+        """A key for the memory of a tensor of the module: the same for all names of that memory."""
         holder, _, name = node.target.rpartition(".")
         value = self._graph.constants.get(node.target)
         if value is None and not node.args:
@@ -151,7 +151,7 @@ class GraphEffects:
 
     @property
     def changes_state(self) -> bool:
-        """Whether the forward changes a tensor that its module holds."""
+        """Whether the forward mutates a tensor that its module holds."""
         for node in self._graph.nodes:
             if node.kind is Kind.CHILD and self.child_summary(node).state:
                 return True
@@ -169,38 +169,38 @@ class GraphEffects:
         return {node.target for node in self._graph.inputs if self._alias_sets[node] in alias_sets}
 
     def exposes(self, value: Node) -> bool:
-        """Whether the caller of this forward holds memory of a value by another way: an argument, or the result."""
+        """Whether the caller of this forward also holds the memory of a value: as an argument, or in the result."""
         others = {self._alias_sets[node] for node in [*self._graph.inputs, *nodes_in(self._graph.result)]}
         return self._alias_sets[value] in others
 
-    def needed_writes(
+    def needed_mutators(
         self,
         live: set[Node],
         reads: dict[Node, int],
         own: bool,
-        writes: bool,
+        mutates: bool,
         nodes: list[Node],
         elsewhere: Iterable[Node] = (),
     ) -> list[Node]:
-        """Those among some nodes, outside `live`, that change something in place which is read afterwards.
+        """Those among some nodes, outside `live`, that mutate something which is read afterwards.
 
-        By a live node, or as one of `reads`: what of these values nodes before an index write is read.
-        `own`: the result of the forward is read too; `writes`: its caller reads what it changes in its arguments.
-        `elsewhere`: tensors of the module that another piece of it reads, now or in the next call.
+        Live nodes read it, or it is one of `reads`: values that are read as they are just before the node of an index.
+        `own`: the result of the forward is read too; `mutates`: its caller reads what it mutates of its arguments.
+        `elsewhere`: tensors of the module that another piece reads, now or in the next call.
         """
         dead = [node for node in nodes if node not in live and node.kind not in _SOURCES]
-        return [*self.read_writers(dead, live, reads, own, writes, elsewhere), *_leaving(dead, live)]
+        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere), *_leaving(dead, live)]
 
-    def read_writers(
+    def read_mutators(
         self,
         nodes: Iterable[Node],
         live: set[Node],
         reads: dict[Node, int],
         own: bool,
-        writes: bool,
+        mutates: bool,
         elsewhere: Iterable[Node] = (),
     ) -> list[Node]:
-        """Those among some nodes that change something in place which is read afterwards, as for `needed_writes`."""
+        """Those among some nodes that mutate something which is read afterwards, as for `needed_mutators`."""
         called = {id(descend(self._module, node.target)) for node in live if node.kind is Kind.CHILD}
         read = {self._memory_of(node) for node in live if node.kind is Kind.ATTRIBUTE and not is_mode(node)}
         again = [
@@ -209,14 +209,14 @@ class GraphEffects:
             if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
         ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
-        writers = [(node, targets) for node in nodes if (targets := self.mutated(node))]
-        if not writers:
+        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node))]
+        if not mutators:
             return stateful
         alias_sets = self._alias_sets
         last_read: dict[Node, int] = {}
         for node, index in reads.items():
             last_read[alias_sets[node]] = max(last_read.get(alias_sets[node], -1), index)
-        # Tensors of the module: what is written there is read in the next call.
+        # Tensors of the module: what is changed in them is read in the next call.
         held = {alias_sets[node] for node in elsewhere}
         for node in live:
             for source in node.inputs():
@@ -229,11 +229,11 @@ class GraphEffects:
         end = len(self._graph.nodes)
         if own:
             last_read.update((alias_sets[node], end) for node in nodes_in(self._graph.result))
-        if writes:
+        if mutates:
             last_read.update((alias_sets[node], end) for node in self._graph.inputs)
         return stateful + [
             node
-            for node, targets in writers
+            for node, targets in mutators
             if any(last_read.get(alias_sets[t], -1) > node.index or alias_sets[t] in held for t in targets)
         ]
 
@@ -243,19 +243,19 @@ class GraphEffects:
         return bool(memory) and not memory.isdisjoint(map(memory_of, (*child.parameters(), *child.buffers())))
 
     def overwritten_later(self, value: Node, moment: int, live: Iterable[Node]) -> bool:
-        """Whether a live node from the index `moment` on may change a value in place."""
+        """Whether a live node from the index `moment` on may mutate a value."""
         later = [node for node in live if node.index >= moment and node.kind not in _SOURCES]
         return any(
             self._alias_sets[target] is self._alias_sets[value] for node in later for target in self.mutated(node)
         )
 
     def changed_by(self, nodes: Iterable[Node]) -> set[Node]:
-        """The groups of values that share memory of which some nodes change one in place."""
+        """The alias sets that some nodes mutate."""
         targets = [target for node in nodes if node.kind not in _SOURCES for target in self.mutated(node)]
         return {self._alias_sets[target] for target in targets}
 
     def alias_set(self, node: Node) -> Node:
-        """One node that stands for all whose values may share memory with that of this one."""
+        """The alias set of a node: one node stands for all whose values may share memory."""
         return self._alias_sets[node]
 
 

@@ -14,7 +14,7 @@ from truncate._target import TargetPaths, unknown
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """A target wanted from one call of a module: which, and at which of its calls within that call."""
+    """A value taken out at a target, in one call of a module: which target, and which of its calls in there."""
 
     target: int
     call: int
@@ -32,7 +32,7 @@ class Locator:
         self.unknown: dict[str, UnknownTargetError] = {}  # by their text
         self._sites: dict[
             tuple[int, int], tuple[Graph, list[tuple[Node, bool]]]
-        ] = {}  # by body, kept alive, and target
+        ] = {}  # by graph, which is kept alive, and target
 
     def sites(self, module: nn.Module, graph: Graph, t: int) -> list[tuple[Node, bool]]:
         """The nodes where a target appears; True: somewhere inside the child that the node calls."""
@@ -56,16 +56,16 @@ class Locator:
         return sites
 
     def locate(self, module: nn.Module, path: str, graph: Graph, capture: Capture) -> tuple[Node, int | None] | None:
-        """The node where a pick appears, and which of the child's calls it is if it lies inside that child."""
+        """The node where a capture appears; if that is inside the child it calls, which call of the target in there."""
         sites = self.sites(module, graph, capture.target)
         if len(sites) == 1 and sites[0][1]:
             node, first = sites[0][0], capture.call in (0, -1)
-            # Another mode of this forward may run it more often, and then it is asked for a call that is not here.
+            # Another mode of this forward may run it more often, so the call that is asked for may not exist here.
             enough = first or max(self._counts(module, path, node, capture.target)) >= max(
                 capture.call + 1, -capture.call
             )
             return (node, capture.call) if enough else None
-        # Several calls of one child are all in its one mode: a mode that does not reach the target reaches it in none.
+        # All calls of one child are in the same mode: if that does not reach the target, none of them reaches it.
         alike = len({node.target for node, _ in sites}) == 1
         last = capture.call < 0
         skip = -capture.call - 1 if last else capture.call
@@ -82,7 +82,7 @@ class Locator:
         return None
 
     def _counts(self, parent: nn.Module, path: str, node: Node, t: int) -> set[int]:
-        """How often a target runs while `node` calls a child that holds it, in each way of the child."""
+        """How often a target runs while `node` calls a child that holds it, in each mode of the child."""
         child, below = descend(parent, node.target), join(path, node.target)
         counts = set()
         for graph in self.traces.graphs(child, below, self.traces.call(parent, path, node)):
@@ -102,7 +102,7 @@ class Locator:
         return next(iter(counts))
 
     def missing(self, module: nn.Module, path: str, graph: Graph, capture: Capture) -> str:
-        """Why a pick cannot be found in a body."""
+        """Why a capture cannot be found in a graph."""
         target = self.targets[capture.target]
         holder = f"{path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
         if graph.failure or graph.open_end:

@@ -1,4 +1,4 @@
-"""Which nodes of one forward a cut needs, what it goes on with, and what has to be copied on the way."""
+"""Which nodes of one graph a cut needs, with which values it is entered, and what it has to copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from truncate._plan.plan import Branch, Entry, LivePlan, Plan, Slot, Tapped
 
 
 class Needs:
-    """What one way of a plan needs, as long as its children are planned as they are now."""
+    """What one branch of a plan needs, as long as its children are planned as they are now."""
 
     def __init__(self, effects: Effects, plan: Plan, branch: Branch) -> None:
         self._effects = effects
@@ -23,11 +23,11 @@ class Needs:
         self._entry = branch.entry
         self._of_graph = effects.of(plan.module, plan.path, branch.graph)
         self._live: set[Node] = set()  # what runs
-        self.refusal: str | None = None  # why nothing can go on from the entry, if that is so
+        self.refusal: str | None = None  # why the branch cannot be entered there, if it cannot
         self._given: set[Node] = set()  # what was computed before the entry, and is read
 
-    def find(self, whole: set[int], writing: set[int]) -> None:
-        """Fills in the way, and adds the children on the path whose own output is needed, or what they write."""
+    def find(self, whole: set[int], mutating: set[int]) -> None:
+        """Fills in the branch, and adds the children on the path whose own output, or whose mutations, are needed."""
         plan, branch, effects = self._plan, self._branch, self._of_graph
         branch.missing = self._missing_below()
         if branch.missing:
@@ -43,27 +43,27 @@ class Needs:
             if node.kind is Kind.ATTRIBUTE and any(plan.child_of(call) is not None for call in node.args):
                 raise CannotFollowError(
                     f"{join(plan.path, node.target)!r} is set by a forward that would be cut, and read outside of it, "
-                    f"so these targets cannot be had from one module. Cut the model once for each of them"
+                    f"so one module cannot return all these targets. Cut the model once for each of them"
                 )
         for node in branch.exit.state if branch.exit is not None else ():
             if node.index >= self._start:
                 self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
-        all_of_it = plan.own or plan.writes
+        all_of_it = plan.own or plan.mutates
         reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
 
         def missed() -> list[Node]:
-            """What is not among the live nodes yet, and has to be for what it changes, or checks."""
-            writers = effects.needed_writes(self._live, reads, plan.own, plan.writes, reached, self._elsewhere)
-            return writers or self._guards()
+            """What is not among the live nodes yet, and has to be since it mutates something, or is a guard."""
+            mutators = effects.needed_mutators(self._live, reads, plan.own, plan.mutates, reached, self._elsewhere)
+            return mutators or self._guards()
 
         while found := missed():
             for node in found:
                 self._need(node, whole, value=False)
         end = len(branch.graph.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
         rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
-        writers = effects.read_writers(rebuilt, self._live, reads, plan.own, plan.writes)
-        writing.update(map(plan.child_id, writers))
+        mutators = effects.read_mutators(rebuilt, self._live, reads, plan.own, plan.mutates)
+        mutating.update(map(plan.child_id, mutators))
         branch.live = sorted(self._live, key=lambda node: node.index)
         branch.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
         if self._entry is not None:
@@ -72,7 +72,7 @@ class Needs:
             self._leave(branch.exit, whole)
 
     def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
-        """`value`: what the node returns is read, not only what is picked from inside it."""
+        """`value`: what the node returns is read, not only a capture inside it."""
         plan = self._plan
         if value and plan.child_of(node) is not None and not self._is_before(node):
             whole.add(plan.child_id(node))
@@ -100,7 +100,7 @@ class Needs:
         return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
 
     def _missing_below(self) -> str | None:
-        """Why a child on the path to a pick, or to the entry, cannot be had."""
+        """Why a child on the path to a capture, or to the entry, cannot be rebuilt."""
         nodes = [tap.value for tap in self._branch.taps if tap is not None and tap.inner is not None]
         reasons = [self._plan.children[self._plan.child_id(node)].missing for node in nodes]
         if self._entry is not None and self._entry.inner is not None:
@@ -108,12 +108,12 @@ class Needs:
             reasons.append(child.missing_in(child.form_of(self._branch.given[self._entry.site])))
         return next(filter(None, reasons), None)
 
-    # -- checks ----------------------------------------------------------------------------------------------------
+    # -- guards ----------------------------------------------------------------------------------------------------
 
     def _guards(self) -> list[Node]:
-        """The checks before the cut: of what a recording decided, and others that ask for what is computed anyway.
+        """The guards before the cut: those of a recording, and others that need only what is computed anyway.
 
-        Where the rest of the forward runs elsewhere, that relies on all that was decided by what is known here.
+        If the rest of the forward runs in another piece, it relies on the guards of what is known here.
         """
         branch, whole = self._branch, self._plan.own
         end = len(branch.graph.nodes) if whole else branch.end
@@ -143,11 +143,11 @@ class Needs:
         child = self._plan.child_of(tap.value) if tap.inner is not None else None
         return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
 
-    # -- going on --------------------------------------------------------------------------------------------------
+    # -- the entry -------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _before(self) -> set[Node]:
-        """The values that are computed before the forward is entered, and cannot be had again after that."""
+        """The values that are computed before the forward is entered, and cannot be computed again after that."""
         entry, effects = self._entry, self._of_graph
         if entry is None:
             return set()
@@ -157,7 +157,7 @@ class Needs:
         for node in nodes:
             inputs = node.inputs()
             if node.kind is Kind.INPUT:
-                computed = not self._plan.path  # what the model itself is given went to what runs before
+                computed = not self._plan.path  # the model's own arguments went to the piece before
             elif node.kind is Kind.ATTRIBUTE:
                 computed = not is_repeatable(node)
             else:
@@ -184,13 +184,13 @@ class Needs:
 
     @property
     def _start(self) -> int:
-        """The first node that may run, but for what can be had again."""
+        """The index of the first node that may run, apart from those that can run again."""
         if self._entry is None:
             return 0
         return self._entry.site.index + (self._entry.inner is None)
 
     def _enter(self, entry: Entry) -> None:
-        """What the forward goes on with, and which of that it has to copy since it changes it in place."""
+        """With which values the forward is entered, and which of them it has to copy since it mutates them."""
         branch, effects = self._branch, self._of_graph
         child = self._plan.child_of(entry.site) if entry.inner is not None else None
         below = child is not None and entry.site in self._live
@@ -199,8 +199,8 @@ class Needs:
         entry.given = [*slots, *([entry.site] if entry.site in self._given else []), *given]
         before = branch.graph.nodes[: self._start]
         earlier = branch.exit.state if branch.exit is not None else []
-        writers = effects.read_writers(before, self._live, {}, self._plan.own, self._plan.writes, self._elsewhere)
-        entry.state = [node for node in before if node not in self._live and (node in writers or node in earlier)]
+        mutators = effects.read_mutators(before, self._live, {}, self._plan.own, self._plan.mutates, self._elsewhere)
+        entry.state = [node for node in before if node not in self._live and (node in mutators or node in earlier)]
         changed = effects.changed_by(node for node in branch.live if node.index >= self._start)
         known = [*self._given, *(node for node in branch.live if node.kind is Kind.INPUT)]
         entry.cloned = {node for node in self._given if effects.alias_set(node) in changed}
@@ -212,14 +212,14 @@ class Needs:
         branch.missing = self.refusal
 
     def _refusal(self, entry: Entry, known: list[Node], changed: set[Node]) -> str | None:
-        """Why the forward cannot be entered, if so: by the groups of what it goes on with, and of what is changed."""
+        """Why the forward cannot be entered, if so. `known`, `changed`: alias sets of what it is given, and mutates."""
         plan = self._plan
         where = repr(join(plan.path, entry.site.name or str(entry.site.target)))
         module = plan.module
         if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
             holder = repr(plan.path) if plan.path else "the model itself"
             return (
-                f"{holder} has hooks, which take what it is given, and that is not at hand after {where} inside it. "
+                f"{holder} has hooks, which take its arguments, and those are no longer there after {where} inside it. "
                 f"Divide the model outside it, or remove the hooks first"
             )
         if entry.inner is not None and not self._of_graph.changed_by([entry.site]).isdisjoint(known):
@@ -239,13 +239,13 @@ class Needs:
             if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
                 return (
                     f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
-                    f"another one assigns, so the model cannot be divided after {where}. To change a buffer in place, "
-                    f"as with copy_, is seen by both"
+                    f"another one assigns, so the model cannot be divided after {where}. Change the buffer in place "
+                    f"instead, as with copy_: both pieces see that"
                 )
         return None
 
     def _leave(self, left: Entry, whole: set[int]) -> None:
-        """A call that goes on elsewhere ends here, but a child that is needed whole by another call runs to its end."""
+        """A call that goes on in another piece ends here, but a child that another call needs whole runs to its end."""
         site = left.site
         if left.inner is not None and self._plan.child_id(site) in whole and self._of_graph.child_summary(site).state:
             where = join(self._plan.path, str(site.target))
@@ -261,7 +261,7 @@ class Needs:
 
 
 def _computed_after(graph: Graph, entry: Entry | None) -> set[Node] | None:
-    """The nodes that depend on what runs after the place where a forward is entered."""
+    """The nodes that depend on what runs after the entry of a forward."""
     if entry is None:
         return None
     later = {entry.site}
@@ -272,7 +272,7 @@ def _computed_after(graph: Graph, entry: Entry | None) -> set[Node] | None:
 
 
 def _is_in_place(assigned: Node) -> bool:
-    """Whether an assignment only gives a buffer back that was changed in place, as ``self.count += 1`` does."""
+    """Whether an assignment only puts back a buffer that was mutated, as ``self.count += 1`` does."""
     value = assigned.args[0]
     while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and mutated(value) == [value.args[0]]:
         value = value.args[0]
@@ -280,7 +280,7 @@ def _is_in_place(assigned: Node) -> bool:
 
 
 def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
-    """Whether the caller of a rebuilt module may overwrite a pick, since it holds its memory by another way too."""
+    """Whether the caller of a rebuilt module may overwrite a capture, since it also holds that memory otherwise."""
     if isinstance(plan, LivePlan):
         return True  # nobody knows
     for branch in plan.branches:
@@ -290,24 +290,25 @@ def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
         child = plan.child_of(tap.value) if tap.inner is not None else None
         kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
         if tap not in branch.cloned and not kept:
-            graph = effects.of(plan.module, plan.path, branch.graph)
-            if any(graph.exposes(node) for node in nodes_in(tap.value)):
+            of_graph = effects.of(plan.module, plan.path, branch.graph)
+            if any(of_graph.exposes(node) for node in nodes_in(tap.value)):
                 return True
     return False
 
 
 def _hands_back(effects: Effects, plan: Plan) -> bool:
-    """Whether the output of a module that is entered in its middle may share memory with what it goes on with."""
+    """Whether the output of a module that is entered in its middle may share memory with what it is entered with."""
     for branch in plan.branches:
         if branch.entry is None or branch.missing:
             continue
-        graph: GraphEffects = effects.of(plan.module, plan.path, branch.graph)
-        returned = {graph.alias_set(node) for node in nodes_in(branch.graph.result)}
+        of_graph: GraphEffects = effects.of(plan.module, plan.path, branch.graph)
+        returned = {of_graph.alias_set(node) for node in nodes_in(branch.graph.result)}
         for value in branch.entry.given:
             if isinstance(value, Slot):
                 child = plan.child_of(branch.entry.site)
-                if graph.alias_set(branch.entry.site) in returned and child is not None and _hands_back(effects, child):
+                shared = of_graph.alias_set(branch.entry.site) in returned
+                if shared and child is not None and _hands_back(effects, child):
                     return True
-            elif value not in branch.entry.cloned and graph.alias_set(value) in returned:
+            elif value not in branch.entry.cloned and of_graph.alias_set(value) in returned:
                 return True
     return False

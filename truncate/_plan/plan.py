@@ -1,4 +1,4 @@
-"""What is kept of the forwards of a model when it is cut: bookkeeping, of which the room `_build` makes modules."""
+"""What a cut keeps of the forwards of a model: bookkeeping, from which `_build` makes modules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from truncate._target import Target
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One of the values with which a child goes on that is entered in its middle, by number."""
+    """One of the values with which a child is entered in its middle, by number."""
 
     index: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Form:
-    """One of the ways in which a module is called, and after which target it is entered if not at its beginning."""
+    """One of the ways in which a module is called, and after which target it is entered, if in its middle."""
 
     call: Call
     start: Capture | None = None
@@ -35,38 +35,38 @@ class Form:
 
 @dataclasses.dataclass(eq=False)
 class Tapped:
-    """A value to be handed out: as it is once all nodes of its body before `moment` have run."""
+    """A value to be returned: as it is once all nodes of its graph before `moment` have run."""
 
     value: Any  # a node, or what a layer is given: nested nodes
     moment: int
-    read_at: int  # what nodes before this one write on it belongs to it
-    inner: Capture | None = None  # the value is what the rebuilt child that the node calls hands out for that pick
+    read_at: int  # mutations by nodes before this one belong to it
+    inner: Capture | None = None  # the value is what the rebuilt child that the node calls returns for it
 
 
 @dataclasses.dataclass(eq=False)
 class Entry:
-    """Where a forward goes on, and with what."""
+    """Where a forward is entered, and with what."""
 
     site: Node
-    inner: Capture | None  # after what the child that `site` calls is entered itself
+    inner: Capture | None  # after which the child that `site` calls is entered itself
     given: list[Node | Slot] = dataclasses.field(default_factory=list)  # values computed before that are still read
-    state: list[Node] = dataclasses.field(default_factory=list)  # what changed state before that is read after
-    cloned: set[Node | Slot] = dataclasses.field(default_factory=set)  # given values that are changed in place
+    state: list[Node] = dataclasses.field(default_factory=list)  # nodes before that mutate state which is read after
+    cloned: set[Node | Slot] = dataclasses.field(default_factory=set)  # given values that are mutated
 
 
 @dataclasses.dataclass(eq=False)
 class Branch:
-    """What a cut leaves of one body."""
+    """What a cut leaves of one graph."""
 
     form: int  # which of the plan's forms
     graph: Graph
     live: list[Node]
-    taps: list[Tapped | None]  # where each pick of the plan appears; None: it is not needed this way
+    taps: list[Tapped | None]  # where each capture of the plan appears; None: not needed here
     cloned: set[Tapped]  # those that a later operation may overwrite
     given: dict[Node, Form] = dataclasses.field(default_factory=dict)  # how each child that is rebuilt is called
-    missing: str | None = None  # why the picks cannot be had this way
+    missing: str | None = None  # why this branch does not lead to the captures
     entry: Entry | None = None
-    exit: Entry | None = None  # where the forward is left that goes on elsewhere
+    exit: Entry | None = None  # where the forward is left, if it goes on in another piece
 
     @property
     def end(self) -> int:
@@ -76,20 +76,20 @@ class Branch:
 
 @dataclasses.dataclass(eq=False)
 class Plan:
-    """How one module of the path is rebuilt. Its result: its own output if `own`, then each of `picks`."""
+    """How one module on the path is rebuilt. Its result: its own output if `own`, then each of `captures`."""
 
     module: nn.Module
     path: str
     forms: tuple[Form, ...]
     captures: tuple[Capture, ...]
     own: bool
-    writes: bool  # what it changes in its arguments is read by its caller
+    mutates: bool  # its caller reads what it mutates of its arguments
     branches: list[Branch]
     children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
 
     @property
     def has_forms(self) -> bool:
-        """Whether it has to be told which one it is when it is called."""
+        """Whether its caller has to say which form a call has."""
         return len(self.forms) > 1
 
     @property
@@ -112,7 +112,7 @@ class Plan:
 
     @property
     def slots(self) -> int:
-        """How many values it goes on with, if it is entered in its middle."""
+        """With how many values it is entered, if that is in its middle."""
         return max(
             (len(branch.entry.given) for branch in self.branches if branch.entry and not branch.missing), default=0
         )
@@ -126,7 +126,7 @@ class Plan:
         return self.children.get(self.child_id(node))
 
     def rebuilt(self) -> Iterator[Plan]:
-        """The plan itself, and those of the children that are rebuilt, and so on."""
+        """The plan itself, and those of all modules inside that are rebuilt too."""
         yield self
         for child in self.children.values():
             yield from child.rebuilt()
@@ -148,11 +148,11 @@ class Plan:
 
     @property
     def missing(self) -> str | None:
-        """Why no way leads to the picks, if none does."""
+        """Why no branch leads to the captures, if none does."""
         return _common(self.branches)
 
     def missing_in(self, form: int) -> str | None:
-        """Why no way of one form leads to the picks, if none does."""
+        """Why no branch of one form leads to the captures, if none does."""
         return _common([branch for branch in self.branches if branch.form == form])
 
 

@@ -20,7 +20,7 @@ def multiply_adds(
     """The multiply-adds of the modules at some paths in one pass, by path; None if they cannot be counted.
 
     They are half of what torch's formulas give: matrix products, convolutions and attention count, and nothing else.
-    The pass is one of a copy on the meta device, where torch takes none of the fused ways that have no formula. What
+    The pass is one of a copy on the meta device, where torch uses none of the fused kernels that have no formula. What
     branches on values does not run there.
     """
     counted = dict.fromkeys(paths, 0)

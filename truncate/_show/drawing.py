@@ -28,7 +28,7 @@ _WRITERS = {".svg": svg.page, ".html": html.page}
 
 
 class Drawing:
-    """A picture of a model. Prints as a tree, and shows itself in a notebook."""
+    """A drawing of a model. Prints as a tree, and shows itself in a notebook."""
 
     def __init__(self, diagram: Diagram) -> None:
         self.diagram = diagram
@@ -53,18 +53,18 @@ def draw(
     after: Any = None,
     to: str | os.PathLike[str] | None = None,
 ) -> Drawing:
-    """A picture of a model, and of what ``truncate(model, upto)`` leaves of it. The model is not changed.
+    """A drawing of a model, and of what ``truncate(model, upto)`` keeps of it. The model is not changed.
 
     Args:
         model: Any module. One that `truncate` made is drawn as it is: what it returns is marked.
-        upto: Where to stop, as for `truncate`: one place, or several in a list, tuple or dict. Without it, `before`
+        upto: Where to stop, as for `truncate`: one target, or several in a list, tuple or dict. Without it, `before`
             and `after`, the model is drawn whole.
-        args: An example input, as for ``torch.export.export``. With one, the picture shows the shape of what each
-            place returns, and its multiply-adds. It may be on the meta device, where nothing is computed.
+        args: An example input, as for ``torch.export.export``. With one, the drawing shows the shape of what each
+            layer returns, and its multiply-adds. It may be on the meta device, where nothing is computed.
         kwargs: Its keyword arguments.
-        before: In place of `upto`: stops at what a place is given.
-        after: Where to begin: after this place.
-        to: A file to write: ``.svg``, a picture that stands still, or ``.html``, a page that folds and is searched.
+        before: Instead of `upto`: stops at what a layer is given.
+        after: Where to begin: after this layer.
+        to: A file to write: ``.svg``, a still drawing, or ``.html``, a page that can be folded and searched.
             Both need nothing else. The file is there whole or not at all.
 
     Returns:
@@ -91,11 +91,11 @@ def draw(
             plan = division.plans(everything=True)[-1]
             mark_cut(diagram.root, plan, targets)
             cut = module_of(plan, arrangement)
-        rows = ", ".join(target.text or "the end" for target in targets.values())
+        stops = ", ".join(target.text or "the end" for target in targets.values())
         begin = f"after {division.cut_points[0].text}, " if after is not None else ""
-        diagram.cut = f"{begin}{'up to' if before is None else 'before'} {rows}"
+        diagram.cut = f"{begin}{'up to' if before is None else 'before'} {stops}"
         diagram.left_parameters = count_parameters(cut)
-        if diagram.root.work is not None and after is None:  # what is after a place is not run on the example
+        if diagram.root.work is not None and after is None:  # what begins after a layer does not run on the example
             diagram.left_work = (multiply_adds(cut, [""], args or (), kwargs or {}) or {}).get("")
     elif isinstance(model, Truncated):
         mark_result(diagram.root, model)
@@ -106,7 +106,7 @@ def draw(
 
 
 def _tag(steps: tuple[Any, ...], target: Target) -> str:
-    """Where a target stands in the result, and what of its place is returned."""
+    """Where a target stands in the result, and which of its values that is."""
     call = "" if target.call == -1 else f" (call {target.call})"
     return tag_of(steps) + call + (": what it is given" if target.before else "")
 
@@ -127,6 +127,6 @@ def _tree_of(module: Truncated) -> RenderableType:
     return draw(module).__rich__()
 
 
-# Here, since the room of that class is below this one.
+# Set here, since the package of that class must not import this one.
 Truncated._repr_html_ = _html_of  # type: ignore[attr-defined]
 Truncated.__rich__ = _tree_of  # type: ignore[attr-defined]

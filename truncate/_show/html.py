@@ -1,4 +1,4 @@
-"""A picture as HTML that stands by itself: it folds, it is searched, and a click copies a target."""
+"""A drawing as HTML that needs nothing else: it can be folded and searched, and a click copies a target."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from importlib import resources
 
 from truncate._show.tree import Diagram, Mark, Repeated, folded, number, percent
 
-_CLASSES = {Mark.RETURNED: "returned", Mark.KEPT: "kept", Mark.PARTLY: "partly", Mark.CUT: "cut"}
-_FEW = 60  # so many places are all shown at first
+_CLASSES = {Mark.RETURNED: "returned", Mark.KEPT: "kept", Mark.PARTLY: "partly", Mark.DROPPED: "dropped"}
+_FEW = 60  # so many rows are all shown at first
 
 
 def page(diagram: Diagram) -> str:
@@ -31,7 +31,7 @@ def fragment(diagram: Diagram) -> str:
     facts = "".join(f"<p>{escape(name)}: {escape(value)}</p>" for name, value in diagram.facts)
     legend = "".join(f"<span>{_sign(mark)}{mark.value}</span>" for mark in diagram.marks)
     return (
-        f'<div class="truncate-picture" style="--columns: {columns}"><style>\n{_resource("tree.css")}</style>\n'
+        f'<div class="truncate-drawing" style="--columns: {columns}"><style>\n{_resource("tree.css")}</style>\n'
         f"<h1>{escape(diagram.title)} <span>{escape(diagram.cut)}</span></h1>\n{facts}\n"
         + (f'<p class="legend">{legend}</p>\n' if legend else "")
         + '<div class="tools" role="search" hidden="hidden">'
@@ -56,7 +56,7 @@ def _sign(mark: Mark | None) -> str:
 
 
 class _Rows:
-    """The places of one picture, line by line."""
+    """The rows of one drawing, line by line."""
 
     def __init__(self, diagram: Diagram, columns: int) -> None:
         self._diagram = diagram
@@ -64,7 +64,7 @@ class _Rows:
         self._all_open = sum(1 for _ in diagram.root.walk()) <= _FEW
 
     def drawn(self) -> Iterator[str]:
-        names = [("name", "place"), ("type", "type"), *[("shape", "output")] * self._shapes, ("count", "parameters")]
+        names = [("name", "target"), ("type", "type"), *[("shape", "output")] * self._shapes, ("count", "parameters")]
         names += [("count work", "multiply-adds")] * (self._diagram.root.work is not None)
         bars = {"count": "<i></i>", "count work": "<i></i>"}
         cells = "".join(
@@ -76,7 +76,7 @@ class _Rows:
         yield "</ul>"
 
     def _item(self, repeated: Repeated, level: int) -> Iterator[str]:
-        """One place with what is inside it; of several that look alike, all of them inside one."""
+        """One node with what is inside it; of several that look alike, all of them inside one."""
         item = repeated.first
         if repeated.times > 1:
             inside = [Repeated([each]) for each in repeated.nodes]
@@ -93,10 +93,10 @@ class _Rows:
         yield "</ul></details></li>\n"
 
     def _is_target(self, repeated: Repeated) -> bool:
-        return repeated.times == 1 and repeated.first.is_row
+        return repeated.times == 1 and repeated.first.is_target
 
     def _open(self, repeated: Repeated, level: int) -> str:
-        """At first, the first level is unfolded and what leads to a cut; in a small picture all but what repeats."""
+        """At first, the first level is unfolded and what leads to a target; in a small drawing all but what repeats."""
         leads = any(inner.returned_as for inner in repeated.first.walk() if inner is not repeated.first)
         is_open = level == 0 or leads or (self._all_open and repeated.times == 1)
         return ' open="open"' if is_open else ""

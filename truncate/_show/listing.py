@@ -1,4 +1,4 @@
-"""The places of a model as rows, a table or a tree, with what one pass on an example shows of them."""
+"""The layers and operations of a model as rows, a table or a tree, with what one pass on an example shows."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:  # drawing needs rich, listing does not
 
 
 class Layers(Sequence[LayerInfo]):
-    """The places of one model. Prints as a tree."""
+    """The layers and operations of one model. Prints as a tree."""
 
     def __init__(self, model: nn.Module, rows: Sequence[LayerInfo], work: int | None = None) -> None:
-        self._places = tuple(rows)
+        self._rows = tuple(rows)
         self._type = type(model).__name__
         self._parameters = count_parameters(model)
         self._work = work
@@ -38,27 +38,27 @@ class Layers(Sequence[LayerInfo]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[LayerInfo]: ...
     def __getitem__(self, index: int | slice) -> LayerInfo | Sequence[LayerInfo]:
-        return self._places[index]
+        return self._rows[index]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} places of {self._type}>"
+        return f"<{len(self)} layers and operations of {self._type}>"
 
     def __str__(self) -> str:
         return self.tree()
 
     def tree(self, depth: int | None = None) -> str:
-        """The places as a tree; `depth`: how many levels below the model, all without.
+        """The rows as a tree; `depth`: how many levels below the model; all if it is None.
 
         Raises:
-            TruncateError: `depth` is no number from 1 on.
+            TruncateError: `depth` is not a number from 1 on.
         """
         return terminal.plain(self.render(depth=depth))
 
     def table(self, depth: int | None = None) -> str:
-        """The places as a table, with their whole paths; `depth` as for `tree`."""
+        """The rows as a table, with their whole paths; `depth` as for `tree`."""
         return terminal.plain(self.render(tree=False, depth=depth))
 
     def __rich__(self) -> Table:
@@ -78,7 +78,7 @@ class Layers(Sequence[LayerInfo]):
 
         shapes = any(row.shape is not None for row in self)
         table = Table(box=None, pad_edge=False)
-        table.add_column("place", no_wrap=True)
+        table.add_column("target", no_wrap=True)
         table.add_column("type", no_wrap=True, style="cyan")
         table.add_column("parameters", no_wrap=True, justify="right")
         table.add_column("output" if shapes else "", no_wrap=True, style="green")
@@ -86,19 +86,19 @@ class Layers(Sequence[LayerInfo]):
         for row in self:
             if depth is not None and row.path.count(".") >= depth:
                 continue
-            item = _branch(row)
+            item = _node(row)
             cells = (item.type, number(item.parameters), item.shape, item.notes)
             table.add_row(row.path, *cells, style="dim" if item.quiet else None)
         return table
 
     def diagram(self) -> Diagram:
-        """The places as a tree to be drawn."""
+        """The rows as a tree to be drawn."""
         notes = UNFOLLOWED if any(row.after == "" for row in self) else ""
         root = TreeNode(self._type, "", self._type, self._parameters, self._work, notes=notes)
-        return Diagram(grown(root, map(_branch, self)), self._type)
+        return Diagram(grown(root, map(_node, self)), self._type)
 
 
-def _branch(row: LayerInfo) -> TreeNode:
+def _node(row: LayerInfo) -> TreeNode:
     return TreeNode(
         name=row.path.rpartition(".")[2],
         path=row.path,
@@ -114,7 +114,7 @@ def _branch(row: LayerInfo) -> TreeNode:
 
 @outside_inference_mode
 def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Layers:
-    """Every place where `truncate` can stop, in running order; what runs several times stands at its last call.
+    """Every layer and operation where `truncate` can stop, in running order; what runs several times, at its last call.
 
     Args:
         model: Any module. It is neither run nor changed.
@@ -123,7 +123,7 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
         kwargs: Its keyword arguments.
 
     Returns:
-        A sequence of `Place`, which prints as a tree. Its ``table()`` shows the whole paths. The operations inside
+        A sequence of `LayerInfo`, which prints as a tree. Its ``table()`` shows the whole paths. The operations inside
         modules without children, such as ``nn.Conv2d``, are not listed. Where a forward cannot be followed, its
         children are listed in the order in which they were registered, and each says so by `after`: to stop there,
         `truncate` needs an example input.
@@ -143,11 +143,11 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
 
 
 def _with_shapes(model: nn.Module, rows: list[LayerInfo], example: Example) -> list[LayerInfo]:
-    """The places with what one pass of a copy shows: the shapes, and the calls of what could not be followed."""
+    """The rows with what one pass of a copy shows: the shapes, and the calls of what could not be followed."""
     twin = sandbox_copy(model, example.meta.tensor)
     shapes: dict[str, Any] = {}
     calls: dict[str, int] = {}
-    given: dict[str, Any] = {}  # what the last call of each module was given that has operations listed
+    given: dict[str, Any] = {}  # what each module with listed operations was given in its last call
 
     def watch(path: str) -> RemovableHandle:
         def see(module: nn.Module, args: Any, output: Any) -> None:
@@ -186,7 +186,7 @@ def _with_shapes(model: nn.Module, rows: list[LayerInfo], example: Example) -> l
 
 
 def _shapes_of_operations(model: nn.Module, found: dict[str, tuple[list[str], Any, Any]]) -> dict[str, Any]:
-    """By the path of a module: the names of its operations, and what it is given, on the meta device.
+    """The shapes of operations. `found`, by path of a module: their names, and what it is given, on the meta device.
 
     Each module is cut at its own operations. One cut of the whole model at all of them would take much longer.
     """

@@ -1,4 +1,4 @@
-"""What a cut does with each place of a picture, and what a module that was cut returns."""
+"""What a cut does with each layer of a drawing, and what a module that was cut returns."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target]) -> None:
 
     def mark(item: TreeNode, whole: bool) -> Mark:
         whole = whole or item.path in kept
-        inside = {mark(inner, whole) for inner in item.inside} or {Mark.KEPT if whole else Mark.CUT}
+        inside = {mark(inner, whole) for inner in item.inside} or {Mark.KEPT if whole else Mark.DROPPED}
         if inside <= {Mark.KEPT, Mark.RETURNED}:
             found = Mark.KEPT
         else:
-            found = Mark.CUT if inside == {Mark.CUT} else Mark.PARTLY
+            found = Mark.DROPPED if inside == {Mark.DROPPED} else Mark.PARTLY
         is_returned = item.returned_as and item.path not in given
         item.mark = Mark.RETURNED if is_returned else found
         return item.mark
@@ -39,7 +39,7 @@ def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target]) -> None:
 
 
 def mark_whole(root: TreeNode, tags: list[str]) -> None:
-    """Marks a model of which nothing is cut away."""
+    """Marks a model of which nothing is dropped."""
     for item in root.walk():
         item.mark = Mark.KEPT
     _mark_returned(root, dict.fromkeys(tags, ""))
@@ -58,10 +58,10 @@ def _kept(plan: Plan, path: str) -> Iterator[str]:
                 yield join(path, node.name)
 
 
-def _mark_returned(root: TreeNode, rows: dict[str, str]) -> None:
-    """Writes at some places where they stand in the result."""
+def _mark_returned(root: TreeNode, paths: dict[str, str]) -> None:
+    """Writes at some targets where they stand in the result; `paths`: by where that is."""
     found = {item.path: item for item in root.walk()}
-    for tag, path in rows.items():
+    for tag, path in paths.items():
         if path not in found:  # an operation of a forward that only the example could follow
             name = path.rpartition(".")[2]
             found[path] = TreeNode(name, path, name)
@@ -77,30 +77,30 @@ def mark_result(root: TreeNode, module: Truncated) -> None:
     """Marks what a module that was cut returns, if its forward can be followed."""
     traces = Traces(module, TargetPaths([]))
     with contextlib.suppress(TruncateError):
-        found = dict(_Result(traces).rows(module, "", traces.entry))
+        found = dict(_Result(traces).targets(module, "", traces.entry))
         _mark_returned(root, found)
         for item in root.walk():
             item.mark = Mark.RETURNED if item.returned_as else None
 
 
 class _Result:
-    """The places that a forward returns, from where each stands in the result."""
+    """The targets whose values a forward returns, with where each stands in the result."""
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
 
-    def rows(self, module: nn.Module, path: str, call: Call) -> Iterator[tuple[str, str]]:
+    def targets(self, module: nn.Module, path: str, call: Call) -> Iterator[tuple[str, str]]:
         result = self._traces.graphs(module, path, call)[0].result
         for tag, value in _tagged(result):
-            yield from ((tag, row) for row in self._places(module, path, value))
+            yield from ((tag, target) for target in self._made_at(module, path, value))
 
-    def _places(self, module: nn.Module, path: str, value: Any) -> Iterator[str]:
-        """The place at which a value of a forward was made: one at most."""
+    def _made_at(self, module: nn.Module, path: str, value: Any) -> Iterator[str]:
+        """The target at which a value of a forward was made: one at most."""
         made = value
         item: tuple[int, ...] = ()
         while type(value) is Node and value.kind in (Kind.FUNCTION, Kind.METHOD) and value.args:
             if value.target is operator.getitem and type(value.args[1]) is int:
-                item = (value.args[1], *item)  # of what a child hands out
+                item = (value.args[1], *item)  # of what a child returns
             elif value.target != "clone":
                 break
             value = value.args[0]
@@ -117,7 +117,7 @@ class _Result:
         result = self._traces.graphs(child, reached, self._traces.call(module, path, value))[0].result
         for index in item:
             result = result[index] if isinstance(result, (tuple, list)) else result
-        yield from self._places(child, reached, result)
+        yield from self._made_at(child, reached, result)
 
 
 def tag_of(steps: tuple[Any, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Every place of a model where one can stop, in the order in which they are reached.
+"""Every layer and operation of a model where one can stop, in running order.
 
 The model is not run for this: its forwards are followed, as `truncate` follows them, from the root down.
 """
@@ -19,12 +19,12 @@ from truncate._target import TargetPaths
 
 @dataclasses.dataclass(frozen=True)
 class LayerInfo:
-    """A module that runs, or an operation of a module's forward: a place where `truncate` can stop."""
+    """A module that runs, or an operation of a module's forward: a target for `truncate`."""
 
     path: str  #: how it is written as a target
     type: str  #: the class of a module, or the name of an operation's function
     is_module: bool  #: otherwise it is an operation
-    calls: int | None  #: how often one pass of the model runs it; None: unknown, since it is `after` something
+    calls: int | None  #: how often one pass of the model runs it; None: unknown, see `after`
     parameters: int  #: how many numbers it holds as parameters
     mode: str = ""  #: "training" or "evaluation" if only that mode runs it, and the model is in the other one
     same_as: str = ""  #: the path under which the same module is listed already
@@ -52,7 +52,7 @@ UNFOLLOWED = "forward not followed"
 
 @dataclasses.dataclass
 class _Entry:
-    """What is known of a place so far, and the places inside it in running order."""
+    """What is known of a layer or operation so far, and what is inside it in running order."""
 
     module: nn.Module | None  # None: an operation
     type: str
@@ -150,7 +150,7 @@ class Search:
         return steps
 
     def _named(self, module: nn.Module, path: str, graph: Graph, mode: str) -> list[_Step]:
-        """The nodes of a body that are places."""
+        """The nodes of a graph that are targets."""
         steps: list[_Step] = []
         for node in graph.nodes:
             if node.kind is Kind.CHILD:
@@ -162,13 +162,13 @@ class Search:
 
 
 def _other_mode(present: Graph, other: Graph) -> str:
-    """The mode of a body in which it differs from the present one."""
+    """The mode in which a graph differs from the present one."""
     flags = [value for flag, value in other.modes.items() if present.modes.get(flag, value) is not value]
     return "training" if any(flags) else "evaluation"
 
 
 def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children of a module as registered; in place of a list or a dictionary of modules, what it holds."""
+    """The children of a module as registered; instead of a list or a dictionary of modules, what it holds."""
     for name, child in module.named_children():
         if type(child).forward is nn.Module.forward:
             yield from ((f"{name}.{below}", inner) for below, inner in _callable_children(child))

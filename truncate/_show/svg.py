@@ -1,4 +1,4 @@
-"""A picture as SVG that stands by itself: repeated blocks are drawn once, and light and dark are the reader's."""
+"""A drawing as SVG that needs nothing else: repeated blocks are drawn once, light or dark as the reader's screen."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
 circle { stroke-width: 1.2; }
 .kept > circle, path.half { fill: var(--kept); }
 .partly > circle { fill: none; stroke: var(--kept); }
-.cut > circle { fill: none; stroke: var(--faint); }
+.dropped > circle { fill: none; stroke: var(--faint); }
 .returned > circle { fill: none; stroke: var(--returned); stroke-width: 3; }
-.row.cut text { fill: var(--faint); }
-.row.cut .bar { fill: var(--faint); }
+.row.dropped text { fill: var(--faint); }
+.row.dropped .bar { fill: var(--faint); }
 .row.returned text { font-weight: bold; }
 .quiet text { font-style: italic; }
 """
-_CLASSES = {Mark.RETURNED: "returned", Mark.KEPT: "kept", Mark.PARTLY: "partly", Mark.CUT: "cut"}
-_LETTER = 7.25  # how wide one is, of 12 px; fonts of one width differ by little
+_CLASSES = {Mark.RETURNED: "returned", Mark.KEPT: "kept", Mark.PARTLY: "partly", Mark.DROPPED: "dropped"}
+_LETTER = 7.25  # how wide one is at 12 px; fonts of one width differ by little
 _LINE = 20
 _EDGE = 16
-_STEP = 16  # how far what is inside a place is moved in
+_STEP = 16  # how far what is inside a node is moved in
 _GAP = 18  # between columns
 _BAR = 56  # how long the bar of everything is
 _MOST = 44  # letters in one column
@@ -110,7 +110,7 @@ class _Page:
     def _names(self, y: int) -> Iterator[str]:
         """The line that says what the columns are."""
         texts = [
-            f'<text x="{_EDGE + self._signs}" y="{y + 14}">place</text>',
+            f'<text x="{_EDGE + self._signs}" y="{y + 14}">target</text>',
             f'<text x="{self._type}" y="{y + 14}">type</text>',
         ]
         texts += [f'<text x="{self._shape}" y="{y + 14}">output</text>'] * self._shapes
@@ -160,7 +160,7 @@ class _Page:
         yield "</g>"
 
     def _says(self, repeated: Repeated) -> str:
-        """A line in words, for who points at it or does not see it."""
+        """A line in words, for those who point at it or cannot see it."""
         item = repeated.first
         last = f" … {repeated.nodes[-1].path}" if repeated.times > 1 else ""
         share = percent(self._diagram.share(repeated, "parameters"))

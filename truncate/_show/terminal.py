@@ -1,4 +1,4 @@
-"""A picture in a terminal: a tree of rich, coloured where there are colours."""
+"""A drawing in a terminal: a tree of rich, coloured where there are colours."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:  # drawing needs rich, listing does not
     from rich.console import RenderableType
     from rich.table import Table
 
-_SIGNS = {Mark.RETURNED: "◉", Mark.KEPT: "●", Mark.PARTLY: "◐", Mark.CUT: "○"}
-_STYLES = {Mark.RETURNED: "bold magenta", Mark.KEPT: "green", Mark.PARTLY: "green", Mark.CUT: "dim"}
+_SIGNS = {Mark.RETURNED: "◉", Mark.KEPT: "●", Mark.PARTLY: "◐", Mark.DROPPED: "○"}
+_STYLES = {Mark.RETURNED: "bold magenta", Mark.KEPT: "green", Mark.PARTLY: "green", Mark.DROPPED: "dim"}
 
 
 def bare_tree(diagram: Diagram, depth: int | None = None) -> Table:
-    """Each place in a line of its own, with its type and what is special about it."""
+    """Each layer and operation on a line of its own, with its type and what is special about it."""
     from rich.table import Table
 
     shapes = any(item.shape for item in diagram.root.walk())
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("place", no_wrap=True)
+    table.add_column("target", no_wrap=True)
     table.add_column("type", no_wrap=True, style="cyan")
     table.add_column("parameters", no_wrap=True, justify="right")
     table.add_column("output" if shapes else "", no_wrap=True, style="green")
@@ -36,7 +36,7 @@ def bare_tree(diagram: Diagram, depth: int | None = None) -> Table:
 
 
 def tree(diagram: Diagram) -> RenderableType:
-    """The tree with repeated blocks drawn once, what is left by a cut, and how much of the whole each place is."""
+    """The tree with repeated blocks drawn once, what a cut keeps, and the share of each row in the whole."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -46,7 +46,7 @@ def tree(diagram: Diagram) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim")
     if diagram.marks:
         table.add_column("")
-    table.add_column("place", no_wrap=True)
+    table.add_column("target", no_wrap=True)
     table.add_column("type", no_wrap=True, style="cyan")
     if shapes:
         table.add_column("output", no_wrap=True, style="blue", max_width=44)  # some return much
@@ -59,7 +59,7 @@ def tree(diagram: Diagram) -> RenderableType:
         item, times, mark = repeated.first, repeated.times, repeated.first.mark
         label = f"{guide}{repeated.label}" + (f"  × {times}" if times > 1 else "")
         cells = [Text(_SIGNS[mark] if mark else " ", _STYLES[mark] if mark else "")] if diagram.marks else []
-        style = "dim" if item.quiet or mark is Mark.CUT else "bold" if item is root else ""
+        style = "dim" if item.quiet or mark is Mark.DROPPED else "bold" if item is root else ""
         cells += [Text(label, _STYLES[mark] if mark is Mark.RETURNED else ""), Text(item.type)]
         cells += [Text(item.shape)] if shapes else []
         for column in ("parameters", "work")[: 1 + (root.work is not None)]:
@@ -82,7 +82,7 @@ def tree(diagram: Diagram) -> RenderableType:
 def _lines(
     nodes: list[TreeNode], fold: bool, depth: int | None = None, guide: str = "", level: int = 1
 ) -> Iterator[tuple[str, Repeated]]:
-    """What is inside a branch, down to a depth, each with the lines that lead to it."""
+    """What is inside a node, down to a depth, each with the lines that lead to it."""
     groups = folded(nodes) if fold else [Repeated([item]) for item in nodes]
     for position, repeated in enumerate(groups, 1):
         last = position == len(groups)

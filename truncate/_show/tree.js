@@ -1,15 +1,15 @@
 "use strict";
-for (const picture of document.querySelectorAll(".truncate-picture:not([data-ready])")) {
-  picture.dataset.ready = "";
-  const search = picture.querySelector("input");
-  const said = picture.querySelector(".said");
-  const items = [...picture.querySelectorAll("li")];
-  const folds = [...picture.querySelectorAll("li details")];
+for (const drawing of document.querySelectorAll(".truncate-drawing:not([data-ready])")) {
+  drawing.dataset.ready = "";
+  const search = drawing.querySelector("input");
+  const said = drawing.querySelector(".said");
+  const items = [...drawing.querySelectorAll("li")];
+  const folds = [...drawing.querySelectorAll("li details")];
   let before = null; // which were unfolded when the search began
 
   const say = (text) => { said.textContent = text; };
 
-  // A picture without a secure origin, as one inside a notebook may be, has no clipboard but a selection.
+  // A drawing without a secure origin, as one inside a notebook may be, has no clipboard but a selection.
   const copy = async (text) => {
     try {
       await navigator.clipboard.writeText(text);
@@ -19,7 +19,7 @@ for (const picture of document.querySelectorAll(".truncate-picture:not([data-rea
       field.value = text;
       field.style.position = "fixed";
       field.style.opacity = "0";
-      picture.append(field);
+      drawing.append(field);
       field.select();
       const done = document.execCommand("copy");
       field.remove();
@@ -51,14 +51,14 @@ for (const picture of document.querySelectorAll(".truncate-picture:not([data-rea
       }
       item.querySelectorAll("li").forEach((inner) => { inner.hidden = false; });
     }
-    say(count === 1 ? "1 place" : `${count} places`);
+    say(count === 1 ? "1 target" : `${count} targets`);
   };
 
   search.addEventListener("input", find);
   search.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { search.value = ""; find(); }
   });
-  picture.addEventListener("click", async (event) => {
+  drawing.addEventListener("click", async (event) => {
     const button = event.target.closest("button");
     if (!button) return;
     if (button.dataset.fold !== undefined) {
@@ -74,5 +74,5 @@ for (const picture of document.querySelectorAll(".truncate-picture:not([data-rea
       button.focus();
     }
   });
-  picture.querySelector(".tools").hidden = false;
+  drawing.querySelector(".tools").hidden = false;
 }

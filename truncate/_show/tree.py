@@ -1,4 +1,4 @@
-"""What is drawn, whatever it is drawn with: a tree of places, in which blocks that repeat are one."""
+"""What is drawn, whatever it is drawn with: a tree of layers and operations, in which repeated blocks are one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from enum import Enum
 
 
 class Mark(Enum):
-    """What a cut does with a place."""
+    """What a cut does with a layer."""
 
     RETURNED = "returned"
     KEPT = "kept"
     PARTLY = "partly kept"
-    CUT = "cut away"
+    DROPPED = "dropped"
 
 
 @dataclasses.dataclass
 class TreeNode:
-    """One place, or what holds some, and what is inside it in running order."""
+    """A layer or operation, or what holds some, and what is inside it in running order."""
 
     name: str  # the last step of its path
     path: str
-    type: str = ""  # empty: it holds places, but is none
+    type: str = ""  # empty: it holds targets, but is none
     parameters: int = 0
     work: int | None = None  # multiply-adds
     shape: str = ""
@@ -36,7 +36,7 @@ class TreeNode:
     inside: list[TreeNode] = dataclasses.field(default_factory=list)
 
     @property
-    def is_row(self) -> bool:
+    def is_target(self) -> bool:
         return bool(self.type and self.path)
 
     def walk(self) -> Iterator[TreeNode]:
@@ -46,14 +46,14 @@ class TreeNode:
 
     @functools.cached_property
     def looks(self) -> int:
-        """Equal for branches that differ in nothing but their paths."""
+        """Equal for nodes that differ in nothing but their paths."""
         own = (self.type, self.parameters, self.work, self.shape, self.notes, self.quiet, self.mark, self.returned_as)
         return hash((own, self.again, tuple((inner.name, inner.looks) for inner in self.inside)))
 
 
 @dataclasses.dataclass
 class Repeated:
-    """Neighbours that look alike, of which one is drawn for all. Most often it is a single one."""
+    """Neighbours that look alike, of which one is drawn for all. Most often it is a single node."""
 
     nodes: list[TreeNode]
 
@@ -72,7 +72,7 @@ class Repeated:
 
 
 def folded(nodes: Iterable[TreeNode]) -> list[Repeated]:
-    """Branches with those next to each other as one that only differ by a number in their names.
+    """Nodes, where neighbours that differ only by a number in their names are one.
 
     Two layers stay two, since as one they would take no less room; blocks have something inside.
     """
@@ -107,13 +107,13 @@ class Diagram:
 
     @property
     def marks(self) -> list[Mark]:
-        """Those that occur."""
+        """The marks that occur."""
         present = {item.mark for item in self.root.walk()}
         return [mark for mark in Mark if mark in present]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Parameters and multiply-adds, and what of them a cut leaves."""
+        """Parameters and multiply-adds, and how many of them a cut keeps."""
         facts = [("parameters", _of(self.left_parameters, self.root.parameters))]
         if self.root.work is not None:
             facts.append(("multiply-adds", _of(self.left_work, self.root.work)))
@@ -144,7 +144,7 @@ def number(value: int | None, times: int = 1) -> str:
 
 
 def grown(root: TreeNode, leaves: Iterable[TreeNode]) -> TreeNode:
-    """A tree with more branches by their paths, and with what holds them and is no place itself."""
+    """A tree with more nodes by their paths, and with what holds them and is no target itself."""
     found = {item.path: item for item in root.walk()}
     for leaf in leaves:
         known = found.get(leaf.path)

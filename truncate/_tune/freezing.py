@@ -1,4 +1,4 @@
-"""Keeping a part of a model as it is while the rest is trained."""
+"""Freezing a part of a model while the rest is trained."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def freeze(
     *,
     norm: bool = True,
 ) -> nn.Module:
-    """Keeps what a place of the model depends on as it is, while the rest is trained.
+    """Freezes what a layer of the model depends on, while the rest is trained.
 
-    Its parameters require no gradient: exactly those that ``truncate(model, upto)`` holds. Every module that
+    Exactly the parameters that ``truncate(model, upto)`` holds no longer require a gradient. Every module that
     ``truncate(model, upto)`` keeps whole stays in evaluation, with all that is in it: its `training` is False, and
     ``.train()`` of it or of any parent does not change that. So its BatchNorms use their running statistics and leave
     them alone, and its dropouts drop nothing, also where they are written as functions of `self.training`.
 
-    Modules that hold the place and more, such as the model itself, follow ``.train()``. If the place depends on the
-    mode of one of them, there is a warning. A parameter or module that is used before the place and after it too is
+    Modules that hold the layer and more, such as the model itself, follow ``.train()``. If the layer depends on the
+    mode of one of them, there is a warning. A parameter or module that is used both before and after the layer is
     frozen. A gradient from an earlier step is dropped, since an optimizer would apply it.
 
     A frozen model can be copied, pickled, scripted, exported, compiled and truncated; it is frozen there too. Its
@@ -39,7 +39,7 @@ def freeze(
 
     Args:
         model: Any module, or what `truncate` returned. It is changed in place.
-        upto: The last place that is frozen, or several, as for `truncate`. By default the whole module.
+        upto: The last layer that is frozen, or several, as for `truncate`. By default the whole module.
         args: Positional arguments of an example call of the model, where `truncate` needs one.
         kwargs: Keyword arguments of that call.
         norm: Whether modules stay in evaluation. Otherwise they keep their modes, and only parameters are frozen.
@@ -55,7 +55,7 @@ def freeze(
     if upto is model or (isinstance(upto, str) and not upto.strip()):
         frozen = model
     else:
-        with warnings.catch_warnings(action="ignore", category=ContentWarning):  # it is about running the cut
+        with warnings.catch_warnings(action="ignore", category=ContentWarning):  # that is for those who run the cut
             frozen = truncate(model, upto, args, kwargs, check=False)
     parameters = set(map(id, frozen.parameters()))
     inside = set(map(id, frozen.modules()))

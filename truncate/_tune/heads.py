@@ -20,7 +20,7 @@ def with_head(
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """A backbone and a fresh ``nn.Linear`` after it, as one module with the parts `backbone` and `head`.
+    """A backbone followed by a fresh ``nn.Linear``, as one module with the parts `backbone` and `head`.
 
     The width of the head is found in one pass of a copy of the backbone, in evaluation, on an example. It leaves no
     trace: random numbers, running statistics, modes and gradients are as before.
@@ -73,7 +73,7 @@ def _output(backbone: nn.Module, example: Example) -> Tensor:
     if not isinstance(output, Tensor):
         raise TruncateError(
             f"a head takes one tensor, but the backbone returns a {type(output).__name__}. "
-            f"Stop at a place that returns a tensor"
+            f"Stop at a layer that returns a tensor"
         )
     if output.dim() > 3:
         raise TruncateError(

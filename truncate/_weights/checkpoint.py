@@ -1,8 +1,8 @@
 """Checkpoints on the disk: which tensors a file holds, and the numbers of one of them, piece by piece.
 
-Nothing is read but what describes the tensors, until the pieces of one are asked for. The pieces are small, so that
-reading takes no memory beside that of the result, and the kernel is told not to read ahead: what it would fetch after
-a tensor belongs to another one, which may not be needed.
+Only what describes the tensors is read, until the pieces of one are asked for. The pieces are small, so that reading
+takes no memory besides that of the result, and the kernel is told not to read ahead: what it would fetch after a
+tensor belongs to another one, which may not be needed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from torch import Tensor
 
 from truncate._errors import WeightsError
 
-PIECE = 4 << 20  # bytes: large enough for a disk, and little beside any model for which this matters
+PIECE = 4 << 20  # bytes: large enough for a disk, and little compared with any model for which this matters
 
 
 class NotTensorsError(WeightsError):
-    """A checkpoint that was refused since it holds more than tensors, and to read it could run code."""
+    """A checkpoint that was refused since it holds more than tensors, and reading it could run code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     @functools.cache
     def shard(file: str) -> Checkpoint:
         if Path(file).name != file:
-            raise WeightsError(f"{path} names {file!r}, which is no file outside it")
+            raise WeightsError(f"{path} names {file!r}, which is not the name of a file beside it")
         if not (path.parent / file).is_file():
             raise WeightsError(f"{path.parent / file} is missing, which {path.name} names. Was it downloaded?")
         return _read_file(path.parent / file, stack)
@@ -161,7 +161,7 @@ def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         header.pop("__metadata__", None)
         end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is {_DAMAGED}: its header is none of a .safetensors file") from error
+        raise WeightsError(f"{path} is {_DAMAGED}: its header is not that of a .safetensors file") from error
     if end != size:
         raise WeightsError(f"{path} is {_DAMAGED}: it has {size} bytes, and by its header {end}")
 
@@ -251,7 +251,7 @@ def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         kind = NotTensorsError if _global_in(error) else WeightsError
         raise kind(_refusal(path, error)) from error
     tensors, key = state_dict_in(content, path)
-    notes = [f"found after {key!r}"] if key is not None else []
+    notes = [f"found under {key!r}"] if key is not None else []
     notes += ["read whole, since its tensors cannot be read one by one (as before PyTorch 1.6)"] if whole else []
     file = _opened(path, stack)
 
@@ -291,7 +291,7 @@ def _unpickled(path: Path, in_parts: bool) -> tuple[Any, bool]:
 
 
 def _offset(name: str, tensor: Tensor, records: list[zipfile.ZipInfo], file: io.FileIO, path: Path) -> int:
-    """Where in the file the numbers of a tensor begin; not without a look whether they do begin there."""
+    """Where in the file the numbers of a tensor begin, once it is checked that they do begin there."""
     storage = tensor.untyped_storage()
     offset = getattr(storage, "_checkpoint_offset", None)
     if offset is None:
@@ -308,7 +308,7 @@ def _offset(name: str, tensor: Tensor, records: list[zipfile.ZipInfo], file: io.
         stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == storage.nbytes()
         if begin == offset and stored and last <= record.file_size:
             return offset + tensor.storage_offset() * tensor.dtype.itemsize
-    raise WeightsError(f"{path} is {_DAMAGED}, or was packed again: {name!r} is not where it should be. Save it anew")
+    raise WeightsError(f"{path} is {_DAMAGED}, or was packed again: {name!r} is not where it should be. Save it again")
 
 
 def _span(tensor: Tensor) -> int:
@@ -332,7 +332,7 @@ def _flat(tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
 
 
 def state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors by name, and the key that they were found after if they were not at the top."""
+    """The tensors by name, and the key under which they were found if they were not at the top."""
     inside = (
         {key: tensors for key, value in content.items() if (tensors := _tensors(value))}
         if isinstance(content, Mapping)

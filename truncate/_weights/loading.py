@@ -41,7 +41,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
     """Reads from a checkpoint, by name, the tensors that a module holds, and no others.
 
     A part that was cut from a model keeps the model's names, so a checkpoint of the whole model is one of the part. A
-    model built on the meta device can be cut first, so that what is cut away never needs memory.
+    model built on the meta device can be cut first, so that what is dropped never needs memory.
 
     Either everything is loaded or nothing: names, shapes and types are compared before any tensor is read, and all are
     read before the first is put in. Tensors that have values are written to in place, and keep their type and device.
@@ -51,10 +51,10 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
     Args:
         module: Any module.
         path: ``.safetensors``; ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` as `torch.save` writes them, with a state dict
-            at the top or after a key such as ``"state_dict"`` (they are read with ``weights_only=True``, which runs
+            at the top or under a key such as ``"state_dict"`` (they are read with ``weights_only=True``, which runs
             no code of the file); the ``.index.json`` of a checkpoint in several files; or a folder that holds one of
             these under the name that transformers gives it. Where all names begin with ``module.`` or ``_orig_mod.``,
-            as DataParallel and `torch.compile` leave them, that is taken off.
+            as DataParallel and `torch.compile` leave them, that prefix is removed.
         strict: Whether it is an error if a tensor of the module is missing, or of another shape or kind, or stays on
             the meta device. Otherwise the report says so, unless nothing at all fits, which is always an error: the
             names are another model's. (The ``num_batches_tracked`` of batch norms may be missing
@@ -109,7 +109,7 @@ def _plan(module: nn.Module, checkpoint: Checkpoint) -> tuple[list[tuple[Tensor,
         else:
             missing += tied
     notes = list(checkpoint.notes)
-    notes += [f"{prefix!r} begins all names of the checkpoint, and was taken off"] if prefix else []
+    notes += [f"{prefix!r} begins all names of the checkpoint, and was removed"] if prefix else []
     notes += [f"{listed(foreign)} is not a tensor of the module: load_state_dict can load it"] if foreign else []
     notes += [f"{len(counters)} batch norms have no num_batches_tracked in the checkpoint"] if counters else []
     unexpected = tuple(name for name in names if name not in held)
@@ -146,7 +146,7 @@ def _by_tensor(held: Mapping[str, Tensor]) -> Iterable[list[str]]:
 
 
 def wrapping(names: Collection[str], held: Collection[str]) -> str:
-    """What the wrappers that are usual while training put before all names of a checkpoint."""
+    """The prefix that the usual wrappers for training put before all names of a checkpoint."""
     prefix, longer = "", None
     while names and longer != prefix:
         longer = prefix
@@ -160,16 +160,16 @@ def wrapping(names: Collection[str], held: Collection[str]) -> str:
 def _difference(stored: Stored, tensor: Tensor) -> str | None:
     if stored.shape != tensor.shape:
         return f"{stored.shape} in the checkpoint, {tuple(tensor.shape)} in the module"
-    if not torch.can_cast(stored.dtype, tensor.dtype):  # to a kind of number that cannot hold it, as 0.5 in an integer
+    if not torch.can_cast(stored.dtype, tensor.dtype):  # as 0.5 to an integer
         return f"{stored.dtype} in the checkpoint, {tensor.dtype} in the module"
     return None
 
 
 def _check_writable(name: str, tensor: Tensor) -> None:
-    """So that what can fail does so before anything is written."""
+    """Refuses a tensor that cannot be written to, before anything is written."""
     why = None
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__ or tensor.layout is not torch.strided:
-        why = f"a {type(tensor).__name__} with ways of its own"
+        why = f"a {type(tensor).__name__} that is not stored as an ordinary one"
     elif tensor.is_inference():
         why = "made in inference mode"
     elif not tensor.is_meta and any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
@@ -226,7 +226,7 @@ def _twin(tensor: Tensor, fresh: Tensor) -> Tensor:
     return twin
 
 
-# -- what is said ----------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------------------------
 
 
 def problems_of(report: LoadReport) -> list[str]:
@@ -253,8 +253,8 @@ def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
         wrapped = "module"
         for part in reversed(prefixes[0].split(".")[:-1]):
             wrapped = f"nn.ModuleDict({{{part!r}: {wrapped}}})"
-        several = f"at {len(prefixes)} places, as " if len(prefixes) > 1 else ""
-        yield f"All these names are there {several}after {prefixes[0]!r}: load_weights({wrapped}, path)"
+        prefix = f"{len(prefixes)} prefixes, such as" if len(prefixes) > 1 else "the prefix"
+        yield f"All these names are there with {prefix} {prefixes[0]!r}: load_weights({wrapped}, path)"
     if unsaved := _unsaved(report):
         yield f"Give them the values that they have when the model is built elsewhere: module.{unsaved[0]} = ..."
     if report.loaded:
