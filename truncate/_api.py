@@ -20,6 +20,7 @@ from truncate._errors import (
     WrongResultError,
     require_module,
 )
+from truncate._live import drop_what_does_not_run
 from truncate._plan import Division, Plan, assumptions_of
 from truncate._sandbox import Example, example_of, outside_inference_mode
 from truncate._target import Target, resolve
@@ -91,7 +92,7 @@ def truncate(
         result = shallow_copy(model)
     else:
         plans, pieces = _made(division, arrangement, crossing == "pass", check)
-        result = module_of(plans[-1], arrangement, then) if then else pieces[-1]
+        result = module_of(plans[-1], arrangement, then, division.example) if then else pieces[-1]
         _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
 
@@ -147,7 +148,7 @@ def _made(division: Division, arrangement: Any, everything: bool, check: bool) -
     """The plans of a division and their modules, which are compared with the model on the example, if there is one."""
     try:
         plans = division.plans(everything)
-        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
+        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement, example=division.example)]
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
     except (CannotFollowError, NotReachedError, WrongResultError) as error:
@@ -199,11 +200,21 @@ def is_whole(division: Division) -> bool:
     return not division.cut_points and all(t.is_module and t.module is division.model for t in division.paths.targets)
 
 
-def module_of(plan: Plan, arrangement: Any = 0, then: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """The module of a plan, which tells what was fixed in it; `then`: what each of its outputs is passed through."""
+def module_of(
+    plan: Plan,
+    arrangement: Any = 0,
+    then: Mapping[str, nn.Module] | None = None,
+    example: Example | None = None,
+) -> nn.Module:
+    """The module of a plan, which tells what was fixed in it.
+
+    `then`: what each of its outputs is passed through; `example`: shows what the live parts do not need.
+    """
     result = build(plan, None if isinstance(arrangement, int) else arrangement, then or {})
     if not hasattr(result, "assumptions"):  # a child of the model may have that name
         result.__dict__["assumptions"] = assumptions_of(plan)
+    if example is not None:
+        drop_what_does_not_run(result, example)
     return result
 
 

@@ -5,10 +5,50 @@ comes out: which arguments an operation mutates, which values may be aliases, wh
 exists. Nothing is traced or run here.
 """
 
-from truncate._graph.call import Call, call_of_example, call_of_node, call_of_signature, declared_types, default_containers
-from truncate._graph.graph import Graph, Kind, Node, Observed, Shape, containers_in, descend, is_container, is_dataclass_value, items_of, join, map_nested, nodes_in, observed_in, pairs, tensors_in
+from truncate._graph.call import (
+    Call,
+    call_of_example,
+    call_of_node,
+    call_of_signature,
+    declared_types,
+    default_containers,
+)
+from truncate._graph.graph import (
+    Graph,
+    Kind,
+    Node,
+    Observed,
+    Shape,
+    containers_in,
+    descend,
+    is_container,
+    is_dataclass_value,
+    items_of,
+    join,
+    map_nested,
+    nodes_in,
+    observed_in,
+    pairs,
+    tensors_in,
+)
 from truncate._graph.memory import memory_of
-from truncate._graph.operations import BINARY, COMPARISONS, DUNDER, INPLACE, UNARY, aliases_of, is_mode, is_repeatable, is_tensor, mutated, name_of, name_operations, negated, returns_list, returns_tensor
+from truncate._graph.operations import (
+    BINARY,
+    COMPARISONS,
+    DUNDER,
+    INPLACE,
+    UNARY,
+    aliases_of,
+    is_mode,
+    is_repeatable,
+    is_tensor,
+    mutated,
+    name_of,
+    name_operations,
+    negated,
+    returns_list,
+    returns_tensor,
+)
 from truncate._graph.structure import Known, Structures, fill, is_known, structure_of
 
 __all__ = [

@@ -44,12 +44,18 @@ class Wanted:
 class Part:
     """What is handed out by a live part of a cut: its own output if `own`, then each wanted value."""
 
+    path: str  # of its module in the model
     wanted: list[Wanted]
     own: bool
     to_end: bool  # its forward runs to its end in any case
     result: Any = None  # nested containers with the numbers of values in place of them; None: a tuple of all
     numbers: tuple[int, ...] = ()  # of the wanted values in `result`; all others are the module's own output
     then: tuple[str, ...] = ()  # children through which each value of `result` is passed in turn
+
+    @property
+    def ends(self) -> bool:
+        """Whether its forward is left when all values are there, in all cases that its source shows."""
+        return not self.to_end and not any(wanted.is_last_by_luck for wanted in self.wanted)
 
 
 class Pass:
@@ -97,19 +103,18 @@ class Pass:
             if len(self.values[number]) < enough:
                 raise self._not_reached(number, wanted)
         taken = [kept[0] for kept in self.values]
-        if self.part.result is None:
-            values = [own, *taken] if self.part.own else taken
-            return values[0] if len(values) == 1 else tuple(values)
-        by_number = dict(zip(self.part.numbers, taken))
-        through = [self.module._modules[name] for name in self.part.then]
+        by_number = dict(zip(self.part.numbers, map(self._finished, taken)))
+        if self.part.own:
+            own = self._finished(own)
+        if self.part.result is not None:
+            return map_nested(self.part.result, lambda number: by_number.get(number, own))
+        values = [own, *by_number.values()] if self.part.own else [*by_number.values()]
+        return values[0] if len(values) == 1 else tuple(values)
 
-        def finished(number: int) -> Any:
-            value = by_number[number] if number in by_number else own
-            for module in through:
-                value = module(value)  # type: ignore[misc]
-            return value
-
-        return map_nested(self.part.result, finished)
+    def _finished(self, value: Any) -> Any:
+        for name in self.part.then:
+            value = self.module._modules[name](value)  # type: ignore[misc]
+        return value
 
     def _not_reached(self, number: int, wanted: Wanted) -> NotReachedError:
         count = self.counts[number]

@@ -4,7 +4,22 @@ A frame, a code object or a function goes in. What comes out: what that code is 
 unpack it, compare it with None), whose code it is, and which functions it can reach. Nothing here knows of graphs.
 """
 
-from truncate._python.bytecode import asks_of_values, asks_unheard, assigned_names, attributes_stored, compared_device_type, compares_with_bool, demanded, has_one_outcome, identity_tests, is_only_asked, names_in, names_tested_for_none, only_shows_text, unpacked_items
+from truncate._python.bytecode import (
+    asks_of_values,
+    asks_unheard,
+    assigned_names,
+    attributes_stored,
+    compared_device_type,
+    compares_with_bool,
+    demanded,
+    has_one_outcome,
+    identity_tests,
+    is_only_asked,
+    names_in,
+    names_tested_for_none,
+    only_shows_text,
+    unpacked_items,
+)
 from truncate._python.contexts import Contexts
 from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
 from truncate._python.reach import globals_of, is_theirs, reached

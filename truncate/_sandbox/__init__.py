@@ -6,9 +6,27 @@ and arguments are afterwards as they were. Meta and fake tensors are allowed: th
 """
 
 from truncate._sandbox.copies import UNCHANGING, fresh, sandbox_copy
-from truncate._sandbox.example import Example, call_model, can_be_watched, cloned, example_of, isolated, observe, outputs_of, outside_inference_mode, twins, watch
+from truncate._sandbox.example import (
+    Example,
+    call_model,
+    can_be_watched,
+    cloned,
+    example_of,
+    isolated,
+    observe,
+    outputs_of,
+    outside_inference_mode,
+    twins,
+    watch,
+)
 from truncate._sandbox.meta import Meta, is_meta
-from truncate._sandbox.randomness import python_draws_watched, random_state_kept, random_state_watched, same_states, states_of_torch
+from truncate._sandbox.randomness import (
+    python_draws_watched,
+    random_state_kept,
+    random_state_watched,
+    same_states,
+    states_of_torch,
+)
 
 __all__ = [
     "Example",

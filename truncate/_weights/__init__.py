@@ -4,7 +4,7 @@ In: a module, usually a part that was cut from a model, and the path of a checkp
 Out: the module with its tensors loaded, and a `LoadReport`.
 """
 
-from truncate._weights.checkpoint import NotTensorsError, PICKLED, SUFFIXES, state_dict_in
+from truncate._weights.checkpoint import PICKLED, SUFFIXES, NotTensorsError, state_dict_in
 from truncate._weights.loading import LoadReport, listed, load_weights, problems_of, wrapping
 
 __all__ = [
