@@ -91,7 +91,7 @@ def truncate(
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = shallow_copy(model)
     else:
-        plans, pieces = _made(division, arrangement, crossing == "pass", check)
+        plans, pieces = made(division, arrangement, crossing == "pass", check)
         result = module_of(plans[-1], arrangement, then, division.example) if then else pieces[-1]
         _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
@@ -139,12 +139,12 @@ def split(
     cut_points = [resolve(model, cut_point) for cut_point in written]
     end = len(cut_points)
     division = Division(model, cut_points, [Target("", "", model)], example)
-    plans, pieces = _made(division, end, crossing == "pass", check)
+    plans, pieces = made(division, end, crossing == "pass", check)
     _warn_of_content(plans)
     return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
 
 
-def _made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
+def made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
     """The plans of a division and their modules, which are compared with the model on the example, if there is one."""
     try:
         plans = division.plans(everything)
@@ -154,9 +154,18 @@ def _made(division: Division, arrangement: Any, everything: bool, check: bool) -
     except (CannotFollowError, NotReachedError, WrongResultError) as error:
         again = _next_try(division, error)
         if again is None:
+            if division.live is False and not isinstance(error, (NotReachedError, NoPythonError)):
+                error.args = (f"{error} {_why_not_live(division)}",)
             raise
-        return _made(again, arrangement, everything, check)
+        return made(again, arrangement, everything, check)
     return plans, pieces
+
+
+def _why_not_live(division: Division) -> str:
+    """What is said of the way that never fails, where it was not taken."""
+    if division.cut_points or not all(target.is_module for target in division.targets):
+        return "live=True could keep the model's own Python, with modules as targets, and without after= and split"
+    return "live=True keeps the model's own Python, which is neither followed nor recorded."
 
 
 def _next_try(division: Division, error: TruncateError) -> Division | None:

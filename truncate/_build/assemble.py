@@ -30,8 +30,12 @@ class Truncated(nn.Module):
     Its children, parameters and buffers are those of the original that the target needs, under their own names.
     """
 
+    _truncated_how: str  # its forward was followed or recorded, for whoever prints the module
     _truncated_source: str  # of its forward
     _truncated_names: dict[str, Any]  # what the names in the source stand for
+
+    def extra_repr(self) -> str:
+        return self._truncated_how
 
     def __reduce__(self) -> Any:
         return _restore, (type(self).__name__, self._truncated_source, self._truncated_names), self.__dict__
@@ -58,6 +62,7 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
         return _slice(plan, {**pieces, **then})
     made = Truncated()
     made.training = plan.module.training
+    made._truncated_how = how_rebuilt(plan)
     _fill(made, plan.module, {**pieces, **then})
     source, names = source_of(plan, made, result, list(then))
     made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
@@ -74,6 +79,17 @@ def _live(plan: LivePlan, result: Any, then: Mapping[str, nn.Module]) -> nn.Modu
     part.numbers = tuple(capture.target for capture in plan.captures)
     made._modules.update(then)
     return made
+
+
+def how_rebuilt(plan: Plan) -> str:
+    """How the forward of a module was rebuilt, in words."""
+    if isinstance(plan, LivePlan):
+        return "live"
+    graphs = [branch.graph for branch in plan.branches if branch.graph.recorded]
+    if not graphs:
+        return "followed"
+    fixed = len({assumption for graph in graphs for _, assumption in graph.assumptions})
+    return "recorded on the example" + (f", {fixed} fixed: see assumptions" if fixed else "")
 
 
 # -- what it holds ---------------------------------------------------------------------------------------------------
