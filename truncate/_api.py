@@ -18,12 +18,11 @@ from truncate._errors import (
     NotReachedError,
     TruncateError,
     WrongResultError,
-    require_module,
 )
 from truncate._live import drop_what_does_not_run
 from truncate._plan import Division, Plan, assumptions_of
 from truncate._sandbox import Example, example_of, outside_inference_mode
-from truncate._target import Target, resolve
+from truncate._target import Target, module_given, resolve
 
 
 @outside_inference_mode
@@ -45,7 +44,7 @@ def truncate(
     """The model, stopped: an ordinary module that returns what `upto` returns inside the model, and computes no more.
 
     Args:
-        model: Any module whose forward runs. It is not changed.
+        model: Any module whose forward runs, or a ``torch.export.ExportedProgram``. It is not changed.
         upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
             (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path selects
             one of several calls, counted from 0, where otherwise the last is taken; an operation is named as `layers`
@@ -85,7 +84,8 @@ def truncate(
         WrongResultError: The result differed from the model on the example, or did not run on it.
         TruncateError: `model` or `upto` is of a wrong type. (The other errors are subclasses of it.)
     """
-    example = _checked("truncate", model, args, kwargs, crossing)
+    model = module_given("truncate", model)
+    example = _checked(model, args, kwargs, crossing)
     then = pooling(pool, flatten)
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
@@ -111,7 +111,7 @@ def split(
     """The model in pieces that run in turn, divided after one layer (into a front and a back) or after several.
 
     Args:
-        model: Any module whose forward runs. It is not changed.
+        model: Any module whose forward runs, or a ``torch.export.ExportedProgram``. It is not changed.
         at: The layer after which the model is divided, written as for `truncate`; a list of layers, in running order,
             gives one piece more than there are layers.
         args: Positional arguments of an example call of the model, for forwards that have to be recorded.
@@ -132,7 +132,8 @@ def split(
         CrossingError: More than the output of a layer is needed after it.
         TruncateError: All else that `truncate` raises; or the layers are not in running order.
     """
-    example = _checked("split", model, args, kwargs, crossing)
+    model = module_given("split", model)
+    example = _checked(model, args, kwargs, crossing)
     written = list(at) if isinstance(at, (list, tuple)) else [at]
     if not written:
         raise TruncateError("nothing to divide at: `at` holds no target")
@@ -238,9 +239,8 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
         )
 
 
-def _checked(caller: str, model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | None:
+def _checked(model: nn.Module, args: Any, kwargs: Any, crossing: Any) -> Example | None:
     """The example, if one is given, once everything else is of the right type."""
-    require_module(caller, model)
     if crossing not in ("refuse", "pass"):
         raise TruncateError(f"crossing is 'refuse' or 'pass', not {crossing!r}")
     return None if args is None and kwargs is None else example_of(model, args, kwargs)

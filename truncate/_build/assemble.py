@@ -243,6 +243,10 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
     if has_own_call(plan.module):
         return  # all that its call does around the forward is in the graph already
+    hooks = (plan.is_entered_at_its_beginning and plan.module._forward_pre_hooks) or (plan.own and plan.module._forward_hooks)
+    if hooks:  # they may use anything that the module holds
+        held = vars(plan.module)
+        made.__dict__.update({name: held[name] for name in held.keys() - made.__dict__.keys() - _MODULE_STATE})
     if plan.is_entered_at_its_beginning:
         for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
             getattr(made, name).update(getattr(plan.module, name))
@@ -250,6 +254,9 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
         for key, hook in plan.module._forward_hooks.items():
             with_kwargs = key in plan.module._forward_hooks_with_kwargs
             made.register_forward_hook(OnOwnOutput(hook) if plan.captures else hook, with_kwargs=with_kwargs)
+
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
 
 
 class OnOwnOutput:

@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from truncate._live.source import Source, source_of
@@ -81,6 +82,14 @@ def _runs_in_turn(module: nn.Module) -> bool:
     return kind.forward is nn.Sequential.forward and not own
 
 
+def _calls_of_graph(module: Any) -> list[str] | None:
+    """The children that a module calls whose forward torch writes from a graph; None for any other module."""
+    graph = getattr(module, "graph", None)
+    if isinstance(graph, torch.fx.Graph) and type(module).__module__.startswith(("torch.fx.", "torch.export.")):
+        return [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    return None
+
+
 def _has_forward(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward or "forward" in vars(module)
 
@@ -137,6 +146,9 @@ class _Reading:
     def runs(self) -> int:
         if _runs_in_turn(self.owner):
             return 1
+        calls = _calls_of_graph(self.owner)
+        if calls is not None:
+            return min(MANY, [self.owner.get_submodule(path) for path in calls].count(self.goal))
         if "forward" in vars(self.owner):
             return MANY
         kind = type(self.owner)

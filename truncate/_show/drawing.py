@@ -10,7 +10,7 @@ from torch import nn
 
 from truncate._api import divide, is_whole, made
 from truncate._build import Truncated
-from truncate._errors import ExtractError, TruncateError, require_module
+from truncate._errors import ExtractError, TruncateError
 from truncate._files import whole
 from truncate._sandbox import example_of
 from truncate._show import html, svg, terminal
@@ -19,7 +19,7 @@ from truncate._show.listing import layers
 from truncate._show.marks import items_with_steps, mark_cut, mark_result, mark_whole, tag_of
 from truncate._show.search import count_parameters
 from truncate._show.tree import Diagram
-from truncate._target import Target
+from truncate._target import Target, module_given
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,7 +77,7 @@ def draw(
     Raises:
         TruncateError: The file cannot be written, or is to be of another kind; or what `truncate` raises.
     """
-    require_module("draw", model)
+    model = module_given("draw", model)
     path = None if to is None else Path(to)
     if path is not None and path.suffix not in _WRITERS:
         raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
