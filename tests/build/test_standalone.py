@@ -10,7 +10,7 @@ import torch
 import torchvision
 from gallery import GALLERY
 from oracle import equal, randomize, tensors_in
-from test_gallery import prepared
+from places import prepared
 from torch import Tensor, nn
 
 from truncate import CannotFollowError, TruncateError, source, split, truncate

@@ -17,6 +17,7 @@ import safetensors.torch
 import tiny
 import torch
 import torchvision
+from folders import ROOT, SUPPORT
 from oracle import equal
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -27,7 +28,6 @@ from truncate._cli import saving as _save
 from truncate._cli import verifying as _verify
 from truncate._cli.commands import main, script
 
-HERE = Path(__file__).parent
 SHAPE = "--shape=1,3,8,8"
 
 
@@ -403,7 +403,7 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_drawn_where_a_terminal_knows_no_lines() -> None:
     command = [sys.executable, "-m", "truncate", "layers", "tiny:net"]
-    environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": f"{SUPPORT}:{ROOT}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert "conv" in done.stdout
     assert done.stderr == ""

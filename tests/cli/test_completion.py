@@ -15,11 +15,11 @@ from pathlib import Path
 
 import click
 import pytest
+from folders import ROOT
 
 from truncate._cli.commands import cli
 from truncate._cli.completion import Bash
 
-ROOT = Path(__file__).parent.parent
 VARIABLE = "_TORCH_TRUNCATE_COMPLETE"
 
 

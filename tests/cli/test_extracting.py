@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import images
 import numpy as np
 import pandas
-import pictures
 import polars
 import pytest
 import tiny
 import torch
 import torchvision
+from folders import ROOT
 from PIL import Image
 
 from truncate import extract, truncate
@@ -25,13 +26,11 @@ from truncate._cli import models as _models
 from truncate._cli.commands import cli, main
 from truncate._cli.extracting import AUTOCAST
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    pictures.small(monkeypatch)
+    images.small(monkeypatch)
     return tmp_path
 
 
@@ -74,7 +73,7 @@ def by_hand(targets: Any, batch: int, **options: Any) -> Any:
 @pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("out", ["out.parquet", "out"])
 def test_the_main_job(workers: str, out: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 7)
+    images.make(Path("images"), 7)
     assert run(capsys, *arguments("--batch-size", "3", "--workers", workers, out=out)) == f"{out}: 7 rows\n"
     paths, features = by_hand("pool", 3)
     frame = pandas.read_parquet(out if Path(out).suffix else f"{out}/shards")
@@ -84,7 +83,7 @@ def test_the_main_job(workers: str, out: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_several_places(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 5)
+    images.make(Path("images"), 5)
     run(capsys, *arguments("--upto", "act:0", "--pool", "avg", upto="conv"))
     _, features = by_hand({"conv": "conv", "act:0": "act:0"}, 32, pool="avg", flatten=True)
     frame = polars.read_parquet("out.parquet")
@@ -103,19 +102,19 @@ def test_what_may_be_chosen_is_all_that_there_is() -> None:
 
 
 def test_the_model_itself_among_several(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     run(capsys, *arguments("--upto", "", upto="pool"))
     assert polars.read_parquet("out.parquet").columns == ["path", "pool", "output"]
 
 
 def test_a_model_that_needs_its_example(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 3)
+    images.make(Path("images"), 3)
     run(capsys, *arguments(model="tiny:Branching"))
     assert len(pandas.read_parquet("out.parquet")) == 3
 
 
 def test_the_dtype(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 3)
+    images.make(Path("images"), 3)
     run(capsys, *arguments(upto="head"))
     run(capsys, *arguments("--dtype", "bfloat16", out="half.parquet", upto="head"))
     one, half = (np.stack(pandas.read_parquet(f"{name}.parquet")["features"]) for name in ("out", "half"))
@@ -158,7 +157,7 @@ def test_timm_s_own_transform(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_broken_files_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 6, broken=(2, 3))
+    images.make(Path("images"), 6, broken=(2, 3))
     Path("images/notes.txt").touch()
     Path("images/empty.jpg").touch()
     Path("images/up").symlink_to(".")
@@ -187,7 +186,7 @@ def test_nothing_but_broken_files(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_strict(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     Path("images/000.jpg").touch()
     given = arguments("--strict", "--workers", workers)
     assert refuse(capsys, *given, code=1) == "images/000.jpg: the file is empty"
@@ -199,7 +198,7 @@ def test_strict(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     os.rename(b"images/001.png", b"images/caf\xe9.png")
     (Path("images") / os.fsdecode(b"caf\xe8.jpg")).touch()
     out = run(capsys, *arguments(), code=1)
@@ -231,7 +230,7 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_refused(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     assert message in refuse(capsys, *given)
 
 
@@ -243,9 +242,9 @@ def test_a_folder_without_pictures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a proxy that is not there, in a process of its own."""
-    pictures.make(Path("images"), 1)
+    images.make(Path("images"), 1)
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environment = {**os.environ, **closed, "TORCH_HOME": str(tmp_path / "home"), "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, **closed, "TORCH_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     command = [
         sys.executable,
         "-m",
@@ -268,7 +267,7 @@ class Runs:
 
 
 def test_nothing_is_unpickled_without_trust(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 1)
+    images.make(Path("images"), 1)
     torch.save({"state_dict": tiny.Net().state_dict(), "hello": Runs()}, "stranger.pt")
     given = arguments("--weights", "stranger.pt")
     text = refuse(capsys, *given)

@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 import safetensors.numpy
 import torch
+from folders import ROOT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -496,7 +497,7 @@ except Exception as error:
     print(type(error).__name__, error)
 """
     (tmp_path / "disk").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = [sys.executable, "-W", "error", "-c", code]
     mount = 'mount -t tmpfs -o size=64k none disk && exec "$@"'
     with_disk = ["unshare", "-rm", "sh", "-c", mount, "sh", *run]
@@ -518,7 +519,7 @@ def test_two_processes_on_one_file(tmp_path: Path) -> None:
     path = tmp_path / "features.parquet"
     code = "from truncate import extract; import torch; "
     code += f"extract(torch.nn.Identity(), [torch.ones(2, 2)], to={str(path)!r})"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def source() -> Iterator[Tensor]:
         yield INPUTS[:3]

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracle import capture
+from three import RIGHT, Three
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -25,19 +26,6 @@ from truncate import CannotFollowError, TruncateError, WrongResultError, layers,
 from truncate import _api as _api
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
-RIGHT = ""  # else: what the refusal says
-
-
-class Three(nn.Module):
-    """Has three layers to stop at, and what a model adds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        self.add()
-
-    def add(self) -> None:
-        """Adds what else it needs."""
 
 
 class WritesByKeyword(Three):

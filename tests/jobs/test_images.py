@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import images
 import numpy as np
-import pictures
 import pytest
 import torch
 from PIL import Image
@@ -101,7 +101,7 @@ def test_16_bit(tmp_path: Path) -> None:
     for name in ["grey.png", "grey.tiff", "grey.pgm"]:
         assert np.array_equal(pixels(tmp_path / name)[:, :, 0], values >> 8), name
     rows = b"".join(b"\0" + np.stack([row, row, row], -1).astype(">u2").tobytes() for row in values)
-    (tmp_path / "colour.png").write_bytes(pictures.png(4, 4, 16, 2, rows))
+    (tmp_path / "colour.png").write_bytes(images.png(4, 4, 16, 2, rows))
     assert np.array_equal(pixels(tmp_path / "colour.png")[:, :, 1], values >> 8)
 
 
@@ -160,7 +160,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_would_fill_the_memory(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(pictures.png(60_000, 60_000, 8, 2, b""))
+    (tmp_path / "a.png").write_bytes(images.png(60_000, 60_000, 8, 2, b""))
     assert "exceeds limit" in reason(tmp_path / "a.png")
 
 

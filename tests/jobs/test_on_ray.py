@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import images
 import numpy as np
 import pandas
-import pictures
 import pyarrow.parquet
 import pytest
 import torch
+from folders import ROOT, SUPPORT
 from torch import nn
 
 from truncate import ExtractError, Extractor, extract, truncate
 from truncate._cli.commands import main
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +89,7 @@ class Sums(nn.Module):
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the workers need to find the models of the tests."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(SUPPORT)]))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield
     import ray
@@ -109,7 +108,7 @@ def test_the_table_of_ray_is_that_of_one_process(
 ) -> None:
     import ray
 
-    pictures.make(Path("images"), 30, broken=(1, 4, 6, 7))
+    images.make(Path("images"), 30, broken=(1, 4, 6, 7))
     assert main(arguments("one.parquet")) == 1
     started: list[dict[str, Any]] = []
     real = ray.init
@@ -151,7 +150,7 @@ def test_the_class_on_ray_data(local: None) -> None:
 
 
 def test_without_ray(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("images"), 1)
+    images.make(Path("images"), 1)
     for name in [name for name in sys.modules if name == "ray" or name.startswith("ray.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)

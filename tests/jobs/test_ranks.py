@@ -10,16 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import pictures
+import images
 import pyarrow.parquet
 import pytest
+from folders import ROOT, SUPPORT
 
 from truncate._cli.commands import main
 from truncate._errors import NotUsable
 from truncate._jobs import ranks as _ranks
 from truncate._jobs.shards import Output
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def torchrun(*given: str) -> subprocess.Popen[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
     environment = {
         **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")},
-        "PYTHONPATH": f"{HERE.parent}:{HERE}",
+        "PYTHONPATH": f"{ROOT}:{SUPPORT}",
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
@@ -58,7 +57,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.timeout(180)
 def test_two_ranks_one_of_them_killed_and_started_again() -> None:
-    pictures.make(Path("images"), 60, broken=(7,))
+    images.make(Path("images"), 60, broken=(7,))
     shards = Path("two.parquet.parts/shards")
     assert main(arguments("one.parquet")) == 1
 
@@ -93,7 +92,7 @@ def test_what_rank_0_refuses_ends_both() -> None:
 
 
 def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("images"), 4)
+    images.make(Path("images"), 4)
     paths = sorted(map(str, Path("images").rglob("*.*")))
     monkeypatch.setattr(_ranks, "_PATIENCE", 0.3)
     output = Output(Path("out.parquet"), {}, paths, 2)
@@ -102,7 +101,7 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_ways_to_divide_the_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 1)
+    images.make(Path("images"), 1)
     monkeypatch.setattr(_ranks, "joined", lambda: contextlib.nullcontext(_ranks.Ranks(0, 2)))
     assert main([*arguments("out.parquet"), "--engine", "ray"]) == 2
     assert capsys.readouterr().err == "error: --engine ray divides the work itself: run it without torchrun\n"

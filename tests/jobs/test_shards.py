@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pictures
+import images
 import pyarrow.parquet
 import pytest
+from folders import ROOT, SUPPORT
 
 from truncate import ExtractError
 from truncate._cli.commands import main
@@ -27,14 +28,13 @@ from truncate._jobs import shards as _shards
 from truncate._jobs.shards import Output
 from truncate._jobs.worker import Worker
 
-HERE = Path(__file__).parent
 ARGUMENTS = ["extract", "tiny:net", "images", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--workers", "0"]
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    pictures.small(monkeypatch)
+    images.small(monkeypatch)
     return tmp_path
 
 
@@ -43,7 +43,7 @@ def command(*more: str, batch: int = 2, out: str = "features.parquet") -> list[s
 
 
 def run(*more: str, batch: int = 2, out: str = "features.parquet") -> int:
-    return pictures.ended(pictures.child(pictures.quietly(*command(*more, batch=batch, out=out))))
+    return images.ended(images.child(images.quietly(*command(*more, batch=batch, out=out))))
 
 
 def tables(out: str = "features.parquet") -> list[dict[str, list[Any]]]:
@@ -56,7 +56,7 @@ def tables(out: str = "features.parquet") -> list[dict[str, list[Any]]]:
 
 
 def test_an_undisturbed_run() -> None:
-    pictures.make(Path("images"), 9, broken=(1, 2))
+    images.make(Path("images"), 9, broken=(1, 2))
     assert run() == 1
     good, bad = tables()
     paths = sorted(str(path) for path in Path("images").rglob("*.*"))
@@ -73,7 +73,7 @@ def test_an_undisturbed_run() -> None:
 
 def test_killed_at_20_random_moments() -> None:
     """Runs are killed at moments of their own between beginning and end, and started again, until 20 were killed."""
-    pictures.make(Path("images"), 24, broken=(5,))
+    images.make(Path("images"), 24, broken=(5,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")
     began = time.monotonic()
@@ -83,10 +83,10 @@ def test_killed_at_20_random_moments() -> None:
     killed, unfinished = 0, 0
     for number in range(100):
         out = f"{number}.parquet"
-        process = pictures.child(pictures.quietly(*command(out=out)))
+        process = images.child(images.quietly(*command(out=out)))
         time.sleep(moments.random() * length)
         os.kill(process, signal.SIGKILL)
-        if pictures.ended(process) == -signal.SIGKILL:
+        if images.ended(process) == -signal.SIGKILL:
             killed += 1
         else:  # it had ended before its moment: the machine is faster now than when it was timed
             length *= 0.9
@@ -120,19 +120,19 @@ def killing(step: int) -> Callable[[], int]:
     def action() -> int:
         for name in real:
             setattr(os, name, counted(name))
-        return pictures.quietly(*command(out=f"{step}.parquet"))()
+        return images.quietly(*command(out=f"{step}.parquet"))()
 
     return action
 
 
 def test_killed_before_each_step_on_the_disk() -> None:
     """Not at random: before each call that opens, syncs, renames or removes a file, until a run needs no more calls."""
-    pictures.make(Path("images"), 4, broken=(3,))
+    images.make(Path("images"), 4, broken=(3,))
     assert run(out="undisturbed.parquet") == 1
     expected = tables("undisturbed.parquet")
     for step in range(1, 1000):
         out = f"{step}.parquet"
-        code = pictures.ended(pictures.child(killing(step)))
+        code = images.ended(images.child(killing(step)))
         if Path(out).exists():
             assert tables(out) == expected
         assert run(out=out) == 1
@@ -144,7 +144,7 @@ def test_killed_before_each_step_on_the_disk() -> None:
 
 
 def test_it_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("images"), 10)
+    images.make(Path("images"), 10)
     first = made_before_it_stops(monkeypatch, 3)
     assert first == ["000000.parquet", "000001.parquet", "000002.parquet"]
     shards = Path("features.parquet.parts/shards")
@@ -173,8 +173,8 @@ def made_before_it_stops(monkeypatch: pytest.MonkeyPatch, count: int) -> list[st
 
 def test_the_command_line_killed_and_started_again() -> None:
     """In processes of its own, with others that read; a picture that is a pipe of nothing makes it wait."""
-    pictures.make(Path("images"), 12)
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    images.make(Path("images"), 12)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     arguments = command("--workers", "1", batch=4)
     process = subprocess.Popen([sys.executable, "-m", "truncate", *arguments], env=environment)
     parts = Path("features.parquet.parts/shards")
@@ -209,7 +209,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_complete_output_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures.make(Path("images"), 4, broken=(1,))
+    images.make(Path("images"), 4, broken=(1,))
     assert run() == 1
     before = Path("features.parquet").stat().st_mtime_ns
     monkeypatch.setattr(Output, "writing", None)
@@ -223,7 +223,7 @@ def test_a_complete_output_is_not_made_again(monkeypatch: pytest.MonkeyPatch) ->
 def test_other_settings_are_refused(
     complete: bool, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures.make(Path("images"), 6)
+    images.make(Path("images"), 6)
     if complete:
         assert main(command(out=out)) == 0
     else:
@@ -251,7 +251,7 @@ def test_other_weights_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     import tiny
     import torch
 
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     for name in ("one.pt", "two.pt"):
         torch.save(tiny.Net().state_dict(), name)
     assert main(command("--weights", "one.pt")) == 0
@@ -281,14 +281,14 @@ def test_all_that_a_module_holds_is_compared() -> None:
 
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     assert main(command()) == 0
     monkeypatch.setattr("truncate._cli.extracting._versions", lambda model: {"torch": "9.9"})
     assert 'made with other settings (versions: {"torch": "2.' in refused(capsys, *command())
 
 
 def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     Path("features.parquet").write_text("mine")
     assert refused(capsys, *command()).startswith("features.parquet is there, and was not made by this command")
     Path("features.parquet").unlink()
@@ -319,7 +319,7 @@ def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]
 
 def test_a_table_that_cannot_be_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated: those who run tests as root may read anything."""
-    pictures.make(Path("images"), 2)
+    images.make(Path("images"), 2)
     Path("features.parquet").write_text("mine")
     denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr("pyarrow.parquet.read_metadata", mock.Mock(side_effect=denied))
@@ -330,7 +330,7 @@ def test_shards_with_rows_of_other_shapes(monkeypatch: pytest.MonkeyPatch, capsy
     """Two runs of a model that returns what it likes; within one run the shapes are compared at once."""
     import torch
 
-    pictures.make(Path("images"), 6)
+    images.make(Path("images"), 6)
     lengths = iter([3, 3, 4])
 
     def columns(worker: Worker, value: Any, batch: Any, like: Any) -> Any:
@@ -346,7 +346,7 @@ def test_shards_with_rows_of_other_shapes(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_folder() -> None:
-    pictures.make(Path("images"), 9, broken=(1,))
+    images.make(Path("images"), 9, broken=(1,))
     assert run(out="features.parquet") == 1
     assert run(out="features") == 1
     assert tables("features") == tables("features.parquet")
@@ -367,7 +367,7 @@ def test_what_made_a_file_is_in_it() -> None:
     import tiny
     import torch
 
-    pictures.make(Path("images"), 3)
+    images.make(Path("images"), 3)
     assert run() == 0
     note = json.loads(pyarrow.parquet.read_metadata("features.parquet").metadata[b"truncate"])
     assert note["model"] == "tiny:net"
@@ -387,7 +387,7 @@ def test_what_made_a_file_is_in_it() -> None:
 
 
 def test_two_processes_on_one_output(capsys: pytest.CaptureFixture[str]) -> None:
-    pictures.make(Path("images"), 4)
+    images.make(Path("images"), 4)
     reads, writes = os.pipe()
 
     def hold() -> int:
@@ -396,16 +396,16 @@ def test_two_processes_on_one_output(capsys: pytest.CaptureFixture[str]) -> None
             time.sleep(60)
 
         Output.complete = wait  # type: ignore[method-assign]
-        return pictures.quietly(*command())()
+        return images.quietly(*command())()
 
-    process = pictures.child(hold)
+    process = images.child(hold)
     try:
         os.read(reads, 1)
         busy = "features.parquet is being written by another process: wait for it, or write elsewhere"
         assert refused(capsys, *command()) == busy
     finally:
         os.kill(process, signal.SIGKILL)
-        pictures.ended(process)
+        images.ended(process)
         os.close(reads)
         os.close(writes)
     assert main(command()) == 0
@@ -417,11 +417,11 @@ def test_a_child_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
 
     def parent() -> int:
         with _whole.locked(tmp_path / "lock"):
-            grandchild = pictures.child(lambda: time.sleep(60) or 0)
+            grandchild = images.child(lambda: time.sleep(60) or 0)
             os.write(writes, str(grandchild).encode())
             return 0
 
-    assert pictures.ended(pictures.child(parent)) == 0
+    assert images.ended(images.child(parent)) == 0
     grandchild = int(os.read(reads, 20))
     try:
         with _whole.locked(tmp_path / "lock"):
@@ -437,9 +437,9 @@ def test_a_child_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
 
 def test_a_full_disk_and_then_room(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On a small real disk, where one can be had."""
-    pictures.make(Path("images"), 40)
+    images.make(Path("images"), 40)
     Path("disk").mkdir()
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{HERE}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     script = """
 mount -t tmpfs -o size=40k none disk
 "$@"; echo "code $?"
@@ -464,7 +464,7 @@ def test_a_disk_that_fails_at_each_step(
     number: int, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Simulated, to fail at every step: after it the run goes on, and what comes out is whole."""
-    pictures.make(Path("images"), 4, broken=(3,))
+    images.make(Path("images"), 4, broken=(3,))
     assert main(command(out="undisturbed.parquet")) == 1
     expected = tables("undisturbed.parquet")
     real = os.fsync

@@ -16,7 +16,7 @@ import torch
 import torchvision
 from gallery import GALLERY, Specimen
 from oracle import cloned, equal, randomize, tensors_in
-from test_gallery import ALL, ARGUMENTS, prepared, refused, run
+from places import ALL, ARGUMENTS, prepared, refused, run
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from oracle import capture
-from test_hidden_work import Three
+from three import Three
 from torch import Tensor, nn
 
 from truncate import CannotFollowError, split, truncate

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gallery import GALLERY
 from oracle import capture, equal
-from test_recording import EXAMPLE, Layers, model_of
+from recorded import EXAMPLE, Layers, model_of
 from torch import Tensor, nn
 
 from truncate import CannotFollowError, truncate

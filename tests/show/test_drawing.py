@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from folders import ROOT
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -334,7 +335,7 @@ def test_html_holds_every_place_and_stands_by_itself(deep: nn.Module, tmp_path: 
 
 def test_the_picture_of_the_readme_is_what_is_drawn() -> None:
     drawn = draw(torchvision.models.alexnet(), "classifier.5", args=(torch.empty(1, 3, 224, 224, device="meta"),))
-    assert svg(drawn.diagram) == (Path(__file__).parent.parent / "docs" / "alexnet.svg").read_text()
+    assert svg(drawn.diagram) == (ROOT / "docs" / "alexnet.svg").read_text()
 
 
 def test_svg_draws_a_repeated_block_once(deep: nn.Module, tmp_path: Path) -> None:

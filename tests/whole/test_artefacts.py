@@ -17,12 +17,13 @@ import tiny
 import torch
 import torchvision
 from filelock import FileLock
+from folders import ROOT, SUPPORT
 from oracle import capture
 from torch import Tensor
 
 from truncate._cli.commands import main
 
-PAGE = Path(__file__).parent.parent / "docs" / "export.md"
+PAGE = ROOT / "docs" / "export.md"
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("g++") and shutil.which("bash")), reason="no C++ compiler")
 
@@ -41,7 +42,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "artefact"
     with FileLock(folder / "artefact.lock"):
         if not path.exists():
-            shutil.copy(Path(__file__).with_name("artefact.cpp"), folder)
+            shutil.copy(SUPPORT / "artefact.cpp", folder)
             documented("g++", folder)
     return path
 
@@ -115,7 +116,7 @@ def test_the_scripted_alexnet_of_the_readme_in_cpp(program: Path) -> None:
 @pytest.mark.zoo
 def test_the_program_built_by_cmake() -> None:
     for name in ("artefact.cpp", "CMakeLists.txt"):
-        shutil.copy(Path(__file__).with_name(name), name)
+        shutil.copy(SUPPORT / name, name)
     documented("cmake --build")
     cut("tiny:net", "pool", "features.pt", "--shape", "1,3,8,8")
     images = torch.randn(5, 3, 8, 8)

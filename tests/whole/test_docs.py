@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 import torch
+from folders import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

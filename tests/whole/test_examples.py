@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from folders import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 # Runs the script in argv[1] as `python SCRIPT` does, where a socket or a file opened for writing is an error.

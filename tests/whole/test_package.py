@@ -11,10 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from folders import ROOT
 
 import truncate
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_import_takes_torch_alone_and_when_it_is_needed() -> None:
