@@ -122,8 +122,8 @@ def read_until(text: str, terminal: int) -> None:
 def test_help_and_completion_need_no_torch() -> None:
     code = """
 import sys
-from truncate._cli import cli, main
-from truncate._completion import Bash
+from truncate._cli.commands import cli, main
+from truncate._cli.completion import Bash
 assert main(["cut", "--help"]) == 0
 assert main(["cut", "alexnet"]) == 2
 assert [item.value for item in Bash(cli, {}, "", "").get_completions(["cut", "alexnet"], "--sa")] == ["--save"]

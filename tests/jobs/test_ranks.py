@@ -102,6 +102,6 @@ def test_it_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_ways_to_divide_the_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     images.make(Path("images"), 1)
-    monkeypatch.setattr(_ranks, "joined", lambda: contextlib.nullcontext(_ranks.Ranks(0, 2)))
+    monkeypatch.setattr("truncate._cli.extracting.joined", lambda: contextlib.nullcontext(_ranks.Ranks(0, 2)))
     assert main([*arguments("out.parquet"), "--engine", "ray"]) == 2
     assert capsys.readouterr().err == "error: --engine ray divides the work itself: run it without torchrun\n"
