@@ -10,55 +10,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import safetensors.torch
 import tiny
 import torch
 import torchvision
+from command_line import SHAPE, refuse, run, tiny_net
 from folders import ROOT, SUPPORT
 from oracle import equal
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from truncate import truncate
-from truncate._cli import models as _models
-from truncate._cli import saving as _save
 from truncate._cli import verifying as _verify
 from truncate._cli.commands import main, script
-
-SHAPE = "--shape=1,3,8,8"
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    code = main(list(arguments))
-    out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
-    return out
-
-
-def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line on stderr, of what is refused."""
-    code = main(list(arguments))
-    out, err = capsys.readouterr()
-    assert code == 2, out
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert not list(Path().iterdir())
-    return err.removeprefix("error: ").rstrip()
-
-
-def tiny_net() -> tiny.Net:
-    """As the command line builds it."""
-    torch.manual_seed(0)
-    return tiny.Net().eval()
 
 
 # -- cut -------------------------------------------------------------------------------------------------------------
@@ -88,34 +59,6 @@ def test_the_main_job(tmp_path: Path) -> None:
         model.classifier[5].register_forward_hook(lambda m, args, out: features.append(out.clone()))
         model(torch.ones(2, 3, 224, 224))
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), features[0])
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx", ".safetensors"])
-def test_formats(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(f"net{suffix}")
-    path.write_text("what was there before")
-    out = run(capsys, "cut", "tiny:net", "--upto", "act:0", "--upto", "pool", SHAPE, "--save", str(path))
-    assert f"saved net{suffix}: " in out
-    assert [p.name for p in Path().iterdir()] == [path.name]
-    assert path.stat().st_mode & 0o777 == 0o644
-    cut = truncate(tiny_net(), ["act:0", "pool"])
-    x = torch.randn(3, 3, 8, 8)  # another batch size
-    with torch.no_grad():
-        expected = cut(x)
-        if suffix == ".pt":
-            assert equal(torch.jit.load(str(path))(x), expected)
-        elif suffix == ".pt2":
-            assert "for any batch size" in out
-            assert equal(torch.export.load(path).module()(x), expected)
-        elif suffix == ".onnx":
-            assert "for any batch size" in out
-            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-            for got, wanted in zip(session.run(None, {session.get_inputs()[0].name: x.numpy()}), expected, strict=True):
-                np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
-        else:
-            state = safetensors.torch.load_file(path)
-            assert state.keys() == cut.state_dict().keys() == {"conv.weight", "conv.bias"}
-            assert all(torch.equal(state[name], tensor) for name, tensor in cut.state_dict().items())
 
 
 def test_the_output_is_what_a_hook_captures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,45 +281,6 @@ def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: no place 'clasifier.5'")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-def test_what_cannot_be_scripted_leaves_no_file(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("kept.pt").write_text("as before")
-    arguments = ["cut", "tiny:Unscriptable", "--upto", "pool", SHAPE, "--save", "kept.pt"]
-    assert main(arguments) == 2
-    assert "error: cannot write kept.pt as scripted module: " in capsys.readouterr().err
-    assert Path("kept.pt").read_text() == "as before"
-    assert [path.name for path in Path().iterdir()] == ["kept.pt"]
-
-
-def test_a_file_that_comes_back_wrong_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer writes another module than it was given."""
-    kind, write, read, needs = _save._FORMATS[".pt"]
-    other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1))
-    monkeypatch.setitem(_save._FORMATS, ".pt", (kind, lambda m, path, args: write(other, path, args), read, needs))
-    with pytest.raises(_models.NotUsable, match="it returns something else"):
-        _save.save(tiny_net().conv, Path("x.pt"), (torch.zeros(1, 3, 8, 8),))
-    assert not list(Path().iterdir())
-
-
-def test_an_interrupted_write_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("x.pt").write_text("as before")
-
-    def interrupt(*arguments: object) -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(_save._FORMATS, ".pt", ("", interrupt, interrupt, ()))
-    with pytest.raises(KeyboardInterrupt):
-        _save.save(tiny_net(), Path("x.pt"), ())
-    assert [(path.name, path.read_text()) for path in Path().iterdir()] == [("x.pt", "as before")]
-
-
-def test_a_module_for_one_batch_size_is_exported_for_that_one(capsys: pytest.CaptureFixture[str]) -> None:
-    out = run(capsys, "cut", "tiny:ByBatch", "--upto", "pool", SHAPE, "--save", "x.pt2")
-    assert "for the batch size of the example alone" in out
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------

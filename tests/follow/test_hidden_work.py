@@ -6,11 +6,9 @@ A cut is equal to what hooks see on an untouched copy, in two calls, or it is re
 from __future__ import annotations
 
 import collections
-import contextlib
 import copy
 import dataclasses
 import types
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +20,7 @@ from three import RIGHT, Three
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from truncate import CannotFollowError, TruncateError, WrongResultError, layers, split, truncate
+from truncate import CannotFollowError, split, truncate
 from truncate import _api as _api
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
@@ -495,32 +493,6 @@ def test_a_check_of_what_the_forward_changes_then() -> None:
         cut(x)
 
 
-class GoesOnAfterAnError(Three):
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x)
-        try:
-            x = x @ torch.ones(5, 5)
-        except RuntimeError:
-            x = self.b(x)
-        return self.c(x)
-
-
-class DifferentiatesInItsForward(Three):
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.detach().clone()
-        x.requires_grad = True
-        (slope,) = torch.autograd.grad(self.a(x).sum(), x, create_graph=True)
-        return self.c(slope)
-
-
-@pytest.mark.parametrize("kind", [GoesOnAfterAnError, DifferentiatesInItsForward])
-def test_a_result_that_does_not_run_is_not_returned(kind: type[Three]) -> None:
-    model, x = kind(), torch.randn(2, 4)
-    with pytest.raises(WrongResultError, match="the result does not run on the example: RuntimeError: "):
-        truncate(model, "c", (x,))
-    assert isinstance(truncate(model, "c", (x,), check=False), nn.Module)
-
-
 class ReadsWhatAHookSets(Three):
     def add(self) -> None:
         self.b.register_forward_pre_hook(lambda module, args: setattr(module, "seen", args[0].mean()))
@@ -535,146 +507,9 @@ def test_an_attribute_that_only_a_hook_sets() -> None:
         split(model, "a", (x,))
 
 
-def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the output of the model itself that this one returns, and that has no name."""
-    model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(2, 4)
-    made = _api.module_of
-
-    def wrong(plan: Any, *args: Any) -> nn.Module:
-        part = made(plan, *args)
-        if not plan.is_entered_at_its_beginning:
-            part.register_forward_hook(lambda module, args, output: output + 1)
-        return part
-
-    monkeypatch.setattr(_api, "module_of", wrong)
-    with pytest.raises(WrongResultError, match="^the output of the model: the result differs"):
-        split(model, "1", (x,))
-    assert issubclass(WrongResultError, TruncateError)
-
-
-class Momentum(nn.Module):
-    """Moves its own parameters in each pass, in all the ways there are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slow = nn.Linear(4, 4)
-        self.fast = nn.Linear(4, 4)
-        self.embed = nn.Embedding(8, 4, max_norm=0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            torch._foreach_mul_([self.slow.weight], 0.9)
-            self.slow.bias.data.add_(self.fast.bias)
-            self.fast.weight.data = self.fast.weight * 0.5
-        return self.slow(self.fast(x)) + self.embed(torch.arange(len(x)) % 8)
-
-
-class HoldsMomentum(Three):
-    def add(self) -> None:
-        self.momentum = Momentum()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.momentum(self.a(x))
-        if len(x) > 90:
-            raise ValueError("too long")
-        return self.b(x)
-
-
-@pytest.mark.parametrize("rows", [2, 91], ids=["runs", "fails"])
-def test_an_example_leaves_parameters_as_they_were(rows: int) -> None:
-    model = HoldsMomentum()
-    before, memory = copy.deepcopy(model.state_dict()), [p.data_ptr() for p in model.parameters()]
-    with contextlib.nullcontext() if rows == 2 else pytest.raises(TruncateError, match="too long"):
-        cut = truncate(model, "b", (torch.randn(rows, 4),))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert [p.data_ptr() for p in model.parameters()] == memory
-    if rows == 2:
-        x, whole = torch.randn(3, 4), copy.deepcopy(model)
-        assert torch.equal(cut(x), capture(whole, ["b"], x)["b"][-1])
-        assert not torch.equal(model.momentum.slow.weight, before["momentum.slow.weight"])  # a pass of the cut does it
-
-
-class HoldsWhatWasCompiled(Three):
-    def add(self) -> None:
-        self.compiled = torch.compile(nn.Linear(4, 4), backend="eager")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.compiled(self.a(x))
-        return x if len(x) > 90 else self.b(x)
-
-
-def test_a_compiled_child_beside_the_way() -> None:
-    model, x = HoldsWhatWasCompiled(), torch.randn(3, 4)
-    with torch.no_grad():
-        assert torch.equal(truncate(model, "b", (torch.randn(2, 4),))(x), capture(model, ["b"], x)["b"][-1])
-
-
-class HoldsWhatWasScripted(Three):
-    def add(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            self.scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.scripted(self.a(x))
-        if self.training and len(x) < 90:
-            x = x * 2
-        return self.b(x)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_an_example_leaves_a_scripted_child_as_it_was(training: bool) -> None:
-    """Its modes and statistics are not in Python, and both modes were run."""
-    model = HoldsWhatWasScripted().train(training)
-    before = copy.deepcopy(model.state_dict())
-    cut = truncate(model, "b", (torch.randn(2, 4),))
-    assert all(module.training is training for module in model.modules())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    for mode in (training, not training):
-        x, whole = torch.randn(3, 4), copy.deepcopy(model).train(mode)
-        torch.manual_seed(0)
-        expected = capture(whole, ["b"], x)["b"][-1]
-        torch.manual_seed(0)
-        assert torch.equal(copy.deepcopy(cut).train(mode)(x), expected)
-
-
-def test_cut_in_inference_mode() -> None:
-    """What comes out may be trained."""
-    model = HoldsMomentum()
-    with torch.inference_mode():
-        x = torch.randn(2, 4)
-        cut, places = truncate(model, "a", (x,)), layers(model, (x,))
-        assert torch.equal(cut(x), model.a(x))
-    assert next(place for place in places if place.path == "a").shape == (2, 4) and not any(
-        p.is_inference() for p in cut.parameters()
-    )
-    cut(torch.randn(2, 4)).sum().backward()
-    assert model.a.weight.grad is not None
-
-
 def test_a_mode_of_the_caller_does_not_reach_the_parameters() -> None:
     model, x = HoldsSettingsThatRefuse(), torch.randn(2, 4)
     before = copy.deepcopy(model.state_dict())
     with FakeTensorMode(allow_non_fake_inputs=True):
         truncate(model, "a", (x,))
     assert all(type(p) is nn.Parameter and torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-@pytest.mark.parametrize("draws", [False, True])
-def test_a_difference_in_training_is_excused_only_by_random_numbers(
-    draws: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that the cut does not draw shift the others, so evaluation has the last word; without any it has not."""
-    model, made = (
-        nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5) if draws else nn.ReLU(), nn.Linear(4, 4)),
-        _api.module_of,
-    )
-
-    def wrong_in_training(plan: Any, *args: Any) -> nn.Module:
-        part = made(plan, *args)
-        part.register_forward_hook(lambda module, args, output: output + module.training)
-        return part
-
-    monkeypatch.setattr(_api, "module_of", wrong_in_training)
-    with contextlib.nullcontext() if draws else pytest.raises(WrongResultError):
-        truncate(model, "2", (torch.randn(2, 4),))

@@ -6,6 +6,7 @@ A function that returns its argument or a view of it, or writes on it, without o
 from __future__ import annotations
 
 import collections
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,3 +79,10 @@ def test_functions_of_torch_share_and_write_what_we_know_of() -> None:
                 found[label] |= wrong or set()
     assert seen[Kind.FUNCTION] > 6000 and seen[Kind.METHOD] > 3500, seen
     assert {label: sorted(wrong) for label, wrong in found.items() if wrong} == {}
+
+
+def test_an_operator_with_a_low_line_is_not_in_place() -> None:
+    a, b = Node(Kind.INPUT, "a"), Node(Kind.INPUT, "b")
+    assert mutated(Node(Kind.FUNCTION, operator.and_, (a, b))) == []
+    assert mutated(Node(Kind.FUNCTION, operator.iand, (a, b))) == [a]
+    assert mutated(Node(Kind.METHOD, "logical_and_", (a, b))) == [a]

@@ -6,7 +6,6 @@ Every model of the gallery is divided at each place, all that crosses handed on,
 from __future__ import annotations
 
 import copy
-import operator
 import pickle
 import re
 from typing import Any
@@ -21,8 +20,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split, truncate
-from truncate._graph.graph import Kind, Node
-from truncate._graph.operations import mutated
 
 # -- every place of every hostile model ------------------------------------------------------------------------------
 
@@ -313,13 +310,6 @@ def test_an_example() -> None:
     x = torch.randn(5, 4)
     assert torch.equal(back(front(x)), model(x))
     assert truncate(model, before="b", args=(x,)).assumptions
-
-
-def test_an_operator_with_a_low_line_is_not_in_place() -> None:
-    a, b = Node(Kind.INPUT, "a"), Node(Kind.INPUT, "b")
-    assert mutated(Node(Kind.FUNCTION, operator.and_, (a, b))) == []
-    assert mutated(Node(Kind.FUNCTION, operator.iand, (a, b))) == [a]
-    assert mutated(Node(Kind.METHOD, "logical_and_", (a, b))) == [a]
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------

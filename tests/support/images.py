@@ -8,8 +8,10 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tiny  # noqa: F401  # here and not in each child, as is what the command imports when it needs it
 import torchvision.models  # noqa: F401
@@ -80,3 +82,23 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+ARGUMENTS = ["extract", "tiny:net", "images", "--upto", "conv", "--upto", "pool", "--pool", "avg", "--workers", "0"]
+
+
+def command(*more: str, batch: int = 2, out: str = "features.parquet") -> list[str]:
+    return [*ARGUMENTS, "--batch-size", str(batch), "--out", out, *more]
+
+
+def run(*more: str, batch: int = 2, out: str = "features.parquet") -> int:
+    return ended(child(quietly(*command(*more, batch=batch, out=out))))
+
+
+def tables(out: str = "features.parquet") -> list[dict[str, list[Any]]]:
+    """What came out, and what failed."""
+    path = Path(out)
+    parts = [path, path.with_name(f"{path.stem}.failures.parquet")]
+    if not path.suffix:
+        parts = [path / "shards", path / "failures.parquet"]
+    return [pyarrow.parquet.read_table(part).to_pydict() for part in parts]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 RIGHT = ""  # else: what the refusal says
 
@@ -17,3 +18,11 @@ class Three(nn.Module):
 
     def add(self) -> None:
         """Adds what else it needs."""
+
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def many(x: Tensor) -> bool:
+    """A question that only an example answers."""
+    return x.shape[0] > 90
