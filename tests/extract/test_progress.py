@@ -1,4 +1,4 @@
-"""The bar that shows how far `extract` is, and what else is not to be noticed."""
+"""The bar that shows how far `extract` is."""
 
 from __future__ import annotations
 
