@@ -190,8 +190,14 @@ class Live:
         """What the class of the model gives, to be made live again: nobody could import the class made here."""
         plain: Any = object.__new__(self._live_kind)
         plain.__dict__ = self.__dict__
-        make, args, *state = plain.__reduce_ex__(protocol)
-        return _make_live, (make, args), *state
+        make, args, *rest = plain.__reduce_ex__(protocol)
+        state, *items = rest or [None]
+        return _make_live, (make, args), (self._truncate_roles, state), *items
+
+    def __setstate__(self, state: Any) -> None:
+        roles, own = state
+        super().__setstate__(own)  # type: ignore[misc]
+        self._truncate_roles = roles  # here, since a class may make its attributes anew from what it kept of them
 
 
 def describe(part: Part) -> str:
