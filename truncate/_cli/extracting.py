@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from truncate._cli import models
-from truncate._errors import NotUsable, Stopped, explained
+from truncate._errors import NotUsable, Stopped, explained, printable
 from truncate._extract import Bar, parquet_room
 from truncate._jobs import Found, find, joined, path_text
 
@@ -145,11 +145,11 @@ def _report(outcome: Any, found: Found) -> int:
     """Says what was written, and last what was not. Returns the exit code."""
     if found.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
-        print(f"left out, as their names are not those of images: {kinds}")
+        print(f"left out, as their names are not those of images: {printable(kinds)}")
     print(f"{outcome.table}: {outcome.rows:,} rows")
     if not outcome.failures:
         return 0
     path, reason = next(iter(outcome.failures.items()))
     files = "1 file" if len(outcome.failures) == 1 else f"{len(outcome.failures):,} files"
-    print(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}")
+    print(printable(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}"))
     return 1
