@@ -102,7 +102,7 @@ class _Hashes:
         yield _name_of(type(value))
         if isinstance(value, Tensor):
             yield f"{value.dtype} {tuple(value.shape)}"
-            yield b"" if value.is_meta else _bytes(value)
+            yield b"" if value.is_meta else bytes(_bytes(value))
         elif isinstance(value, (set, frozenset)):
             yield from sorted(self._all(value))
         elif isinstance(value, (list, tuple)):
@@ -203,7 +203,7 @@ def _is_filled(cell: Any) -> bool:
     return True
 
 
-def _bytes(tensor: Tensor) -> bytes | memoryview:
+def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
