@@ -53,7 +53,7 @@ def build_live(
     made = copies.of(root)
     if part.ends:
         in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
-        drop_later(root, made, path, paths, set(map(id, on_path)), in_turn)
+        drop_later(root, made, path, paths, in_turn)
     return made, part
 
 

@@ -72,24 +72,9 @@ class Copies:
             else:
                 state[name] = self._copied(value)
 
-    def _leads_to(self, value: Any, modules: dict[int, Any], seen: set[int] | None = None) -> bool:
-        """Whether a value that a module holds leads to one of some modules without passing through another module."""
-        if type(value) in _PLAIN or id(value) in self._clean:
-            return False
-        if id(value) in modules:
-            return True
-        if isinstance(value, (torch.Tensor, nn.Module)):
-            return False
-        outermost = seen is None
-        seen = set() if seen is None else seen
-        if id(value) in seen:
-            return False
-        seen.add(id(value))
-        found = any(self._leads_to(part, modules, seen) for part in _parts(value))
-        if outermost and not found:
-            self._clean |= seen
-            self._kept.append(value)  # so that no other value gets its id
-        return found
+    def _leads_to(self, value: Any, modules: dict[int, Any]) -> bool:
+        self._kept.append(value)  # so that no other value gets its id
+        return leads_to(value, modules, self._clean)
 
     def _copied(self, value: Any) -> Any:
         """The same value, with copies in place of the originals; containers are the copy's own, to fill."""
@@ -227,14 +212,81 @@ def _same_or(value: Any, made: Any) -> Any:
     return value if value is None or all(map(operator.is_, value, made)) else made
 
 
-def _extras(module: nn.Module) -> Iterator[Any]:
+def deep_copy(module: nn.Module) -> nn.Module:
+    """``copy.deepcopy``, which leaves functions as they are: here what they use of the original is the copy's too."""
+    made = copy.deepcopy(module)
+    copies = Copies(module, (), type)
+    copies.memo = dict(zip(map(id, module.modules()), made.modules()))
+    copies._clean.clear()
+    for copied in made.modules():
+        for name, value in _named_extras(copied):
+            if copies._leads_to(value, copies.memo):
+                vars(copied)[name] = copies._copied(value)
+    return made
+
+
+def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module]) -> None:
+    """Raises if what a cut keeps leads back to a module that was rebuilt: it would mean the original of the model.
+
+    Modules, containers of modules and bound methods that a rebuilt module holds itself are seen when it is followed.
+    """
+    rebuilt = {id(module): module for module in path_modules}
+    clean: set[int] = set()
+    for module in (*rebuilt.values(), *kept):
+        own = id(module) in rebuilt
+        for name, value in _named_extras(module):
+            if own and _is_seen_when_followed(name, value):
+                continue
+            if leads_to(value, rebuilt, clean):
+                what = "hooks" if name in _HOOKS else f"attribute {name!r}"
+                raise CannotFollowError(
+                    f"the {what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
+                    f"ask the original for its mode and its state"
+                )
+
+
+def _is_seen_when_followed(name: str, value: Any) -> bool:
+    if isinstance(value, types.MethodType):
+        return isinstance(value.__self__, nn.Module)
+    if isinstance(value, nn.Module):
+        return True
+    if type(value) in (list, tuple, dict):
+        return name not in _HOOKS and all(isinstance(item, nn.Module) or type(item) in _PLAIN for item in _parts(value))
+    return False
+
+
+def leads_to(value: Any, modules: dict[int, Any], clean: set[int]) -> bool:
+    """Whether a value leads to one of some modules without passing through another one; what does not is `clean`."""
+    seen: set[int] = set()
+
+    def leads(value: Any) -> bool:
+        if type(value) in _PLAIN or id(value) in clean:
+            return False
+        if id(value) in modules:
+            return True
+        if isinstance(value, (torch.Tensor, nn.Module)) or id(value) in seen:
+            return False
+        seen.add(id(value))
+        return any(map(leads, _parts(value)))
+
+    if leads(value):
+        return True
+    clean |= seen
+    return False
+
+
+def _named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What a module holds beside parameters, buffers, children and numbers."""
-    state = vars(module)
-    for name in state.keys() - _MODULE_STATE:
-        if type(state[name]) not in _PLAIN:
-            yield state[name]
-    if any(map(state.get, _HOOKS)):
-        yield [state[name] for name in _HOOKS if state.get(name)]
+    for name, value in list(vars(module).items()):  # at once: another thread may run the model meanwhile
+        kind = type(value)
+        if kind in _PLAIN or (kind is tuple and all(type(item) in _PLAIN for item in value)):
+            continue
+        if name not in _MODULE_STATE or (value and name in _HOOKS):
+            yield name, value
+
+
+def _extras(module: nn.Module) -> Iterator[Any]:
+    return (value for _, value in _named_extras(module))
 
 
 def _parts(value: Any) -> Iterable[Any]:
