@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import nn
 from truncate._errors import NotReachedError
 from truncate._graph import join
 from truncate._live.copies import Copies
-from truncate._live.module import Part, Role, Wanted, live_class
-from truncate._live.once import Once, runs_once
+from truncate._live.module import Once, Part, Wanted, live_class, tap
+from truncate._live.once import runs_once
 from truncate._target import Target
 
 
@@ -32,29 +33,26 @@ def build_live(
         Wanted(target.text, call, target.before, runs_once(root, below) if below else Once())
         for (target, call), below in zip(asked, paths)
     ]
-    part = Part(wanted, own, to_end)
-    roles = {id(root): Role(part, is_entry=True)}
-    for number, (target, _) in enumerate(asked):
-        role = roles.setdefault(id(target.module), Role(part))
-        taps = (*(role.taps_before if target.before else role.taps), number)
-        if target.before:
-            role.taps_before = taps
-        else:
-            role.taps = taps
-    on_path = [module for below in paths for module in _modules_on(root, below)]
-
-    def kind_of(module: nn.Module) -> type:
-        return live_class(type(module)) if id(module) in roles else type(module)
-
-    copies = Copies(root, on_path, kind_of)
-    for module in on_path:
-        if id(module) in roles:
-            made = copies.of(module)
-            made._truncate_roles = [*getattr(module, "_truncate_roles", ()), roles[id(module)]]
+    tapped = dict.fromkeys(below for (target, _), below in zip(asked, paths) if below and not target.before)
+    part = Part(wanted, own, to_end, tapped=tuple(tapped))
+    on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
+    copies = Copies(root, on_path, lambda module: live_class(type(module)) if module is root else type(module))
     made = copies.of(root)
+    made.__dict__["_truncate_parts"] = [*(getattr(root, "_truncate_parts", None) or ()), part]
+    if "_truncate_hooks" not in vars(root):
+        made.__dict__.update(_truncate_hooks=OrderedDict(), _truncate_hooks_with_kwargs=OrderedDict())
+    for before in (False, True):
+        numbers: dict[nn.Module, list[int]] = {}
+        for number, (target, _) in enumerate(asked):
+            if target.before is before:
+                numbers.setdefault(target.module, []).append(number)
+        for module, taken in numbers.items():
+            tap(copies.of(module), part, taken, before)
     if not to_end and not any(one.is_last_by_luck for one in wanted):
         in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
         _drop_later(root, made, path, set(map(id, on_path)), paths, in_turn)
+    for one in wanted:  # what is known of the model has served, and must not go with the cut
+        one.once = one.once and one.once._replace(in_turn=())
     return made, part
 
 

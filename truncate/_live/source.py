@@ -23,6 +23,7 @@ class Source:
         arguments = [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]
         self.assigned = collections.Counter(arg.arg for arg in arguments)  # how often each local name is
         self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
+        self.set_attributes: set[str] = set()
         self._names: dict[ast.AST, frozenset[str]] = {}
         lengths = set()
         for node in ast.walk(tree):
@@ -32,6 +33,10 @@ class Source:
                 lengths.update(node.args)
             elif isinstance(node, ast.Attribute) and node not in lengths:
                 self.attributes[node.attr] += 1
+                if not isinstance(node.ctx, ast.Load):
+                    self.set_attributes.add(node.attr)
+                elif node.attr in ("train", "eval"):
+                    self.set_attributes.add("training")
 
     def names(self, node: ast.AST) -> frozenset[str]:
         """The names that a part of the function mentions."""
@@ -93,7 +98,7 @@ def _is_source_of(tree: ast.FunctionDef, code: types.CodeType, imported: tuple[s
         whole = compile(module, code.co_filename, "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError):
         return False
-    return any(_is_same(found, code) for found in _codes_in(whole) if found.co_name == code.co_name)
+    return any(_is_same(found, code) for found in codes_in(whole) if found.co_name == code.co_name)
 
 
 def _with_body(holder: str, body: list[ast.stmt]) -> ast.stmt:
@@ -107,11 +112,11 @@ _FUTURE = functools.reduce(
 )
 
 
-def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield constant
-            yield from _codes_in(constant)
+            yield from codes_in(constant)
 
 
 def _is_same(one: types.CodeType, other: types.CodeType) -> bool:

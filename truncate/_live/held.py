@@ -1,0 +1,92 @@
+"""What modules and other objects hold, beside parameters, buffers and children."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import types
+import weakref
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
+PLAIN = frozenset(
+    (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
+)
+
+
+def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, clean: Collection[int] = ()) -> bool:
+    """Whether a value that a module holds leads to one of some modules without passing through another module.
+
+    Args:
+        value: What is held.
+        goals: The ids of these modules.
+        seen: Gets the ids of all values on the way.
+        clean: The ids of values of which it is known that they do not.
+    """
+    if type(value) in PLAIN or id(value) in clean:
+        return False
+    if id(value) in goals:
+        return True
+    if isinstance(value, (torch.Tensor, nn.Module)):
+        return False
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    return any(leads_to(part, goals, seen, clean) for part in _parts(value))
+
+
+def extras(module: nn.Module) -> Iterator[Any]:
+    """What a module holds beside parameters, buffers, children and numbers."""
+    state = vars(module)
+    for name in state.keys() - _MODULE_STATE:
+        if type(state[name]) not in PLAIN:
+            yield state[name]
+    yield from (slot.__get__(module) for slot in slots_of(type(module)) if is_set(slot, module))
+    if any(map(state.get, _HOOKS)):
+        yield [state[name] for name in _HOOKS if state.get(name)]
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What a value that is no module leads to."""
+    if isinstance(value, dict):
+        return [*value.values()]
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return list(value)
+    if isinstance(value, types.MethodType):
+        return (value.__self__,)
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, weakref.ref):
+        return (value(),)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
+        return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
+    in_slots = [slot.__get__(value) for slot in slots_of(type(value)) if is_set(slot, value)]
+    return [*vars(value).values(), *in_slots] if hasattr(value, "__dict__") else in_slots
+
+
+def is_set(slot: Any, value: Any) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True
+
+
+def is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def slots_of(kind: type) -> list[Any]:
+    """The descriptors of what instances of a class hold in slots."""
+    with_slots = [base for base in kind.__mro__ if "__slots__" in vars(base)]
+    return [each for base in with_slots for each in vars(base).values() if isinstance(each, types.MemberDescriptorType)]
