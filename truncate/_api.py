@@ -18,11 +18,11 @@ from truncate._errors import (
     NotReachedError,
     TruncateError,
     WrongResultError,
-    require_module,
 )
+from truncate._live import drop_what_does_not_run
 from truncate._plan import Division, Plan, assumptions_of
 from truncate._sandbox import Example, example_of, outside_inference_mode
-from truncate._target import Target, resolve
+from truncate._target import Target, module_given, resolve
 
 
 @outside_inference_mode
@@ -44,7 +44,7 @@ def truncate(
     """The model, stopped: an ordinary module that returns what `upto` returns inside the model, and computes no more.
 
     Args:
-        model: Any module whose forward runs. It is not changed.
+        model: Any module whose forward runs, or a ``torch.export.ExportedProgram``. It is not changed.
         upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
             (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path selects
             one of several calls, counted from 0, where otherwise the last is taken; an operation is named as `layers`
@@ -84,14 +84,15 @@ def truncate(
         WrongResultError: The result differed from the model on the example, or did not run on it.
         TruncateError: `model` or `upto` is of a wrong type. (The other errors are subclasses of it.)
     """
-    example = _checked("truncate", model, args, kwargs, crossing)
+    model = module_given("truncate", model)
+    example = _checked(model, args, kwargs, crossing)
     then = pooling(pool, flatten)
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = shallow_copy(model)
     else:
-        plans, pieces = _made(division, arrangement, crossing == "pass", check)
-        result = module_of(plans[-1], arrangement, then) if then else pieces[-1]
+        plans, pieces = made(division, arrangement, crossing == "pass", check)
+        result = module_of(plans[-1], arrangement, then, division.example) if then else pieces[-1]
         _warn_of_content(plans[-1:])
     return copying.deepcopy(result) if copy else result
 
@@ -110,7 +111,7 @@ def split(
     """The model in pieces that run in turn, divided after one layer (into a front and a back) or after several.
 
     Args:
-        model: Any module whose forward runs. It is not changed.
+        model: Any module whose forward runs, or a ``torch.export.ExportedProgram``. It is not changed.
         at: The layer after which the model is divided, written as for `truncate`; a list of layers, in running order,
             gives one piece more than there are layers.
         args: Positional arguments of an example call of the model, for forwards that have to be recorded.
@@ -131,31 +132,41 @@ def split(
         CrossingError: More than the output of a layer is needed after it.
         TruncateError: All else that `truncate` raises; or the layers are not in running order.
     """
-    example = _checked("split", model, args, kwargs, crossing)
+    model = module_given("split", model)
+    example = _checked(model, args, kwargs, crossing)
     written = list(at) if isinstance(at, (list, tuple)) else [at]
     if not written:
         raise TruncateError("nothing to divide at: `at` holds no target")
     cut_points = [resolve(model, cut_point) for cut_point in written]
     end = len(cut_points)
     division = Division(model, cut_points, [Target("", "", model)], example)
-    plans, pieces = _made(division, end, crossing == "pass", check)
+    plans, pieces = made(division, end, crossing == "pass", check)
     _warn_of_content(plans)
     return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
 
 
-def _made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
+def made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
     """The plans of a division and their modules, which are compared with the model on the example, if there is one."""
     try:
         plans = division.plans(everything)
-        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement)]
+        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement, example=division.example)]
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
     except (CannotFollowError, NotReachedError, WrongResultError) as error:
         again = _next_try(division, error)
         if again is None:
+            if division.live is False and not isinstance(error, (NotReachedError, NoPythonError)):
+                error.args = (f"{error} {_why_not_live(division)}",)
             raise
-        return _made(again, arrangement, everything, check)
+        return made(again, arrangement, everything, check)
     return plans, pieces
+
+
+def _why_not_live(division: Division) -> str:
+    """What is said of the way that never fails, where it was not taken."""
+    if division.cut_points or not all(target.is_module for target in division.targets):
+        return "live=True could keep the model's own Python, with modules as targets, and without after= and split"
+    return "live=True keeps the model's own Python, which is neither followed nor recorded."
 
 
 def _next_try(division: Division, error: TruncateError) -> Division | None:
@@ -199,11 +210,21 @@ def is_whole(division: Division) -> bool:
     return not division.cut_points and all(t.is_module and t.module is division.model for t in division.paths.targets)
 
 
-def module_of(plan: Plan, arrangement: Any = 0, then: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """The module of a plan, which tells what was fixed in it; `then`: what each of its outputs is passed through."""
+def module_of(
+    plan: Plan,
+    arrangement: Any = 0,
+    then: Mapping[str, nn.Module] | None = None,
+    example: Example | None = None,
+) -> nn.Module:
+    """The module of a plan, which tells what was fixed in it.
+
+    `then`: what each of its outputs is passed through; `example`: shows what the live parts do not need.
+    """
     result = build(plan, None if isinstance(arrangement, int) else arrangement, then or {})
     if not hasattr(result, "assumptions"):  # a child of the model may have that name
         result.__dict__["assumptions"] = assumptions_of(plan)
+    if example is not None:
+        drop_what_does_not_run(result, example)
     return result
 
 
@@ -218,9 +239,8 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
         )
 
 
-def _checked(caller: str, model: Any, args: Any, kwargs: Any, crossing: Any) -> Example | None:
+def _checked(model: nn.Module, args: Any, kwargs: Any, crossing: Any) -> Example | None:
     """The example, if one is given, once everything else is of the right type."""
-    require_module(caller, model)
     if crossing not in ("refuse", "pass"):
         raise TruncateError(f"crossing is 'refuse' or 'pass', not {crossing!r}")
     return None if args is None and kwargs is None else example_of(model, args, kwargs)

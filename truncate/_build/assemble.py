@@ -30,8 +30,12 @@ class Truncated(nn.Module):
     Its children, parameters and buffers are those of the original that the target needs, under their own names.
     """
 
+    _truncated_how: str  # its forward was followed or recorded, for whoever prints the module
     _truncated_source: str  # of its forward
     _truncated_names: dict[str, Any]  # what the names in the source stand for
+
+    def extra_repr(self) -> str:
+        return self._truncated_how
 
     def __reduce__(self) -> Any:
         return _restore, (type(self).__name__, self._truncated_source, self._truncated_names), self.__dict__
@@ -58,6 +62,7 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
         return _slice(plan, {**pieces, **then})
     made = Truncated()
     made.training = plan.module.training
+    made._truncated_how = how_rebuilt(plan)
     _fill(made, plan.module, {**pieces, **then})
     source, names = source_of(plan, made, result, list(then))
     made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
@@ -74,6 +79,17 @@ def _live(plan: LivePlan, result: Any, then: Mapping[str, nn.Module]) -> nn.Modu
     part.numbers = tuple(capture.target for capture in plan.captures)
     made._modules.update(then)
     return made
+
+
+def how_rebuilt(plan: Plan) -> str:
+    """How the forward of a module was rebuilt, in words."""
+    if isinstance(plan, LivePlan):
+        return "live"
+    graphs = [branch.graph for branch in plan.branches if branch.graph.recorded]
+    if not graphs:
+        return "followed"
+    fixed = len({assumption for graph in graphs for _, assumption in graph.assumptions})
+    return "recorded on the example" + (f", {fixed} fixed: see assumptions" if fixed else "")
 
 
 # -- what it holds ---------------------------------------------------------------------------------------------------
@@ -227,6 +243,10 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
     if has_own_call(plan.module):
         return  # all that its call does around the forward is in the graph already
+    hooks = (plan.is_entered_at_its_beginning and plan.module._forward_pre_hooks) or (plan.own and plan.module._forward_hooks)
+    if hooks:  # they may use anything that the module holds
+        held = vars(plan.module)
+        made.__dict__.update({name: held[name] for name in held.keys() - made.__dict__.keys() - _MODULE_STATE})
     if plan.is_entered_at_its_beginning:
         for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
             getattr(made, name).update(getattr(plan.module, name))
@@ -234,6 +254,9 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
         for key, hook in plan.module._forward_hooks.items():
             with_kwargs = key in plan.module._forward_hooks_with_kwargs
             made.register_forward_hook(OnOwnOutput(hook) if plan.captures else hook, with_kwargs=with_kwargs)
+
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
 
 
 class OnOwnOutput:

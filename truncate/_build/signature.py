@@ -116,7 +116,7 @@ def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: 
     names.globals["FixedArgumentError"] = FixedArgumentError
     text = (
         f"this module was cut with {expression} = {fixed}, and its forward was followed for that value alone. "
-        f"Leave {expression} out, or cut the model again on an example that gives it"
+        f"Leave {expression} out, or cut the model again: on an example that gives it, or with live=True"
     )
     opening += [f"if {condition}:", f"    raise FixedArgumentError({text!r})"]
 

@@ -46,7 +46,7 @@ class Built:
     def stopped(self, upto: Any, **options: Any) -> nn.Module:
         """The model up to there, cut without the example where that is possible: it then assumes less."""
         try:
-            return truncate(self.model, upto, **options)
+            return truncate(self.model, upto, live=False, **options)
         except CannotFollowError:
             return truncate(self.model, upto, args=self.args, **options)
 
@@ -55,7 +55,7 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     """Builds the model of that name: of torchvision, ``timm:NAME``, or what ``package.module:callable`` returns.
 
     Args:
-        name: Which model.
+        name: Which model; a file that ends in .pt2 is an exported program.
         weights: The name of weights that the library downloads, or a local checkpoint. Without, they are random.
         shape: The shape of the example input, where it is not that of the model's usual image.
         trust: Whether a checkpoint that holds other things than tensors is read too, which may run code in it.
@@ -67,7 +67,9 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     checkpoint = Path(weights) if weights and weights.endswith(SUFFIXES) else None
     named = None if checkpoint else weights
     _no_file(name)
-    if name.startswith("timm:"):
+    if name.endswith(".pt2"):
+        built = _from_program(name, named)
+    elif name.startswith("timm:"):
         built = _from_timm(name.removeprefix("timm:"), named)
     elif ":" in name:
         built = _from_callable(name, named)
@@ -78,7 +80,8 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
         built.weights = f"weights of {checkpoint.name}"
     if shape:
         built.args = (_random(*shape),)
-    built.model.eval()
+    if not name.endswith(".pt2"):  # whose mode was fixed when it was exported
+        built.model.eval()
     return built
 
 
@@ -129,6 +132,15 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
     else:
         args = (_random(1, 3, *crop),)
     return Built(model, f"weights {weights}" if weights else _RANDOM, args, transform)
+
+
+def _from_program(name: str, weights: str | None) -> Built:
+    if weights:
+        raise NotUsable(f"{name} is an exported program, which brings its own weights; leave --weights out")
+    with explained(f"cannot read {name}"):
+        program = torch.export.load(name)
+    args = program.example_inputs[0] if program.example_inputs else (_random(1, 3, 224, 224),)
+    return Built(torch.export.unflatten(program), "its own weights", args, _imagenet())
 
 
 def _from_timm(name: str, weights: str | None) -> Built:

@@ -69,6 +69,7 @@ class Graph:
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)  # ATTRIBUTEs that the module does not hold
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
+    recorded: bool = False  # on an example; otherwise it was followed on proxies
     fills: list[str] = dataclasses.field(default_factory=list)  # paths of attributes: lists and dicts that it changes
 
     @property

@@ -5,7 +5,10 @@ left, by an exception of ours, where the last target has its value. Nothing is f
 """
 
 from truncate._live.assemble import build_live
+from truncate._live.dropped import Dropped, drop_what_does_not_run
 
 __all__ = [
+    "Dropped",
     "build_live",
+    "drop_what_does_not_run",
 ]

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from truncate._errors import NotReachedError
-from truncate._graph import join
 from truncate._live.copies import Copies
+from truncate._live.dropped import drop_later
 from truncate._live.module import Once, Part, Wanted, live_class, tap
 from truncate._live.once import runs_once
 from truncate._target import Target
@@ -34,7 +33,7 @@ def build_live(
         for (target, call), below in zip(asked, paths)
     ]
     tapped = dict.fromkeys(below for (target, _), below in zip(asked, paths) if below and not target.before)
-    part = Part(wanted, own, to_end, tapped=tuple(tapped))
+    part = Part(path, wanted, own, to_end, tapped=tuple(tapped))
     on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
     copies = Copies(root, on_path, lambda module: live_class(type(module)) if module is root else type(module))
     made = copies.of(root)
@@ -48,9 +47,9 @@ def build_live(
                 numbers.setdefault(target.module, []).append(number)
         for module, taken in numbers.items():
             tap(copies.of(module), part, taken, before)
-    if not to_end and not any(one.is_last_by_luck for one in wanted):
+    if part.ends:
         in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
-        _drop_later(root, made, path, set(map(id, on_path)), paths, in_turn)
+        drop_later(root, made, path, paths, set(map(id, on_path)), in_turn)
     for one in wanted:  # what is known of the model has served, and must not go with the cut
         one.once = one.once and one.once._replace(in_turn=())
     return made, part
@@ -68,45 +67,3 @@ def _modules_on(root: nn.Module, path: str) -> Iterator[nn.Module]:
     for name in path.split(".") if path else ():
         root = root._modules[name]  # type: ignore[assignment]
         yield root
-
-
-class Dropped(nn.Module):
-    """Stands where a module was that the cut does not run. It holds nothing, and asking it for anything is an error."""
-
-    def __init__(self, path: str, why: str) -> None:
-        super().__init__()
-        self._path = path
-        self._why = why
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise self._error()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise self._error()
-
-    def _error(self) -> NotReachedError:
-        return NotReachedError(
-            f"{self._path!r} was dropped, since {self._why}, and now the forward asks for it. Add the output of the "
-            f'model to what is cut, upto={{"features": ..., "output": ""}}, which keeps all of the model'
-        )
-
-    def extra_repr(self) -> str:
-        return "dropped"
-
-
-def _drop_later(
-    root: nn.Module, made: nn.Module, path: str, on_path: set[int], paths: list[str], in_turn: set[int]
-) -> None:
-    """Drops the later items of each `Sequential` and `ModuleList` whose items run one after the other."""
-    for below in paths:
-        owner, copy, where = root, made, path
-        for name in below.split(".") if below else ():
-            names = list(owner._modules)
-            last = max(i for i, key in enumerate(names) if id(owner._modules[key]) in on_path)
-            if names[last] == name and id(owner) in in_turn:
-                for later in names[last + 1 :]:
-                    if copy._modules[later] is owner._modules[later] is not None:
-                        copy._modules[later] = Dropped(join(where, later), "it runs later than what was asked for")
-            owner, copy, where = owner._modules[name], copy._modules[name], join(where, name)  # type: ignore[assignment]

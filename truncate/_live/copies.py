@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import functools
 import operator
 import types
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._errors import CannotFollowError
+from truncate._graph import pairs
 from truncate._live.held import PLAIN, extras, is_set, leads_to, slots_of
 from truncate._live.module import Part, Taps
 
@@ -117,7 +120,15 @@ class Copies:
                 made.__dict__.update({name: self._copied(item) for name, item in vars(value).items()})
             self._fill_slots(made, value)
             return made
+        if self._leads_to(value, self.memo):
+            raise CannotFollowError(
+                f"a {type(value).__name__} that a module of the model holds leads back to the model, and cannot be "
+                f"copied. Stop at another target"
+            )
         return self._remember(value, value)
+
+    def _of_key(self, key: Any) -> Any:
+        return self.of(key) if isinstance(key, nn.Module) else key
 
     def _remember(self, value: Any, made: Any) -> Any:
         self.memo[id(value)] = made
@@ -139,19 +150,32 @@ class Copies:
             return self._remember(value, value)  # several modules hand something to each other through it
         kind = type(value)
         made: Any
-        if kind in (list, dict, set, OrderedDict, collections.deque):
-            made = self.memo[id(value)] = (
-                collections.deque(maxlen=value.maxlen) if kind is collections.deque else kind()
-            )
-        else:
-            made = self.memo[id(value)] = value.__copy__() if hasattr(value, "__copy__") else value.copy()
-            made.clear()
+        if kind not in (list, dict, set, OrderedDict, collections.defaultdict, collections.deque):
+            return self._container_of_its_own(value)
+        made = self.memo[id(value)] = copy.copy(value)
+        made.clear()
         if isinstance(value, dict):
-            made.update((key, self._copied(item)) for key, item in value.items())
+            made.update((self._of_key(key), self._copied(item)) for key, item in value.items())
         elif isinstance(value, set):
             made.update(map(self._copied, value))
         else:
             made.extend(map(self._copied, value))
+        return made
+
+    def _container_of_its_own(self, value: Any) -> Any:
+        """A container of a class that may have rules of its own about what is done to it."""
+        try:
+            made = self.memo[id(value)] = copy.copy(value)
+            if self._leads_to(value, self.memo):
+                for key, item in list(pairs(value)):
+                    made[key] = self._copied(item)
+        except Exception as error:
+            if self._leads_to(value, self.memo):
+                raise CannotFollowError(
+                    f"a {type(value).__name__} that a module of the model holds leads back to the model, and cannot be "
+                    f"copied: {type(error).__name__}: {error}. Stop at another target"
+                ) from error
+            return self._remember(value, value)
         return made
 
     def _partial(self, value: functools.partial[Any]) -> Any:

@@ -55,7 +55,7 @@ def extras(module: nn.Module) -> Iterator[Any]:
 def _parts(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
     if isinstance(value, dict):
-        return [*value.values()]
+        return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
     if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         return list(value)
     if isinstance(value, types.MethodType):

@@ -61,6 +61,7 @@ class Wanted:
 class Part:
     """What is handed out by a live part of a cut: its own output if `own`, then each wanted value."""
 
+    path: str  # of its module in the model
     wanted: list[Wanted]
     own: bool
     to_end: bool  # its forward runs to its end in any case
@@ -68,6 +69,11 @@ class Part:
     numbers: tuple[int, ...] = ()  # of the wanted values in `result`; all others are the module's own output
     tapped: tuple[str, ...] = ()  # paths of the modules of which it takes what they return
     then: tuple[str, ...] = ()  # children through which each value of `result` is passed in turn
+
+    @property
+    def ends(self) -> bool:
+        """Whether its forward is left when all values are there, in all cases that its source shows."""
+        return not self.to_end and not any(wanted.is_last_by_luck for wanted in self.wanted)
 
 
 class Pass:
@@ -130,19 +136,18 @@ class Pass:
             if len(self.values[number]) < enough:
                 raise self._not_reached(number, wanted)
         taken = [kept[0] for kept in self.values]
-        if self.part.result is None:
-            values = [own, *taken] if self.part.own else taken
-            return values[0] if len(values) == 1 else tuple(values)
-        by_number = dict(zip(self.part.numbers, taken))
-        through = [self.module._modules[name] for name in self.part.then]
+        by_number = dict(zip(self.part.numbers, map(self._finished, taken)))
+        if self.part.own:
+            own = self._finished(own)
+        if self.part.result is not None:
+            return map_nested(self.part.result, lambda number: by_number.get(number, own))
+        values = [own, *by_number.values()] if self.part.own else [*by_number.values()]
+        return values[0] if len(values) == 1 else tuple(values)
 
-        def finished(number: int) -> Any:
-            value = by_number[number] if number in by_number else own
-            for module in through:
-                value = module(value)  # type: ignore[misc]
-            return value
-
-        return map_nested(self.part.result, finished)
+    def _finished(self, value: Any) -> Any:
+        for name in self.part.then:
+            value = self.module._modules[name](value)  # type: ignore[misc]
+        return value
 
     def _not_reached(self, number: int, wanted: Wanted) -> NotReachedError:
         count = self.counts[number]
@@ -204,6 +209,12 @@ def tap(module: nn.Module, part: Part, numbers: list[int], before: bool) -> None
         module.register_forward_pre_hook(TapsBefore(takers), prepend=True, with_kwargs=True)
     else:
         module.register_forward_hook(TapsAfter(takers), with_kwargs=True)
+
+
+def is_tapped(module: nn.Module, part: Part) -> bool:
+    """Whether a part takes values of a module."""
+    hooks: list[Any] = [*hooks_on_result(module).values(), *module._forward_pre_hooks.values()]
+    return any(taker is part for hook in hooks if isinstance(hook, Taps) for taker, _ in hook.takers)
 
 
 def hooks_on_result(module: nn.Module) -> dict[int, Callable[..., Any]]:

@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from truncate._errors import CannotFollowError
@@ -39,9 +40,15 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
             inside = inside._modules[names[count]]  # type: ignore[assignment]
             count += 1
         reading = _Reading(owner, inside)
-        if reading.runs() >= MANY:
-            return None
+        count = reading.runs()
+        if owner is root and reading.asks_own_class:
+            raise CannotFollowError(
+                f"the forward of {type(owner).__name__} asks for its own class, type(self), and where a live part "
+                f"begins that is another one. Write the name of the class, or pass live=False"
+            )
         owners.append(owner)
+        if count >= MANY:
+            return None
         reads_all |= reading.reads_all
         unless += [Unless(above, attributes) for attributes in reading.unless]
         in_turn += reading.in_turn
@@ -86,6 +93,14 @@ def _runs_in_turn(module: nn.Module) -> bool:
     kind = type(module)
     own = "forward" in vars(module) or kind.__call__ is not nn.Module.__call__
     return kind.forward is nn.Sequential.forward and not own
+
+
+def _calls_of_graph(module: Any) -> list[str] | None:
+    """The children that a module calls whose forward torch writes from a graph; None for any other module."""
+    graph = getattr(module, "graph", None)
+    if isinstance(graph, torch.fx.Graph) and type(module).__module__.startswith(("torch.fx.", "torch.export.")):
+        return [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    return None
 
 
 def _has_forward(module: nn.Module) -> bool:
@@ -146,6 +161,9 @@ class _Reading:
         count = self.of_hooks()
         if _runs_in_turn(self.owner):
             return min(MANY, count + 1)
+        calls = _calls_of_graph(self.owner)
+        if calls is not None:
+            return min(MANY, count + [self.owner.get_submodule(path) for path in calls].count(self.goal))
         if "forward" in vars(self.owner):
             return MANY
         has_own_call = type(self.owner).__call__ is not nn.Module.__call__
@@ -176,6 +194,11 @@ class _Reading:
                 return MANY
             return self._of_function(function, None, {1: self.owner})
         return self._of_function(hook, None, {0: self.owner})
+
+    @property
+    def asks_own_class(self) -> bool:
+        """Whether a function that was read asks for the very class of the owner."""
+        return any(source.asks_own_class for source in self._sources)
 
     @property
     def in_turn(self) -> list[nn.Module]:

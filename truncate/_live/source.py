@@ -24,9 +24,15 @@ class Source:
         self.assigned = collections.Counter(arg.arg for arg in arguments)  # how often each local name is
         self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
         self.set_attributes: set[str] = set()
+        self.asks_own_class = False  # whether it compares the class of its first argument, or hands it to `super`
         self._names: dict[ast.AST, frozenset[str]] = {}
         lengths = set()
+        own = arguments[0].arg if arguments else ""
         for node in ast.walk(tree):
+            if isinstance(node, ast.Compare):
+                self.asks_own_class |= any(_is_class_of(part, own) for part in [node.left, *node.comparators])
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super":
+                self.asks_own_class |= any(_is_class_of(part, own) for part in node.args)
             if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                 self.assigned[node.id] += 1
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
@@ -44,6 +50,14 @@ class Source:
             own = {node.id} if isinstance(node, ast.Name) else set()
             self._names[node] = frozenset(own.union(*map(self.names, ast.iter_child_nodes(node))))
         return self._names[node]
+
+
+def _is_class_of(node: ast.expr, name: str) -> bool:
+    if isinstance(node, ast.Attribute) and node.attr == "__class__":
+        return isinstance(node.value, ast.Name) and node.value.id == name
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type"):
+        return False
+    return [arg.id for arg in node.args if isinstance(arg, ast.Name)] == [name]
 
 
 def source_of(function: types.FunctionType) -> Source | None:

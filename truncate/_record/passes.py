@@ -119,6 +119,7 @@ class Pass:
             raise explain(recording.open_end or error, module, path, recorded=True) from error
         finally:
             self._calls.pop()
+        graph.recorded = True
         if recording.open_end is not None:
             graph.open_end = str(explain(recording.open_end, module, path, recorded=True))
         known = self.recorded.setdefault((id(module), call.key), graph)

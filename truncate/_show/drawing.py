@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from truncate._api import divide, is_whole, module_of
+from truncate._api import divide, is_whole, made
 from truncate._build import Truncated
-from truncate._errors import ExtractError, TruncateError, require_module
+from truncate._errors import ExtractError, TruncateError
 from truncate._files import whole
 from truncate._sandbox import example_of
 from truncate._show import html, svg, terminal
@@ -19,7 +19,7 @@ from truncate._show.listing import layers
 from truncate._show.marks import items_with_steps, mark_cut, mark_result, mark_whole, tag_of
 from truncate._show.search import count_parameters
 from truncate._show.tree import Diagram
-from truncate._target import Target
+from truncate._target import Target, module_given
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,6 +51,7 @@ def draw(
     *,
     before: Any = None,
     after: Any = None,
+    live: bool | None = None,
     to: str | os.PathLike[str] | None = None,
 ) -> Drawing:
     """A drawing of a model, and of what ``truncate(model, upto)`` keeps of it. The model is not changed.
@@ -64,6 +65,8 @@ def draw(
         kwargs: Its keyword arguments.
         before: Instead of `upto`: stops at what a layer is given.
         after: Where to begin: after this layer.
+        live: Which modules keep the model's own Python, as for `truncate`. The drawing notes which were recorded, and
+            which are live; all others on the path were followed.
         to: A file to write: ``.svg``, a still drawing, or ``.html``, a page that can be folded and searched.
             Both need nothing else. The file is there whole or not at all.
 
@@ -74,23 +77,23 @@ def draw(
     Raises:
         TruncateError: The file cannot be written, or is to be of another kind; or what `truncate` raises.
     """
-    require_module("draw", model)
+    model = module_given("draw", model)
     path = None if to is None else Path(to)
     if path is not None and path.suffix not in _WRITERS:
         raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
     diagram = layers(model, args, kwargs).diagram()
     if upto is not None or before is not None or after is not None:
         example = None if args is None and kwargs is None else example_of(model, args, kwargs)
-        division, arrangement = divide(model, upto, before, after, example)
+        division, arrangement = divide(model, upto, before, after, example, live)
         asked = [(steps, division.paths.targets[number]) for steps, number in items_with_steps(arrangement)]
         targets = {_tag(steps, target): target for steps, target in asked}
         cut = model
         if is_whole(division):
             mark_whole(diagram.root, list(targets))
         else:
-            plan = division.plans(everything=True)[-1]
-            mark_cut(diagram.root, plan, targets)
-            cut = module_of(plan, arrangement)
+            plans, pieces = made(division, arrangement, everything=True, check=False)
+            cut = pieces[-1]
+            mark_cut(diagram.root, plans[-1], targets, cut)
         stops = ", ".join(target.text or "the end" for target in targets.values())
         begin = f"after {division.cut_points[0].text}, " if after is not None else ""
         diagram.cut = f"{begin}{'up to' if before is None else 'before'} {stops}"

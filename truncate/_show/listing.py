@@ -12,13 +12,14 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from truncate._api import truncate
-from truncate._errors import TruncateError, require_module
+from truncate._errors import TruncateError
 from truncate._graph import join, map_nested
 from truncate._sandbox import Example, call_model, example_of, outside_inference_mode, random_state_kept, sandbox_copy
 from truncate._show import html, terminal
 from truncate._show.counting import meta_copy, multiply_adds, on_meta
 from truncate._show.search import UNFOLLOWED, LayerInfo, Search, count_parameters
 from truncate._show.tree import Diagram, TreeNode, grown, number
+from truncate._target import module_given
 
 if TYPE_CHECKING:  # drawing needs rich, listing does not
     from rich.table import Table
@@ -131,7 +132,7 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
     Raises:
         TruncateError: `model` is of a wrong type, or does not run on the example.
     """
-    require_module("layers", model)
+    model = module_given("layers", model)
     rows = Search(model).rows()
     if args is None and kwargs is None:
         return Layers(model, rows)

@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import nn
 
-from truncate._build import Truncated
+from truncate._build import Truncated, how_rebuilt
 from truncate._errors import TruncateError
 from truncate._graph import Call, Kind, Node, descend, join
-from truncate._plan import Plan
+from truncate._live import Dropped
+from truncate._plan import LivePlan, Plan
 from truncate._record import Traces
 from truncate._show.tree import Mark, TreeNode, grown
 from truncate._target import Target, TargetPaths
 
 
-def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target]) -> None:
+def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target], cut: nn.Module) -> None:
     """Marks what a plan keeps, and what it returns; `targets`: by where each stands in the result."""
-    kept = set(_kept(plan, ""))
+    kept = set(_kept(plan, "", cut))
     _mark_returned(root, {tag: join(target.path, target.operation or "") for tag, target in targets.items()})
     given = {target.path for target in targets.values() if target.before and target.is_module}
 
@@ -36,6 +37,12 @@ def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target]) -> None:
         return item.mark
 
     mark(root, False)
+    found = {item.path: item for item in root.walk()}
+    for rebuilt in plan.rebuilt():  # followed is the rule, and not said
+        how = how_rebuilt(rebuilt)
+        if how != "followed" and rebuilt.path in found:
+            item = found[rebuilt.path]
+            item.notes = f"{item.notes}, {how}" if item.notes else how
 
 
 def mark_whole(root: TreeNode, tags: list[str]) -> None:
@@ -46,14 +53,18 @@ def mark_whole(root: TreeNode, tags: list[str]) -> None:
     root.mark = Mark.RETURNED
 
 
-def _kept(plan: Plan, path: str) -> Iterator[str]:
-    """The paths of what a plan keeps whole."""
+def _kept(plan: Plan, path: str, cut: nn.Module) -> Iterator[str]:
+    """The paths of what a plan keeps whole; `cut`: its module, in which a live part holds what is left of it."""
+    if isinstance(plan, LivePlan):
+        for below, module in descend(cut, path).named_modules(remove_duplicate=False):
+            if not module._modules and not isinstance(module, Dropped):
+                yield join(path, below)
     for branch in plan.branches:
         for node in branch.live if not branch.missing else ():
             if node.kind is Kind.CHILD:
                 below = plan.child_of(node)
                 reached = join(path, node.target)
-                yield from (reached,) if below is None else _kept(below, reached)
+                yield from (reached,) if below is None else _kept(below, reached, cut)
             elif node.name:
                 yield join(path, node.name)
 

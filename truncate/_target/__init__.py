@@ -5,11 +5,12 @@ close. `TargetPaths` says which modules are on the path from the model to its ta
 """
 
 from truncate._target.paths import TargetPaths
-from truncate._target.target import Target, resolve, unknown
+from truncate._target.target import Target, module_given, resolve, unknown
 
 __all__ = [
     "Target",
     "TargetPaths",
+    "module_given",
     "resolve",
     "unknown",
 ]

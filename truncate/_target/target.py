@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._errors import TruncateError, UnknownTargetError
+from truncate._errors import TruncateError, UnknownTargetError, require_module
 
 # One step of a path: `.name`, `.3`, `.-2`, `[3]`, `[-2]`, `["name"]`.
 _STEP = re.compile(r"""\.?(?P<name>[^.\[\]]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
@@ -30,6 +30,19 @@ class Target:
     @property
     def is_module(self) -> bool:
         return self.operation is None
+
+
+def module_given(caller: str, given: Any) -> nn.Module:
+    """The module that a user gives to `caller`. An exported program becomes one, with the modules of its trace.
+
+    Raises:
+        TruncateError: It is neither.
+    """
+    if type(given).__module__ == "torch.export.exported_program":  # importing it to ask would take a second
+        return torch.export.unflatten(given)
+    require_module(caller, given)
+    model: nn.Module = given
+    return model
 
 
 def resolve(model: nn.Module, written: Any) -> Target:
