@@ -7,6 +7,7 @@ earlier call's value, so it is left at once only where this says that there is n
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import inspect
 import operator
@@ -40,14 +41,14 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
             inside = inside._modules[names[count]]  # type: ignore[assignment]
             count += 1
         reading = _Reading(owner, inside)
-        count = reading.runs()
+        runs = reading.runs()
         if owner is root and reading.asks_own_class:
             raise CannotFollowError(
                 f"the forward of {type(owner).__name__} asks for its own class, type(self), and where a live part "
                 f"begins that is another one. Write the name of the class, or pass live=False"
             )
         owners.append(owner)
-        if count >= MANY:
+        if runs >= MANY:
             return None
         reads_all |= reading.reads_all
         unless += [Unless(above, attributes) for attributes in reading.unless]
@@ -254,10 +255,7 @@ class _Reading:
             env = {spread[key] if isinstance(key, int) else key: value for key, value in given.items()}
         for name, value in _from_outside(function).items():
             if (inner is None or name != inner[0]) and _reaches(value, self.goal, self.owner):
-                raise CannotFollowError(
-                    f"{function.__qualname__} uses {name!r} from outside of it, which holds a module of this very "
-                    f"model: a cut has modules of its own, which it would leave by that. Hold it in an attribute"
-                )
+                raise _outside(function.__qualname__, name)
         self._sources.add(source)
         before = self._here, self._env
         self._here, self._env = _Here(function, base, source, own_name), env
@@ -580,7 +578,7 @@ class _Reading:
                 dynamic = getattr(type(self.owner), "__getattr__", None) is not nn.Module.__getattr__
                 return MANY if not held and (found is not None or dynamic) and not _is_slot(found) else 0
             if _reaches(found, self.goal, self.owner):
-                return MANY
+                raise _outside(type(self.owner).__name__, node.attr)
             return MANY if callable(found) and not isinstance(found, type) else 0  # a method that is handed on
         if of is self.owner:
             value = self.owner._modules.get(node.attr, vars(self.owner).get(node.attr))
@@ -592,6 +590,13 @@ class _Reading:
         return MANY if self._may_be_goal(of) and callable(getattr(of, node.attr, None)) else 0
 
 
+def _outside(where: str, name: str) -> CannotFollowError:
+    return CannotFollowError(
+        f"{where} uses {name!r}, a variable or a class attribute which holds a module of this very model: a cut has "
+        f"modules of its own, which it would leave by that. Hold it in an attribute of the module"
+    )
+
+
 def _is_slot(found: Any) -> bool:
     return isinstance(found, types.MemberDescriptorType)
 
@@ -600,7 +605,8 @@ def _from_outside(function: types.FunctionType) -> dict[str, Any]:
     """What a function uses that is neither its own nor a module of Python, a class or a function."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or ())
     found = {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
-    names = {name for code in (function.__code__, *codes_in(function.__code__)) for name in code.co_names}
+    codes = (function.__code__, *codes_in(function.__code__))
+    names = {step.argval for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     space = function.__globals__
     found.update((name, space[name]) for name in names if name in space)
     kinds = (types.ModuleType, type, types.BuiltinFunctionType, str, int, float, bool)
