@@ -9,4 +9,4 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "tests"))  # for the oracle: benchmarks and tests compare with the same hooks
+sys.path.append(str(ROOT / "tests" / "support"))  # for the oracle: benchmarks and tests compare with the same hooks

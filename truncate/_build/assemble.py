@@ -13,15 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from truncate._errors import CannotFollowError
-from truncate._graph import Kind, descend, join, map_nested
+from truncate._build.forward_source import source_of
 from truncate._build.held import carry_over
 from truncate._build.names import PROVIDED, numbered
-from truncate._graph import is_mode
+from truncate._errors import CannotFollowError
+from truncate._follow import has_own_call, is_chain
+from truncate._graph import Kind, descend, is_mode, join, map_nested
 from truncate._live import build_live
 from truncate._plan import LivePlan, Plan
-from truncate._follow import has_own_call, is_chain
-from truncate._build.forward_source import source_of
 
 
 class Truncated(nn.Module):
@@ -243,7 +242,9 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     """Hooks on the original still fire: before the forward, and after it if its own output is still computed."""
     if has_own_call(plan.module):
         return  # all that its call does around the forward is in the graph already
-    hooks = (plan.is_entered_at_its_beginning and plan.module._forward_pre_hooks) or (plan.own and plan.module._forward_hooks)
+    hooks = (plan.is_entered_at_its_beginning and plan.module._forward_pre_hooks) or (
+        plan.own and plan.module._forward_hooks
+    )
     if hooks:  # they may use anything that the module holds
         held = vars(plan.module)
         made.__dict__.update({name: held[name] for name in held.keys() - made.__dict__.keys() - _MODULE_STATE})

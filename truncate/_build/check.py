@@ -8,12 +8,20 @@ import torch
 from torch import nn
 
 from truncate._errors import WrongResultError
-from truncate._sandbox import Example, call_model, can_be_watched, outputs_of, isolated
-from truncate._record import Traces
-from truncate._sandbox import fresh, sandbox_copy
 from truncate._graph import tensors_in
-from truncate._sandbox import is_meta
-from truncate._sandbox import same_states, states_of_torch
+from truncate._record import Traces
+from truncate._sandbox import (
+    Example,
+    call_model,
+    can_be_watched,
+    fresh,
+    is_meta,
+    isolated,
+    outputs_of,
+    same_states,
+    sandbox_copy,
+    states_of_torch,
+)
 from truncate._target import TargetPaths
 
 

@@ -10,13 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from truncate._graph import declared_types
-from truncate._graph import Kind, Node, map_nested
-from truncate._build.signature import head, refuse_branch
-from truncate._plan import Capture
 from truncate._build.names import Names, numbered
-from truncate._plan import Plan, Slot, Branch
+from truncate._build.signature import head, refuse_branch
 from truncate._build.writer import Copy, Tap, Writer, base_name
+from truncate._graph import Kind, Node, declared_types, map_nested
+from truncate._plan import Branch, Capture, Plan, Slot
 
 
 def source_of(

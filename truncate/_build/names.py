@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from truncate._graph import map_nested
 from truncate._follow import Proxy
+from truncate._graph import map_nested
 
 PROVIDED: dict[str, Any] = {"torch": torch, "torch_1": torch, "F": F, "F_1": F, "Tensor": Tensor}
 

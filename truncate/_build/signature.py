@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from truncate._graph import Call
-from truncate._errors import FixedArgumentError, NotReachedError
-from truncate._graph import Node, is_container, is_dataclass_value
 from truncate._build.names import Names
 from truncate._build.writer import Writer
+from truncate._errors import FixedArgumentError, NotReachedError
+from truncate._graph import Call, Node, is_container, is_dataclass_value
 
 
 def annotation(names: Names, hint: Any) -> str:

@@ -19,20 +19,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from truncate._build.assemble import Truncated
-from truncate._plan import Cutter
-from truncate._plan import Effects
-from truncate._errors import CannotFollowError, TruncateError, require_module
-from truncate._sandbox import example_of
-from truncate._record import Traces
-from truncate._graph import Kind, descend, join, tensors_in
+from truncate._build.forward_source import source_of
 from truncate._build.layout import Around, Listed, Text, laid_out
 from truncate._build.names import Names, numbered
-from truncate._graph import is_mode
-from truncate._plan import Form
-from truncate._sandbox import random_state_kept
-from truncate._build.forward_source import source_of
-from truncate._target import TargetPaths
 from truncate._build.writer import Writer
+from truncate._errors import CannotFollowError, TruncateError, require_module
+from truncate._graph import Kind, descend, is_mode, join, tensors_in
+from truncate._plan import Cutter, Effects, Form
+from truncate._record import Traces
+from truncate._sandbox import example_of, random_state_kept
+from truncate._target import TargetPaths
 
 _HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
 _TOO_MANY = 64  # numbers of a buffer that is not in the state dict, to be written out

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from truncate._graph import Kind, Node, is_dataclass_value, items_of, nodes_in
 from truncate._build.names import Names, clone, numbered
-from truncate._graph import INPLACE, is_tensor, name_of
+from truncate._graph import INPLACE, Kind, Node, is_dataclass_value, is_tensor, items_of, name_of, nodes_in
 
 _BINARY_SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",

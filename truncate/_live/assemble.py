@@ -32,21 +32,19 @@ def build_live(
         Wanted(target.text, call, target.before, runs_once(root, below) if below else Once())
         for (target, call), below in zip(asked, paths)
     ]
-    tapped = dict.fromkeys(below for (target, _), below in zip(asked, paths) if below and not target.before)
-    part = Part(path, wanted, own, to_end, tapped=tuple(tapped))
+    numbers: dict[tuple[str, bool], tuple[int, ...]] = {}
+    for number, ((target, _), below) in enumerate(zip(asked, paths)):
+        numbers[below, target.before] = (*numbers.get((below, target.before), ()), number)
+    tapped = tuple((below, before, taken) for (below, before), taken in numbers.items())
+    part = Part(path, wanted, own, to_end, tapped=tapped)
     on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
     copies = Copies(root, on_path, lambda module: live_class(type(module)) if module is root else type(module))
     made = copies.of(root)
     made.__dict__["_truncate_parts"] = [*(getattr(root, "_truncate_parts", None) or ()), part]
     if "_truncate_hooks" not in vars(root):
         made.__dict__.update(_truncate_hooks=OrderedDict(), _truncate_hooks_with_kwargs=OrderedDict())
-    for before in (False, True):
-        numbers: dict[nn.Module, list[int]] = {}
-        for number, (target, _) in enumerate(asked):
-            if target.before is before:
-                numbers.setdefault(target.module, []).append(number)
-        for module, taken in numbers.items():
-            tap(copies.of(module), part, taken, before)
+    for below, before, taken in tapped:
+        tap(copies.of(root.get_submodule(below)), part, taken, before)
     if part.ends:
         in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
         drop_later(root, made, path, paths, set(map(id, on_path)), in_turn)

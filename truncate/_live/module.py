@@ -67,7 +67,7 @@ class Part:
     to_end: bool  # its forward runs to its end in any case
     result: Any = None  # nested containers with the numbers of values in place of them; None: a tuple of all
     numbers: tuple[int, ...] = ()  # of the wanted values in `result`; all others are the module's own output
-    tapped: tuple[str, ...] = ()  # paths of the modules of which it takes what they return
+    tapped: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()  # paths of targets, whether before them, and numbers
     then: tuple[str, ...] = ()  # children through which each value of `result` is passed in turn
 
     @property
@@ -198,7 +198,7 @@ class TapsBefore(Taps):
         return args, kwargs
 
 
-def tap(module: nn.Module, part: Part, numbers: list[int], before: bool) -> None:
+def tap(module: nn.Module, part: Part, numbers: tuple[int, ...], before: bool) -> None:
     """Lets a part take values of a module of its own: after all other hooks, or before all of them."""
     hooks = module._forward_pre_hooks if before else hooks_on_result(module)
     known = next((key for key, hook in hooks.items() if isinstance(hook, Taps)), None)
@@ -269,8 +269,16 @@ class Live:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What the class of the model gives, to be made live again: nobody could import the class made here."""
-        make, args, *state = as_plain(self).__reduce_ex__(protocol)
-        return _make_live, (make, args), *state
+        make, args, *rest = as_plain(self).__reduce_ex__(protocol)
+        state, *items = rest or [None]
+        ours = {name: value for name, value in vars(self).items() if name.startswith("_truncate_")}
+        return _make_live, (make, args), (ours, state), *items
+
+    def __setstate__(self, state: Any) -> None:
+        ours, own = state
+        if own is not None:
+            super().__setstate__(own)  # type: ignore[misc]
+        self.__dict__.update(ours)  # here, since a class may make its attributes anew from what it kept of them
 
 
 class LiveCall:
@@ -340,7 +348,7 @@ def describe(part: Part) -> str:
 def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Runs the forward of a part until all that is wanted is there."""
     if not torch.compiler.is_compiling():
-        _taps_last(part, module)
+        _put_taps(part, module)
     live_pass = Pass(part, module)
     _passes.under_way.append(live_pass)
     restore = _module_stack_of_export()
@@ -360,14 +368,16 @@ def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, 
     return live_pass.hand_out(own)
 
 
-def _taps_last(part: Part, module: nn.Module) -> None:
-    """Puts hooks that were added meanwhile before ours, after which none would run."""
-    for path in part.tapped:
+def _put_taps(part: Part, module: nn.Module) -> None:
+    """Puts back hooks of ours that a copy has lost, and hooks that were added meanwhile before ours."""
+    for path, before, numbers in part.tapped:
         inside: Any = module
         for name in path.split("."):
             inside = inside._modules[name]
+        if not is_tapped(inside, part):
+            tap(inside, part, numbers, before)
         hooks: Any = hooks_on_result(inside)
-        if hooks and not isinstance(hooks[next(reversed(hooks))], Taps):
+        if not before and not isinstance(hooks[next(reversed(hooks))], Taps):
             for key in [key for key, hook in hooks.items() if isinstance(hook, Taps)]:
                 hooks.move_to_end(key)
 
