@@ -6,8 +6,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
+from truncate._errors import CannotFollowError
 from truncate._live.copies import Copies
 from truncate._live.dropped import drop_later
 from truncate._live.module import Once, Part, Wanted, live_class, tap
@@ -38,6 +40,12 @@ def build_live(
     tapped = tuple((below, before, taken) for (below, before), taken in numbers.items())
     part = Part(path, wanted, own, to_end, tapped=tapped)
     on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
+    for module in on_path:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CannotFollowError(
+                f"{path or 'the model'!r} keeps its own Python, and what TorchScript compiled takes no hooks, so that "
+                f"nothing can stop there. Stop at the layer before it, or pass live=False"
+            )
     copies = Copies(root, on_path, lambda module: live_class(type(module)) if module is root else type(module))
     made = copies.of(root)
     made.__dict__["_truncate_parts"] = [*(getattr(root, "_truncate_parts", None) or ()), part]

@@ -110,6 +110,9 @@ class Copies:
         if kind is functools.partial:
             return self._partial(value)
         if kind is types.FunctionType:
+            plain = vars(value).get("_torchdynamo_orig_callable")  # by torch.compile: what was compiled has no taps
+            if plain is not None and self._leads_to(plain, self.memo):
+                return self._remember(value, self._copied(plain))
             return self._function(value)
         if kind is weakref.ref:
             there = value()
