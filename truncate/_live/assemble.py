@@ -54,7 +54,8 @@ def build_live(
     for below, before, taken in tapped:
         tap(copies.of(root.get_submodule(below)), part, taken, before)
     if part.ends:
-        in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
+        known = [{id(container) for container in one.once.in_turn} if one.once else set() for one in wanted]
+        in_turn = set.intersection(*known)  # else what runs after one target may lead to another one
         drop_later(root, made, path, paths, set(map(id, on_path)), in_turn)
     for one in wanted:  # what is known of the model has served, and must not go with the cut
         one.once = one.once and one.once._replace(in_turn=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import functools
 import operator
@@ -118,7 +119,7 @@ class Copies:
             there = value()
             return weakref.ref(self.memo[id(there)]) if id(there) in self.memo else value
         if self._is_state(value):
-            made = self.memo[id(value)] = object.__new__(kind)
+            made = self.memo[id(value)] = _another(value)
             if hasattr(value, "__dict__"):
                 made.__dict__.update({name: self._copied(item) for name, item in vars(value).items()})
             self._fill_slots(made, value)
@@ -140,13 +141,13 @@ class Copies:
     def _is_state(self, value: Any) -> bool:
         """Whether an object is one that the forward may keep something in, or that leads to an original."""
         kind: Any = type(value)
-        if kind.__new__ is not object.__new__ or callable(getattr(kind, "__del__", 0)):
+        if callable(getattr(kind, "__del__", 0)):
             return False
         if not hasattr(value, "__dict__") and not slots_of(kind):
             return False
-        if self._leads_to(value, self.memo):
-            return True
-        return id(value) not in self._shared
+        if id(value) in self._shared and not self._leads_to(value, self.memo):
+            return False
+        return _another(value) is not value
 
     def _container(self, value: Any) -> Any:
         if id(value) in self._shared and not self._leads_to(value, self.memo):
@@ -225,6 +226,17 @@ class Copies:
                 self.memo[id(cell)] = types.CellType(copied)
         made: types.CellType = self.memo[id(cell)]
         return made
+
+
+def _another(value: Any) -> Any:
+    """Another object of the same class, to be filled; the same one if it cannot be made, or its class decides that."""
+    kind: Any = type(value)
+    if kind.__new__ is object.__new__:
+        return object.__new__(kind)
+    if isinstance(kind.__new__, types.BuiltinFunctionType) and not callable(value):
+        with contextlib.suppress(Exception):
+            return copy.copy(value)
+    return value
 
 
 def _same_or(value: Any, made: Any) -> Any:
