@@ -10,7 +10,7 @@ from torch import nn
 
 from truncate._errors import NotReachedError, TruncateError
 from truncate._graph import join
-from truncate._live.module import Live
+from truncate._live.module import Live, is_tapped
 from truncate._sandbox import Example, call_model, sandbox_copy
 
 
@@ -108,9 +108,9 @@ def _candidates(cut: nn.Module) -> Iterator[tuple[Any, str, str]]:
     """What is registered after the path in each live part that ends there: its holder, its name and its path."""
     for module in cut.modules():
         if isinstance(module, Live):
-            for role in module._truncate_roles:
-                if role.is_entry and role.part.ends:
-                    yield from _after_the_path(module, role.part.path, role.part)
+            for part in module._truncate_parts or ():
+                if part.ends:
+                    yield from _after_the_path(module, part.path, part)
 
 
 def _after_the_path(module: Any, path: str, part: Any) -> Iterator[tuple[Any, str, str]]:
@@ -125,7 +125,7 @@ def _after_the_path(module: Any, path: str, part: Any) -> Iterator[tuple[Any, st
 
 
 def _holds_tap(module: nn.Module, part: Any) -> bool:
-    return any(isinstance(m, Live) and any(role.part is part for role in m._truncate_roles) for m in module.modules())
+    return any(is_tapped(inside, part) for inside in module.modules())
 
 
 class _Watching:
