@@ -56,7 +56,7 @@ def build_live(
     if part.ends:
         known = [{id(container) for container in one.once.in_turn} if one.once else set() for one in wanted]
         in_turn = set.intersection(*known)  # else what runs after one target may lead to another one
-        drop_later(root, made, path, paths, set(map(id, on_path)), in_turn)
+        drop_later(root, made, path, paths, in_turn)
     for one in wanted:  # what is known of the model has served, and must not go with the cut
         one.once = one.once and one.once._replace(in_turn=())
     return made, part

@@ -18,7 +18,7 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
-from truncate._live.held import PLAIN, extras, is_set, leads_to, slots_of
+from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
 from truncate._live.module import Part, Taps
 
 _REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
@@ -241,6 +241,48 @@ def _another(value: Any) -> Any:
 
 def _same_or(value: Any, made: Any) -> Any:
     return value if value is None or all(map(operator.is_, value, made)) else made
+
+
+def deep_copy(module: nn.Module) -> nn.Module:
+    """``copy.deepcopy``, which leaves functions as they are: here what they use of the original is the copy's too."""
+    made = copy.deepcopy(module)
+    copies = Copies(module, (), type)
+    copies.memo = dict(zip(map(id, module.modules()), made.modules()))
+    copies._clean.clear()
+    for copied in made.modules():
+        for name, value in named_extras(copied):
+            if name in vars(copied) and copies._leads_to(value, copies.memo):
+                vars(copied)[name] = copies._copied(value)
+    return made
+
+
+def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module]) -> None:
+    """Raises if what a cut keeps leads back to a module that was rebuilt: it would mean the original of the model.
+
+    Modules, containers of modules and bound methods that a rebuilt module holds itself are seen when it is followed.
+    """
+    rebuilt = {id(module): module for module in path_modules}
+    for module in (*rebuilt.values(), *kept):
+        own = id(module) in rebuilt
+        for name, value in named_extras(module):
+            if own and _is_seen_when_followed(name, value):
+                continue
+            if leads_to(value, rebuilt.keys()):
+                what = "hooks" if name in HOOKS else f"attribute {name!r}"
+                raise CannotFollowError(
+                    f"the {what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
+                    f"ask the original for its mode and its state"
+                )
+
+
+def _is_seen_when_followed(name: str, value: Any) -> bool:
+    if isinstance(value, types.MethodType):
+        return isinstance(value.__self__, nn.Module)
+    if isinstance(value, nn.Module):
+        return True
+    if type(value) in (list, tuple, dict):
+        return name not in HOOKS and all(isinstance(item, nn.Module) or type(item) in PLAIN for item in parts_of(value))
+    return False
 
 
 def _others(root: nn.Module, copied: dict[int, nn.Module]) -> tuple[dict[int, list[nn.Module]], list[nn.Module]]:

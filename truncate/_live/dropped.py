@@ -40,16 +40,29 @@ class Dropped(nn.Module):
         return "dropped"
 
 
-def drop_later(root: nn.Module, made: Any, path: str, paths: list[str], on_path: set[int], in_turn: set[int]) -> None:
-    """Drops the items of containers that run later than those on the path, where one item runs after the other."""
-    for below in paths:
-        owner, copy, where = root, made, path
-        for name in below.split(".") if below else ():
-            if id(owner) in in_turn:
-                for later in _later(owner, on_path):
-                    if copy._modules[later] is owner._modules[later] is not None:
-                        copy._modules[later] = Dropped(join(where, later), "it runs later than the target")
-            owner, copy, where = owner._modules[name], copy._modules[name], join(where, name)  # type: ignore[assignment]
+def drop_later(root: nn.Module, made: Any, path: str, paths: list[str], in_turn: set[int]) -> None:
+    """Drops the items of containers that run later than those on the path, where one item runs after the other.
+
+    Only of containers that all targets lie in: to come to one outside of it the forward runs all of its items.
+    """
+    chains = [_chain(root, below) for below in paths]
+    on_path = {id(module) for chain in chains for module, _ in chain}
+    for position, (owner, where) in enumerate(chains[0]):
+        if any(len(chain) <= position or chain[position][0] is not owner for chain in chains):
+            return
+        copy = made.get_submodule(where) if where else made
+        for later in _later(owner, on_path) if id(owner) in in_turn else ():
+            if copy._modules[later] is owner._modules[later] is not None:
+                copy._modules[later] = Dropped(join(path, join(where, later)), "it runs later than the target")
+
+
+def _chain(root: nn.Module, path: str) -> list[tuple[nn.Module, str]]:
+    """The modules from a root down to a path, each with its own path."""
+    chain, where = [(root, "")], ""
+    for name in path.split(".") if path else ():
+        where = join(where, name)
+        chain.append((chain[-1][0]._modules[name], where))  # type: ignore[arg-type]
+    return chain
 
 
 def _later(owner: nn.Module, on_path: set[int]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
-_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
+HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
 PLAIN = frozenset(
     (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
 )
@@ -38,21 +38,27 @@ def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, c
     if id(value) in seen:
         return False
     seen.add(id(value))
-    return any(leads_to(part, goals, seen, clean) for part in _parts(value))
+    return any(leads_to(part, goals, seen, clean) for part in parts_of(value))
+
+
+def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module holds beside parameters, buffers, children and numbers."""
+    for name, value in list(vars(module).items()):  # at once: another thread may run the model meanwhile
+        kind = type(value)
+        if kind in PLAIN or (kind is tuple and all(type(item) in PLAIN for item in value)):
+            continue
+        if name not in _MODULE_STATE or (value and name in HOOKS):
+            yield name, value
+    for slot in slots_of(type(module)):
+        if is_set(slot, module):
+            yield slot.__name__, slot.__get__(module)
 
 
 def extras(module: nn.Module) -> Iterator[Any]:
-    """What a module holds beside parameters, buffers, children and numbers."""
-    state = vars(module)
-    for name in state.keys() - _MODULE_STATE:
-        if type(state[name]) not in PLAIN:
-            yield state[name]
-    yield from (slot.__get__(module) for slot in slots_of(type(module)) if is_set(slot, module))
-    if any(map(state.get, _HOOKS)):
-        yield [state[name] for name in _HOOKS if state.get(name)]
+    return (value for _, value in named_extras(module))
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def parts_of(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
     if isinstance(value, dict):
         return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
