@@ -18,7 +18,7 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
-from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts, slots_of
+from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
 from truncate._live.module import Part, Taps
 
 _REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
@@ -251,7 +251,7 @@ def deep_copy(module: nn.Module) -> nn.Module:
     copies._clean.clear()
     for copied in made.modules():
         for name, value in named_extras(copied):
-            if copies._leads_to(value, copies.memo):
+            if name in vars(copied) and copies._leads_to(value, copies.memo):
                 vars(copied)[name] = copies._copied(value)
     return made
 
@@ -262,14 +262,12 @@ def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module
     Modules, containers of modules and bound methods that a rebuilt module holds itself are seen when it is followed.
     """
     rebuilt = {id(module): module for module in path_modules}
-    clean: set[int] = set()
     for module in (*rebuilt.values(), *kept):
         own = id(module) in rebuilt
         for name, value in named_extras(module):
             if own and _is_seen_when_followed(name, value):
                 continue
-            seen: set[int] = set()
-            if leads_to(value, rebuilt.keys(), seen, clean):
+            if leads_to(value, rebuilt.keys()):
                 what = "hooks" if name in HOOKS else f"attribute {name!r}"
                 raise CannotFollowError(
                     f"the {what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
@@ -284,7 +282,7 @@ def _is_seen_when_followed(name: str, value: Any) -> bool:
     if isinstance(value, nn.Module):
         return True
     if type(value) in (list, tuple, dict):
-        return name not in HOOKS and all(isinstance(item, nn.Module) or type(item) in PLAIN for item in parts(value))
+        return name not in HOOKS and all(isinstance(item, nn.Module) or type(item) in PLAIN for item in parts_of(value))
     return False
 
 

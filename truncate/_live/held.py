@@ -38,7 +38,7 @@ def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, c
     if id(value) in seen:
         return False
     seen.add(id(value))
-    return any(leads_to(part, goals, seen, clean) for part in parts(value))
+    return any(leads_to(part, goals, seen, clean) for part in parts_of(value))
 
 
 def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -49,14 +49,16 @@ def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
             continue
         if name not in _MODULE_STATE or (value and name in HOOKS):
             yield name, value
-    yield from ((slot.__name__, slot.__get__(module)) for slot in slots_of(type(module)) if is_set(slot, module))
+    for slot in slots_of(type(module)):
+        if is_set(slot, module):
+            yield slot.__name__, slot.__get__(module)
 
 
 def extras(module: nn.Module) -> Iterator[Any]:
     return (value for _, value in named_extras(module))
 
 
-def parts(value: Any) -> Iterable[Any]:
+def parts_of(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
     if isinstance(value, dict):
         return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
