@@ -72,7 +72,8 @@ class Copies:
         self._fill_slots(made, module)
 
     def _fill_slots(self, made: Any, value: Any) -> None:
-        for slot in slots_of(type(value)):
+        kind: Any = type(value)
+        for slot in slots_of(kind):
             if is_set(slot, value):
                 slot.__set__(made, self._copied(slot.__get__(value)))
 
@@ -262,12 +263,14 @@ def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module
     Modules, containers of modules and bound methods that a rebuilt module holds itself are seen when it is followed.
     """
     rebuilt = {id(module): module for module in path_modules}
+    clean: set[int] = set()
     for module in (*rebuilt.values(), *kept):
         own = id(module) in rebuilt
         for name, value in named_extras(module):
             if own and _is_seen_when_followed(name, value):
                 continue
-            if leads_to(value, rebuilt.keys()):
+            seen: set[int] = set()
+            if leads_to(value, rebuilt.keys(), seen, clean):
                 what = "hooks" if name in HOOKS else f"attribute {name!r}"
                 raise CannotFollowError(
                     f"the {what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "

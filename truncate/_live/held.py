@@ -49,7 +49,7 @@ def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
             continue
         if name not in _MODULE_STATE or (value and name in HOOKS):
             yield name, value
-    for slot in slots_of(type(module)):
+    for slot in _slots(module):
         if is_set(slot, module):
             yield slot.__name__, slot.__get__(module)
 
@@ -73,7 +73,7 @@ def parts_of(value: Any) -> Iterable[Any]:
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
         return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
-    in_slots = [slot.__get__(value) for slot in slots_of(type(value)) if is_set(slot, value)]
+    in_slots = [slot.__get__(value) for slot in _slots(value) if is_set(slot, value)]
     return [*vars(value).values(), *in_slots] if hasattr(value, "__dict__") else in_slots
 
 
@@ -90,6 +90,11 @@ def is_filled(cell: types.CellType) -> bool:
         return cell.cell_contents is not cell
     except ValueError:
         return False
+
+
+def _slots(value: Any) -> list[Any]:
+    kind: Any = type(value)
+    return slots_of(kind)
 
 
 @functools.lru_cache(maxsize=4096)
