@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from rebuilt import truncate
 from three import Three
 from torch import Tensor, nn
 
-from truncate import TruncateError, WrongResultError, split, truncate
+from truncate import TruncateError, WrongResultError, split
 from truncate import _api as _api
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
