@@ -7,6 +7,7 @@ earlier call's value, so it is left at once only where this says that there is n
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import inspect
 import operator
@@ -17,23 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from truncate._live.source import Source, source_of
+from truncate._errors import CannotFollowError
+from truncate._live.held import extras, is_filled, leads_to
+from truncate._live.module import Once, Taps, Unless
+from truncate._live.source import Source, codes_in, source_of
 
 MANY = 2  # twice or more, or nobody knows
-
-
-class Unless(NamedTuple):
-    """A branch that may run the module again. It is not taken while one of these attributes of `owner` is false."""
-
-    owner: str  # path
-    attributes: tuple[str, ...]
-
-
-class Once(NamedTuple):
-    """What shows that one call of a module runs another one at most once."""
-
-    unless: tuple[Unless, ...] = ()
-    in_turn: tuple[nn.Module, ...] = ()  # containers on the path whose items run one after the other, and only so
 
 
 def runs_once(root: nn.Module, path: str) -> Once | None:
@@ -42,20 +32,44 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
         return None
     unless: list[Unless] = []
     in_turn: list[nn.Module] = []
+    reads_all = False
     owner, above, names = root, "", path.split(".")
+    owners = []
     while names:  # each forward that leads there runs the next one, or a child in a container, which has none
         inside, count = owner, 0
         while count < len(names) and (count == 0 or not _has_forward(inside)):
             inside = inside._modules[names[count]]  # type: ignore[assignment]
             count += 1
         reading = _Reading(owner, inside)
-        if reading.runs() >= MANY:
+        runs = reading.runs()
+        if owner is root and reading.asks_own_class:
+            raise CannotFollowError(
+                f"the forward of {type(owner).__name__} asks for its own class, type(self), and where a live part "
+                f"begins that is another one. Write the name of the class, or pass live=False"
+            )
+        owners.append(owner)
+        if runs >= MANY:
             return None
+        reads_all |= reading.reads_all
         unless += [Unless(above, attributes) for attributes in reading.unless]
         in_turn += reading.in_turn
         above = ".".join([*([above] if above else []), *names[:count]])
         owner, names = inside, names[count:]
-    return Once(tuple(unless), tuple(in_turn))
+    if _is_held_elsewhere(root, path, owners) or _Reading(owner, owner).of_hooks():
+        return None
+    return Once(tuple(unless), () if reads_all else tuple(in_turn))
+
+
+def _is_held_elsewhere(root: nn.Module, path: str, owners: list[nn.Module]) -> bool:
+    """Whether a module, other than those whose forwards were read, holds one on the path outside of its children."""
+    on_path, module = [root], root
+    for name in path.split("."):
+        module = module._modules[name]  # type: ignore[assignment]
+        on_path.append(module)
+    goals, read = set(map(id, on_path)), set(map(id, owners))
+    return any(
+        leads_to(value, goals) for module in root.modules() if id(module) not in read for value in extras(module)
+    )
 
 
 def _is_unique(root: nn.Module, path: str) -> bool:
@@ -142,17 +156,50 @@ class _Reading:
         self._under_way: list[Any] = []
         self._here: Any = None
         self._env: dict[str, Any] = {}
+        self.reads_all = False  # whether it asks for all parameters, say, which what is dropped has none of
 
     def runs(self) -> int:
+        count = self.of_hooks()
         if _runs_in_turn(self.owner):
-            return 1
+            return min(MANY, count + 1)
         calls = _calls_of_graph(self.owner)
         if calls is not None:
-            return min(MANY, [self.owner.get_submodule(path) for path in calls].count(self.goal))
+            return min(MANY, count + [self.owner.get_submodule(path) for path in calls].count(self.goal))
         if "forward" in vars(self.owner):
             return MANY
-        kind = type(self.owner)
-        return self._of_method("__call__") if kind.__call__ is not nn.Module.__call__ else self._of_method("forward")
+        has_own_call = type(self.owner).__call__ is not nn.Module.__call__
+        count += self._of_method("__call__" if has_own_call else "forward")
+        set_here = {name for source in self._sources for name in source.set_attributes}
+        if any(not set_here.isdisjoint(names) for names in self.unless):  # by then it may have another value
+            return MANY
+        return min(MANY, count)
+
+    def of_hooks(self) -> int:
+        """How often hooks on the owner run the goal."""
+        state = vars(self.owner)
+        hooks = [
+            hook
+            for name in ("_forward_hooks", "_forward_pre_hooks")
+            for hook in state[name].values()
+            if not isinstance(hook, Taps)
+        ]
+        return min(MANY, sum(map(self._of_hook, hooks)))
+
+    def _of_hook(self, hook: Any) -> int:
+        if _reaches(hook, self.goal, self.owner):
+            return MANY
+        if not isinstance(hook, types.FunctionType):
+            called = hook if isinstance(hook, types.MethodType) else type(hook).__call__
+            function = getattr(called, "__func__", called)
+            if not isinstance(function, types.FunctionType):
+                return MANY
+            return self._of_function(function, None, {1: self.owner})
+        return self._of_function(hook, None, {0: self.owner})
+
+    @property
+    def asks_own_class(self) -> bool:
+        """Whether a function that was read asks for the very class of the owner."""
+        return any(source.asks_own_class for source in self._sources)
 
     @property
     def in_turn(self) -> list[nn.Module]:
@@ -177,6 +224,7 @@ class _Reading:
         if base is nn.Module:
             if name == "__call__":
                 return self._of_method("forward")
+            self.reads_all |= any(word in name for word in ("parameters", "buffers", "state_dict"))
             return MANY if "modules" in name or "children" in name or name in ("apply", "get_submodule") else 0
         if isinstance(found, property):
             found = found.fget
@@ -205,15 +253,38 @@ class _Reading:
             if any(key not in names if isinstance(key, str) else key >= len(spread) for key in given):
                 return MANY  # in *args or **kwargs, from where it may go anywhere
             env = {spread[key] if isinstance(key, int) else key: value for key, value in given.items()}
+        for name, value in _from_outside(function).items():
+            if (inner is None or name != inner[0]) and _reaches(value, self.goal, self.owner):
+                raise _outside(function.__qualname__, name)
         self._sources.add(source)
         before = self._here, self._env
         self._here, self._env = _Here(function, base, source, own_name), env
         self._under_way.append((function, base))
         try:
-            return self._block(tree.body)
+            more = MANY if inner is not None and self._runs_itself(tree, own_name) else 0
+            return min(MANY, self._block(tree.body) + more)
         finally:
             self._under_way.pop()
             self._here, self._env = before
+
+    def _runs_itself(self, tree: ast.FunctionDef, own_name: str) -> bool:
+        """Whether the function of a decorator runs the goal beside what it wraps."""
+        env, self._env = self._env, {**self._env, own_name: self.owner}
+        try:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Call):
+                    found = self._ref(node.func)
+                    if found is not None and not isinstance(found, _Wrapped) and self._run(found):
+                        return True
+                    function = node.func
+                    if isinstance(function, ast.Attribute) and self._ref(function.value) is self.owner:
+                        name = function.attr
+                        if name not in vars(self.owner) and hasattr(type(self.owner), name):
+                            if not hasattr(nn.Module, name) and self._of_method(name):
+                                return True
+            return False
+        finally:
+            self._env = env
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -305,7 +376,10 @@ class _Reading:
     # -- loops ---------------------------------------------------------------------------------------------------
 
     def _For(self, node: ast.For) -> int:
-        return self._loop([(node.target, node.iter)], lambda: self._block(node.body)) + self._block(node.orelse)
+        inside = [inner for statement in node.body for inner in ast.walk(statement)]
+        changed = {inner.id for inner in inside if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
+        body = lambda: self._block(node.body)  # noqa: E731
+        return self._loop([(node.target, node.iter)], body, changed) + self._block(node.orelse)
 
     def _While(self, node: ast.While) -> int:
         return self._loop([], lambda: self._asked(node.test) + self._block(node.body)) + self._block(node.orelse)
@@ -325,11 +399,17 @@ class _Reading:
             return MANY if self._FunctionDef(node) else 0
         return self._loop(loops, lambda: self._inside(inside))
 
-    def _loop(self, turns: list[tuple[ast.expr, ast.expr]], body: Any) -> int:
+    def _loop(self, turns: list[tuple[ast.expr, ast.expr]], body: Any, changed: Iterable[str] = ()) -> int:
         loop = object()
         before, outside = dict(self._env), 0
         for target, source in turns:
             outside += self._bind(target, source, loop)
+        for name in changed:  # a variable of the loop which the loop itself sets
+            bound = self._env.get(name)
+            if isinstance(bound, _Each):
+                self._env[name] = _Any(bound.container)
+            elif isinstance(bound, _Index):
+                del self._env[name]
         self._loops.append(loop)
         try:
             return min(MANY, outside + body())
@@ -348,7 +428,7 @@ class _Reading:
                 return sum(self._bind(one, each, loop, in_order) for one, each in zip(target.elts, args))
             if name in ("reversed", "list", "tuple", "iter") and len(args) == 1:
                 return self._bind(target, args[0], loop, in_order and name != "reversed")
-            if name == "range" and (len(args) == 1 or _is_natural(args[0])):
+            if name == "range" and (len(args) == 1 or _is_natural(args[0])) and len(args) < 3:
                 self._set(target, _Index(loop))
                 return self._inside(args)
         if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute) and not source.args:
@@ -421,7 +501,9 @@ class _Reading:
         if found is self.goal:
             return MANY if self._loops else 1
         if isinstance(found, _Each) and self._may_be_goal(found):
-            direct = any(item is self.goal for item in _items(found.container))
+            items = list(_items(found.container))
+            direct = sum(item is self.goal for item in items) == 1
+            direct &= not any(_reaches(item, self.goal) for item in items if item is not self.goal)
             if direct and found.in_order:
                 self._looped = found.container
             return 1 if direct and self._loops == [found.loop] else MANY
@@ -436,6 +518,14 @@ class _Reading:
         found = self._ref(function)
         if found is not None:
             return min(MANY, self._run(found) + self._inside(given))
+        if isinstance(function, ast.Name) and function.id == "getattr" and len(given) > 1:
+            of = self._ref(given[0])
+            if not isinstance(given[1], ast.Constant) and (of is self.owner or (of and self._may_be_goal(of))):
+                return MANY
+        if isinstance(function, ast.Name) and function.id == "next" and len(given) == 1:
+            if isinstance(given[0], ast.Call) and isinstance(given[0].func, ast.Attribute):
+                if given[0].func.attr in ("parameters", "buffers") and not given[0].args:
+                    return 0  # the first of them, which is never of a module that is dropped
         if isinstance(function, ast.Name) and function.id in ("len", "isinstance", "hasattr", "type", "id", "getattr"):
             return self._inside(arg for arg in given if self._ref(arg) is None)
         if isinstance(function, ast.Attribute):
@@ -481,6 +571,14 @@ class _Reading:
             found = inspect.getattr_static(type(self.owner), node.attr, None)
             if isinstance(found, property):
                 return self._of_method(node.attr)
+            if isinstance(found, functools.cached_property):
+                return self._of_function(found.func, None, {0: self.owner})
+            if found is None or (hasattr(type(found), "__get__") and not callable(found)):
+                held = node.attr in self.owner._parameters or node.attr in self.owner._buffers
+                dynamic = getattr(type(self.owner), "__getattr__", None) is not nn.Module.__getattr__
+                return MANY if not held and (found is not None or dynamic) and not _is_slot(found) else 0
+            if _reaches(found, self.goal, self.owner):
+                raise _outside(type(self.owner).__name__, node.attr)
             return MANY if callable(found) and not isinstance(found, type) else 0  # a method that is handed on
         if of is self.owner:
             value = self.owner._modules.get(node.attr, vars(self.owner).get(node.attr))
@@ -490,6 +588,33 @@ class _Reading:
         if isinstance(of, (_Each, _Any, _Index)):
             return MANY if self._may_be_goal(of) else 0
         return MANY if self._may_be_goal(of) and callable(getattr(of, node.attr, None)) else 0
+
+
+def _outside(where: str, name: str) -> CannotFollowError:
+    return CannotFollowError(
+        f"{where} uses {name!r}, a variable or a class attribute which holds a module of this very model: a cut has "
+        f"modules of its own, which it would leave by that. Hold it in an attribute of the module"
+    )
+
+
+def _is_slot(found: Any) -> bool:
+    return isinstance(found, types.MemberDescriptorType)
+
+
+def _from_outside(function: types.FunctionType) -> dict[str, Any]:
+    """What a function uses that is neither its own nor a module of Python, a class or a function."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    found = {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
+    codes = (function.__code__, *codes_in(function.__code__))
+    names = {step.argval for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    space = function.__globals__
+    found.update((name, space[name]) for name in names if name in space)
+    kinds = (types.ModuleType, type, types.BuiltinFunctionType, str, int, float, bool)
+    return {
+        name: value
+        for name, value in found.items()
+        if not isinstance(value, kinds) and not (isinstance(value, types.FunctionType) and name in names)
+    }
 
 
 def _items(container: Any) -> Iterator[Any]:
@@ -550,15 +675,7 @@ def _wrapped_by(function: Any) -> tuple[str, Any] | None:
     if inner is None:
         return None
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with_value = [cell.cell_contents] if _is_filled(cell) else []
+        with_value = [cell.cell_contents] if is_filled(cell) else []
         if with_value and with_value[0] is inner:
             return name, inner
     return None
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True

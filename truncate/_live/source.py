@@ -23,15 +23,26 @@ class Source:
         arguments = [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]
         self.assigned = collections.Counter(arg.arg for arg in arguments)  # how often each local name is
         self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
+        self.set_attributes: set[str] = set()
+        self.asks_own_class = False  # whether it compares the class of its first argument, or hands it to `super`
         self._names: dict[ast.AST, frozenset[str]] = {}
         lengths = set()
+        own = arguments[0].arg if arguments else ""
         for node in ast.walk(tree):
+            if isinstance(node, ast.Compare):
+                self.asks_own_class |= any(_is_class_of(part, own) for part in [node.left, *node.comparators])
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super":
+                self.asks_own_class |= any(_is_class_of(part, own) for part in node.args)
             if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                 self.assigned[node.id] += 1
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
                 lengths.update(node.args)
             elif isinstance(node, ast.Attribute) and node not in lengths:
                 self.attributes[node.attr] += 1
+                if not isinstance(node.ctx, ast.Load):
+                    self.set_attributes.add(node.attr)
+                elif node.attr in ("train", "eval"):
+                    self.set_attributes.add("training")
 
     def names(self, node: ast.AST) -> frozenset[str]:
         """The names that a part of the function mentions."""
@@ -39,6 +50,14 @@ class Source:
             own = {node.id} if isinstance(node, ast.Name) else set()
             self._names[node] = frozenset(own.union(*map(self.names, ast.iter_child_nodes(node))))
         return self._names[node]
+
+
+def _is_class_of(node: ast.expr, name: str) -> bool:
+    if isinstance(node, ast.Attribute) and node.attr == "__class__":
+        return isinstance(node.value, ast.Name) and node.value.id == name
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type"):
+        return False
+    return [arg.id for arg in node.args if isinstance(arg, ast.Name)] == [name]
 
 
 def source_of(function: types.FunctionType) -> Source | None:
@@ -93,7 +112,7 @@ def _is_source_of(tree: ast.FunctionDef, code: types.CodeType, imported: tuple[s
         whole = compile(module, code.co_filename, "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError):
         return False
-    return any(_is_same(found, code) for found in _codes_in(whole) if found.co_name == code.co_name)
+    return any(_is_same(found, code) for found in codes_in(whole) if found.co_name == code.co_name)
 
 
 def _with_body(holder: str, body: list[ast.stmt]) -> ast.stmt:
@@ -107,11 +126,11 @@ _FUTURE = functools.reduce(
 )
 
 
-def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield constant
-            yield from _codes_in(constant)
+            yield from codes_in(constant)
 
 
 def _is_same(one: types.CodeType, other: types.CodeType) -> bool:
