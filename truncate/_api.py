@@ -158,7 +158,9 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         again = _next_try(division, error)
         if again is None:
             if division.live is False and not isinstance(error, (NotReachedError, NoPythonError)):
-                error.args = (f"{error} {_why_not_live(division)}",)
+                said = str(error)
+                said += " " if said.endswith((".", "?")) else ". "
+                error.args = (said + _why_not_live(division),)
             raise
         return made(again, arrangement, everything, check)
     return plans, pieces
@@ -168,7 +170,7 @@ def _why_not_live(division: Division) -> str:
     """What is said of the way that never fails, where it was not taken."""
     if division.cut_points or not all(target.is_module for target in division.targets):
         return "live=True could keep the model's own Python, with modules as targets, and without after= and split"
-    return "live=True keeps the model's own Python, which is neither followed nor recorded."
+    return "live=True keeps the model's own Python, which is neither followed nor recorded"
 
 
 def _next_try(division: Division, error: TruncateError) -> Division | None:
