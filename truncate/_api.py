@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from truncate._build import build, compare, pooling, shallow_copy
+from truncate._build import build, compare, pooling
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
@@ -19,8 +18,8 @@ from truncate._errors import (
     TruncateError,
     WrongResultError,
 )
-from truncate._live import drop_what_does_not_run
-from truncate._plan import Division, Plan, assumptions_of
+from truncate._live import Copies, deep_copy, drop_what_does_not_run, refuse_ways_back
+from truncate._plan import Division, LivePlan, Plan, assumptions_of
 from truncate._sandbox import Example, example_of, outside_inference_mode
 from truncate._target import Target, module_given, resolve
 
@@ -89,12 +88,12 @@ def truncate(
     then = pooling(pool, flatten)
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
-        result = shallow_copy(model)
+        result = Copies(model, [model], type).of(model)
     else:
         plans, pieces = made(division, arrangement, crossing == "pass", check)
         result = module_of(plans[-1], arrangement, then, division.example) if then else pieces[-1]
         _warn_of_content(plans[-1:])
-    return copying.deepcopy(result) if copy else result
+    return deep_copy(result) if copy else result
 
 
 @outside_inference_mode
@@ -142,13 +141,16 @@ def split(
     division = Division(model, cut_points, [Target("", "", model)], example)
     plans, pieces = made(division, end, crossing == "pass", check)
     _warn_of_content(plans)
-    return copying.deepcopy(tuple(pieces)) if copy else tuple(pieces)
+    return tuple(deep_copy(nn.ModuleList(pieces)).children()) if copy else tuple(pieces)
 
 
 def made(division: Division, arrangement: Any, everything: bool, check: bool) -> tuple[list[Plan], list[nn.Module]]:
     """The plans of a division and their modules, which are compared with the model on the example, if there is one."""
     try:
         plans = division.plans(everything)
+        rebuilt = [plan for piece in plans for plan in piece.rebuilt()]
+        followed = [plan.module for plan in rebuilt if not isinstance(plan, LivePlan)]
+        refuse_ways_back(followed, (module for piece in plans for module in piece.kept()))
         pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement, example=division.example)]
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
@@ -156,7 +158,9 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         again = _next_try(division, error)
         if again is None:
             if division.live is False and not isinstance(error, (NotReachedError, NoPythonError)):
-                error.args = (f"{error} {_why_not_live(division)}",)
+                said = str(error)
+                said += " " if said.endswith((".", "?")) else ". "
+                error.args = (said + _why_not_live(division),)
             raise
         return made(again, arrangement, everything, check)
     return plans, pieces
@@ -166,7 +170,7 @@ def _why_not_live(division: Division) -> str:
     """What is said of the way that never fails, where it was not taken."""
     if division.cut_points or not all(target.is_module for target in division.targets):
         return "live=True could keep the model's own Python, with modules as targets, and without after= and split"
-    return "live=True keeps the model's own Python, which is neither followed nor recorded."
+    return "live=True keeps the model's own Python, which is neither followed nor recorded"
 
 
 def _next_try(division: Division, error: TruncateError) -> Division | None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from rebuilt import truncate
 from three import Three
 from torch import Tensor, nn
 
-from truncate import TruncateError, WrongResultError, split, truncate
+from truncate import TruncateError, WrongResultError, split
 from truncate import _api as _api
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")
@@ -47,8 +48,8 @@ def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatc
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(2, 4)
     made = _api.module_of
 
-    def wrong(plan: Any, *args: Any) -> nn.Module:
-        part = made(plan, *args)
+    def wrong(plan: Any, *args: Any, **options: Any) -> nn.Module:
+        part = made(plan, *args, **options)
         if not plan.is_entered_at_its_beginning:
             part.register_forward_hook(lambda module, args, output: output + 1)
         return part
@@ -69,8 +70,8 @@ def test_a_difference_in_training_is_excused_only_by_random_numbers(
         _api.module_of,
     )
 
-    def wrong_in_training(plan: Any, *args: Any) -> nn.Module:
-        part = made(plan, *args)
+    def wrong_in_training(plan: Any, *args: Any, **options: Any) -> nn.Module:
+        part = made(plan, *args, **options)
         part.register_forward_hook(lambda module, args, output: output + module.training)
         return part
 

@@ -81,7 +81,7 @@ def test_random_models_are_compared_on_the_same_random_numbers(capsys: pytest.Ca
 
 def test_a_cut_that_differs_is_not_saved(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cut = truncate(tiny_net(), "conv")
-    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, upto: cut)
+    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, upto, **options: cut)
     assert main(["cut", "tiny:net", "--upto", "act:0", SHAPE, "--save", "x.pt"]) == 1
     assert capsys.readouterr().err.startswith("error: the cut returns something else than the model has at act:0")
     assert not list(Path().iterdir())

@@ -239,7 +239,10 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
         (arguments("--pool", "average"), "'average' is not one of 'avg', 'max', 'mean', 'cls'."),
         (arguments("--pool", "avg", upto="head"), "the model does not run on a batch of 2×3×16×16: pool='avg' takes"),
         (arguments("--batch-size", "0"), "Invalid value for '--batch-size': 0 is not in the range x>=1."),
-        (arguments(model="tiny:Crashing", upto="head"), "it raises ValueError: first line second line"),
+        (
+            arguments(model="tiny:Crashing", upto="head"),
+            "the model does not run on the example: ValueError: first line second line",
+        ),
         (arguments("--weights", "none.pt"), "no file none.pt"),
         (arguments("--weights", "DEFAULT"), "tiny:net is no model of a library and knows no weights 'DEFAULT'"),
     ],

@@ -16,10 +16,11 @@ import torchvision
 from gallery import GALLERY, Specimen
 from oracle import cloned, equal, randomize, tensors_in
 from places import ALL, ARGUMENTS, prepared, refused, run
+from rebuilt import truncate
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split, truncate
+from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split
 
 # -- every place of every hostile model ------------------------------------------------------------------------------
 

@@ -15,10 +15,11 @@ import helpers
 import pytest
 import torch
 from oracle import capture
+from rebuilt import truncate
 from three import RIGHT, Three, X, many
 from torch import Tensor, nn
 
-from truncate import CannotFollowError, WrongResultError, truncate
+from truncate import CannotFollowError, WrongResultError
 
 BY_VALUE = "branches on a value"
 

@@ -10,10 +10,9 @@ import helpers
 import pytest
 import torch
 from oracle import capture
+from rebuilt import truncate
 from three import Three, X, many
 from torch import Tensor, nn
-
-from truncate import truncate
 
 
 class ReadsByC(Three):

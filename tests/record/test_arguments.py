@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from oracle import capture, equal
+from rebuilt import truncate
 from recorded import EXAMPLE, WIDE, Layers, drawn, grew, hooked, model_of
 from torch import Tensor, nn
 
-from truncate import (
-    FixedArgumentError,
-    split,
-    truncate,
-)
+from truncate import FixedArgumentError, split
 
 
 class Pair(NamedTuple):

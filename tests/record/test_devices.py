@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from oracle import equal
+from rebuilt import truncate
 from recorded import (
     EXAMPLE,
     FREE,
@@ -25,11 +26,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from truncate import (
-    CannotFollowError,
-    TruncateError,
-    truncate,
-)
+from truncate import CannotFollowError, TruncateError
 
 
 def makes_tensors_on_its_device(self: Any, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import equal
+from rebuilt import truncate
 from recorded import (
     EXAMPLE,
     FREE,
@@ -27,11 +28,7 @@ from recorded import (
 )
 from torch import Tensor, nn
 
-from truncate import (
-    CannotFollowError,
-    ContentWarning,
-    truncate,
-)
+from truncate import CannotFollowError, ContentWarning
 
 # -- what stays free -------------------------------------------------------------------------------------------------
 

@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 import torch
 from oracle import capture, equal
+from rebuilt import truncate
 from recorded import EXAMPLE, WIDE, content_may_decide, drawn, grew
 from torch import Tensor, nn
 
-from truncate import (
-    CannotFollowError,
-    split,
-    truncate,
-)
+from truncate import CannotFollowError, split
 
 # -- objects that are made on the way --------------------------------------------------------------------------------
 

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 from oracle import capture, equal
+from rebuilt import truncate
 from recorded import EXAMPLE, WIDE, Forward, both_modes, grew, hooked, model_of, outcome
 from torch import Tensor, nn
 
-from truncate import (
-    TruncateError,
-    truncate,
-)
+from truncate import TruncateError
 
 # -- blocks without gradients ----------------------------------------------------------------------------------------
 

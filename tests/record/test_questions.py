@@ -9,10 +9,11 @@ import pytest
 import torch
 from gallery import GALLERY
 from oracle import capture, equal
+from rebuilt import truncate
 from recorded import EXAMPLE, Layers, model_of
 from torch import Tensor, nn
 
-from truncate import CannotFollowError, truncate
+from truncate import CannotFollowError
 
 
 def source_of(cut: nn.Module) -> str:

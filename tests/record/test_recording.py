@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import equal
+from rebuilt import truncate
 from recorded import (
     EXAMPLE,
     FREE,
@@ -34,11 +35,7 @@ from recorded import (
 )
 from torch import Tensor, nn
 
-from truncate import (
-    TruncateError,
-    WrongResultError,
-    truncate,
-)
+from truncate import TruncateError, WrongResultError
 from truncate._record.recording import Recording
 
 

@@ -9,10 +9,11 @@ import warnings
 import pytest
 import torch
 from oracle import capture
+from rebuilt import truncate
 from three import Three
 from torch import Tensor, nn
 
-from truncate import TruncateError, layers, truncate
+from truncate import TruncateError, layers
 from truncate import _api as _api
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate._errors.ContentWarning")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from oracle import capture, cloned, equal, on_device, parameters_needed, randomize, tensors_in, unexpected_parameters
+from rebuilt import truncate
 from torch import nn
 
-from truncate import CannotFollowError, CrossingError, FixedArgumentError, TruncateError, split, truncate
+from truncate import CannotFollowError, CrossingError, FixedArgumentError, TruncateError, split
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -357,7 +357,7 @@ def test_cannot_follow(kind: type[nn.Module]) -> None:
     """The error names the module, its class, the file, the line and what it says, and what to do."""
     model = nn.Sequential(nn.Identity(), nn.ModuleDict({"m": kind()})["m"])
     with pytest.raises(CannotFollowError) as caught:
-        truncate(model, "1.fc")
+        truncate(model, "1.fc", live=False)
     first, place, line, remedy = str(caught.value).splitlines()
     source, start = inspect.getsourcelines(kind)
     offset, quoted = next((i, text) for i, text in enumerate(source) if "# this line" in text)
@@ -391,4 +391,7 @@ def test_stopping_elsewhere_needs_no_following(kind: type[nn.Module]) -> None:
 
 def test_an_example_that_the_model_refuses() -> None:
     with pytest.raises(CannotFollowError, match="does the model itself run on it"):
-        truncate(nn.Sequential(Raising()), "0.fc", args=(torch.zeros(1, 4),))
+        truncate(nn.Sequential(Raising()), "0.fc", args=(torch.zeros(1, 4),), live=False)
+    for live in (None, True):
+        with pytest.raises(TruncateError, match="^the model does not run on the example: KeyError: "):
+            truncate(nn.Sequential(Raising()), "0.fc", args=(torch.zeros(1, 4),), live=live)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracle import capture, equal, parameters_needed, randomize, unexpected_parameters
+from rebuilt import truncate
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
 from torchvision.models.detection import FasterRCNN
@@ -20,7 +21,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from truncate import layers, truncate
+from truncate import layers
 
 FAMILIES = {
     "resnet18": (resnet18, {"0": "layer1", "1": "layer2", "2": "layer3"}),

@@ -30,9 +30,10 @@ from places import (
     thinned,
     trace,
 )
+from rebuilt import truncate
 from torch import nn
 
-from truncate import CannotFollowError, NotReachedError, TruncateError, truncate
+from truncate import CannotFollowError, NotReachedError, TruncateError
 
 # -- values ----------------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from oracle import capture
+from rebuilt import truncate
 from torch import Tensor, nn
 from torchvision.models import resnet18, vit_b_16
 from torchvision.models.feature_extraction import create_feature_extractor
-
-from truncate import truncate
 
 
 def held(model: nn.Module) -> float:

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 from networks import BY_VALUE, IN_PLACE, PURE, network, paragraphs
 from oracle import cloned, equal, hooked
+from rebuilt import truncate
 from torch import nn
 
-from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split, truncate
+from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split
 
 # -- running them ----------------------------------------------------------------------------------------------------
 

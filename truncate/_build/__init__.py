@@ -5,7 +5,7 @@ Out: an ordinary module (`build`), whose forward is generated Python source. Als
 the example (`compare`), its whole source as a file of its own (`source`), pooling, and modules that stay in evaluation.
 """
 
-from truncate._build.assemble import Truncated, build, how_rebuilt, shallow_copy
+from truncate._build.assemble import Truncated, build, how_rebuilt
 from truncate._build.check import compare, same
 from truncate._build.held import RECORD, hold, release
 from truncate._build.pool import pooling
@@ -21,6 +21,5 @@ __all__ = [
     "pooling",
     "release",
     "same",
-    "shallow_copy",
     "source",
 ]

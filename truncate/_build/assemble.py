@@ -29,7 +29,7 @@ class Truncated(nn.Module):
     Its children, parameters and buffers are those of the original that the target needs, under their own names.
     """
 
-    _truncated_how: str  # its forward was followed or recorded, for whoever prints the module
+    _truncated_how = "followed"  # or recorded, for whoever prints the module; TorchScript reads no annotation here
     _truncated_source: str  # of its forward
     _truncated_names: dict[str, Any]  # what the names in the source stand for
 

@@ -5,10 +5,14 @@ left, by an exception of ours, where the last target has its value. Nothing is f
 """
 
 from truncate._live.assemble import build_live
+from truncate._live.copies import Copies, deep_copy, refuse_ways_back
 from truncate._live.dropped import Dropped, drop_what_does_not_run
 
 __all__ = [
+    "Copies",
     "Dropped",
     "build_live",
+    "deep_copy",
     "drop_what_does_not_run",
+    "refuse_ways_back",
 ]

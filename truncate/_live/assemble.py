@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
+from truncate._errors import CannotFollowError
 from truncate._live.copies import Copies
 from truncate._live.dropped import drop_later
-from truncate._live.module import Part, Role, Wanted, live_class
-from truncate._live.once import Once, runs_once
+from truncate._live.module import Once, Part, Wanted, live_class, tap
+from truncate._live.once import keeps_state, runs_once
 from truncate._target import Target
 
 
@@ -31,29 +34,32 @@ def build_live(
         Wanted(target.text, call, target.before, runs_once(root, below) if below else Once())
         for (target, call), below in zip(asked, paths)
     ]
-    part = Part(path, wanted, own, to_end)
-    roles = {id(root): Role(part, is_entry=True)}
-    for number, (target, _) in enumerate(asked):
-        role = roles.setdefault(id(target.module), Role(part))
-        taps = (*(role.taps_before if target.before else role.taps), number)
-        if target.before:
-            role.taps_before = taps
-        else:
-            role.taps = taps
-    on_path = [module for below in paths for module in _modules_on(root, below)]
-
-    def kind_of(module: nn.Module) -> type:
-        return live_class(type(module)) if id(module) in roles else type(module)
-
-    copies = Copies(root, on_path, kind_of)
+    numbers: dict[tuple[str, bool], tuple[int, ...]] = {}
+    for number, ((target, _), below) in enumerate(zip(asked, paths)):
+        numbers[below, target.before] = (*numbers.get((below, target.before), ()), number)
+    tapped = tuple((below, before, taken) for (below, before), taken in numbers.items())
+    state = not to_end and any(keeps_state(root, below) for below in paths)
+    part = Part(path, wanted, own, to_end or state, tapped=tapped, keeps_state=state)
+    on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
     for module in on_path:
-        if id(module) in roles:
-            made = copies.of(module)
-            made._truncate_roles = [*getattr(module, "_truncate_roles", ()), roles[id(module)]]
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CannotFollowError(
+                f"{path or 'the model'!r} keeps its own Python, and what TorchScript compiled takes no hooks, so that "
+                f"nothing can stop there. Stop at the layer before it, or pass live=False"
+            )
+    copies = Copies(root, on_path, lambda module: live_class(type(module)) if module is root else type(module))
     made = copies.of(root)
+    made.__dict__["_truncate_parts"] = [*(getattr(root, "_truncate_parts", None) or ()), part]
+    if "_truncate_hooks" not in vars(root):
+        made.__dict__.update(_truncate_hooks=OrderedDict(), _truncate_hooks_with_kwargs=OrderedDict())
+    for below, before, taken in tapped:
+        tap(copies.of(root.get_submodule(below)), part, taken, before)
     if part.ends:
-        in_turn = {id(container) for one in wanted if one.once is not None for container in one.once.in_turn}
-        drop_later(root, made, path, paths, set(map(id, on_path)), in_turn)
+        known = [{id(container) for container in one.once.in_turn} if one.once else set() for one in wanted]
+        in_turn = set.intersection(*known)  # else what runs after one target may lead to another one
+        drop_later(root, made, path, paths, in_turn)
+    for one in wanted:  # what is known of the model has served, and must not go with the cut
+        one.once = one.once and one.once._replace(in_turn=())
     return made, part
 
 

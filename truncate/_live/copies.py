@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import functools
 import operator
@@ -17,13 +18,10 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
+from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
+from truncate._live.module import Part, Taps
 
-_MODULE_STATE = frozenset(vars(nn.Module()))
 _REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
-_HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
-_PLAIN = frozenset(
-    (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
-)
 _CONTAINERS = (list, tuple, dict, set, collections.deque)
 
 
@@ -41,14 +39,14 @@ class Copies:
         self._clean: set[int] = set()  # values that are known to lead to none of the originals
         copied = {id(module): module for module in on_path}
         parents, others = _others(root, copied)
-        while pending := [m for m in others if any(self._leads_to(value, copied) for value in _extras(m))]:
+        while pending := [m for m in others if any(self._leads_to(value, copied) for value in extras(m))]:
             for module in pending:  # what holds one of these is copied too
                 for above in (module, *_above(module, parents)):
                     copied.setdefault(id(above), above)
             others = [module for module in others if id(module) not in copied]
             self._clean.clear()
         for module in others:
-            self._shared.update(id(value) for value in _extras(module))
+            self._shared.update(id(value) for value in extras(module))
         for module in copied.values():
             self.memo[id(module)] = object.__new__(kind_of(module))
         for module in copied.values():
@@ -67,34 +65,33 @@ class Copies:
                 state[name] = value.copy()
             elif name == "_compiled_call_impl":  # by `module.compile()`: what was compiled holds the original
                 state[name] = None
-            elif type(value) in _PLAIN:
+            elif type(value) in PLAIN:
                 state[name] = value
             else:
                 state[name] = self._copied(value)
+        self._fill_slots(made, module)
 
-    def _leads_to(self, value: Any, modules: dict[int, Any], seen: set[int] | None = None) -> bool:
+    def _fill_slots(self, made: Any, value: Any) -> None:
+        kind: Any = type(value)
+        for slot in slots_of(kind):
+            if is_set(slot, value):
+                slot.__set__(made, self._copied(slot.__get__(value)))
+
+    def _leads_to(self, value: Any, modules: dict[int, Any]) -> bool:
         """Whether a value that a module holds leads to one of some modules without passing through another module."""
-        if type(value) in _PLAIN or id(value) in self._clean:
+        if id(value) in self._clean:
             return False
-        if id(value) in modules:
+        seen: set[int] = set()
+        if leads_to(value, modules.keys(), seen, self._clean):
             return True
-        if isinstance(value, (torch.Tensor, nn.Module)):
-            return False
-        outermost = seen is None
-        seen = set() if seen is None else seen
-        if id(value) in seen:
-            return False
-        seen.add(id(value))
-        found = any(self._leads_to(part, modules, seen) for part in _parts(value))
-        if outermost and not found:
-            self._clean |= seen
-            self._kept.append(value)  # so that no other value gets its id
-        return found
+        self._clean |= seen
+        self._kept.append(value)  # so that no other value gets its id
+        return False
 
     def _copied(self, value: Any) -> Any:
         """The same value, with copies in place of the originals; containers are the copy's own, to fill."""
         kind = type(value)
-        if kind in _PLAIN or isinstance(value, torch.Tensor):
+        if kind in PLAIN or isinstance(value, (torch.Tensor, Part, Taps)):
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]
@@ -115,15 +112,28 @@ class Copies:
         if kind is functools.partial:
             return self._partial(value)
         if kind is types.FunctionType:
+            plain = vars(value).get("_torchdynamo_orig_callable")  # by torch.compile: what was compiled has no taps
+            if plain is not None and self._leads_to(plain, self.memo):
+                return self._remember(value, self._copied(plain))
             return self._function(value)
         if kind is weakref.ref:
             there = value()
             return weakref.ref(self.memo[id(there)]) if id(there) in self.memo else value
         if self._is_state(value):
-            made = self.memo[id(value)] = object.__new__(kind)
-            made.__dict__.update({name: self._copied(item) for name, item in vars(value).items()})
+            made = self.memo[id(value)] = _another(value)
+            if hasattr(value, "__dict__"):
+                made.__dict__.update({name: self._copied(item) for name, item in vars(value).items()})
+            self._fill_slots(made, value)
             return made
+        if self._leads_to(value, self.memo):
+            raise CannotFollowError(
+                f"a {type(value).__name__} that a module of the model holds leads back to the model, and cannot be "
+                f"copied. Stop at another target"
+            )
         return self._remember(value, value)
+
+    def _of_key(self, key: Any) -> Any:
+        return self.of(key) if isinstance(key, nn.Module) else key
 
     def _remember(self, value: Any, made: Any) -> Any:
         self.memo[id(value)] = made
@@ -132,17 +142,13 @@ class Copies:
     def _is_state(self, value: Any) -> bool:
         """Whether an object is one that the forward may keep something in, or that leads to an original."""
         kind: Any = type(value)
-        if (
-            not hasattr(value, "__dict__")
-            or kind.__new__ is not object.__new__
-            or callable(getattr(kind, "__del__", 0))
-        ):
+        if callable(getattr(kind, "__del__", 0)):
             return False
-        if any("__slots__" in vars(base) and vars(base)["__slots__"] for base in kind.__mro__):
+        if not hasattr(value, "__dict__") and not slots_of(kind):
             return False
-        if self._leads_to(value, self.memo):
-            return True
-        return id(value) not in self._shared
+        if id(value) in self._shared and not self._leads_to(value, self.memo):
+            return False
+        return _another(value) is not value
 
     def _container(self, value: Any) -> Any:
         if id(value) in self._shared and not self._leads_to(value, self.memo):
@@ -154,7 +160,7 @@ class Copies:
         made = self.memo[id(value)] = copy.copy(value)
         made.clear()
         if isinstance(value, dict):
-            made.update((key, self._copied(item)) for key, item in value.items())
+            made.update((self._of_key(key), self._copied(item)) for key, item in value.items())
         elif isinstance(value, set):
             made.update(map(self._copied, value))
         else:
@@ -223,53 +229,64 @@ class Copies:
         return made
 
 
+def _another(value: Any) -> Any:
+    """Another object of the same class, to be filled; the same one if it cannot be made, or its class decides that."""
+    kind: Any = type(value)
+    if kind.__new__ is object.__new__:
+        return object.__new__(kind)
+    if isinstance(kind.__new__, types.BuiltinFunctionType) and not callable(value):
+        with contextlib.suppress(Exception):
+            return copy.copy(value)
+    return value
+
+
 def _same_or(value: Any, made: Any) -> Any:
     return value if value is None or all(map(operator.is_, value, made)) else made
 
 
-def _extras(module: nn.Module) -> Iterator[Any]:
-    """What a module holds beside parameters, buffers, children and numbers."""
-    state = vars(module)
-    for name in state.keys() - _MODULE_STATE:
-        if type(state[name]) not in _PLAIN:
-            yield state[name]
-    if any(map(state.get, _HOOKS)):
-        yield [state[name] for name in _HOOKS if state.get(name)]
+def deep_copy(module: nn.Module) -> nn.Module:
+    """``copy.deepcopy``, which leaves functions as they are: here what they use of the original is the copy's too."""
+    made = copy.deepcopy(module)
+    copies = Copies(module, (), type)
+    copies.memo = dict(zip(map(id, module.modules()), made.modules()))
+    copies._clean.clear()
+    for copied in made.modules():
+        for name, value in named_extras(copied):
+            if name in vars(copied) and copies._leads_to(value, copies.memo):
+                vars(copied)[name] = copies._copied(value)
+    return made
 
 
-def _parts(value: Any) -> Iterable[Any]:
-    """What a value that is no module leads to."""
-    if isinstance(value, dict):
-        return [*value.values()]
-    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
-        return list(value)
+def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module]) -> None:
+    """Raises if what a cut keeps leads back to a module that was rebuilt: it would mean the original of the model.
+
+    Modules, containers of modules and bound methods that a rebuilt module holds itself are seen when it is followed.
+    """
+    rebuilt = {id(module): module for module in path_modules}
+    clean: set[int] = set()
+    for module in (*rebuilt.values(), *kept):
+        own = id(module) in rebuilt
+        for name, value in named_extras(module):
+            if own and _is_seen_when_followed(name, value):
+                continue
+            seen: set[int] = set()
+            if leads_to(value, rebuilt.keys(), seen, clean):
+                what = "hooks" if name in HOOKS else f"attribute {name!r}"
+                raise CannotFollowError(
+                    f"the {what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
+                    f"ask the original for its mode and its state"
+                )
+            clean |= seen
+
+
+def _is_seen_when_followed(name: str, value: Any) -> bool:
     if isinstance(value, types.MethodType):
-        return (value.__self__,)
-    if isinstance(value, functools.partial):
-        return (value.func, *value.args, *value.keywords.values())
-    if isinstance(value, weakref.ref):
-        return (value(),)
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
-    slots = [name for base in type(value).__mro__ for name in _slots(base)]
-    return (*vars(value).values(), *_read(value, slots)) if hasattr(value, "__dict__") else _read(value, slots)
-
-
-def _slots(base: type) -> tuple[str, ...]:
-    names = vars(base).get("__slots__", ())
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _read(value: Any, names: list[str]) -> list[Any]:
-    return [getattr(value, name) for name in names if not name.startswith("__") and hasattr(value, name)]
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
+        return isinstance(value.__self__, nn.Module)
+    if isinstance(value, nn.Module):
+        return True
+    if type(value) in (list, tuple, dict):
+        return name not in HOOKS and all(isinstance(item, nn.Module) or type(item) in PLAIN for item in parts_of(value))
+    return False
 
 
 def _others(root: nn.Module, copied: dict[int, nn.Module]) -> tuple[dict[int, list[nn.Module]], list[nn.Module]]:

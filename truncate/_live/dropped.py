@@ -10,7 +10,7 @@ from torch import nn
 
 from truncate._errors import NotReachedError, TruncateError
 from truncate._graph import join
-from truncate._live.module import Live
+from truncate._live.module import Live, is_tapped
 from truncate._sandbox import Example, call_model, sandbox_copy
 
 
@@ -40,16 +40,29 @@ class Dropped(nn.Module):
         return "dropped"
 
 
-def drop_later(root: nn.Module, made: Any, path: str, paths: list[str], on_path: set[int], in_turn: set[int]) -> None:
-    """Drops the items of containers that run later than those on the path, where one item runs after the other."""
-    for below in paths:
-        owner, copy, where = root, made, path
-        for name in below.split(".") if below else ():
-            if id(owner) in in_turn:
-                for later in _later(owner, on_path):
-                    if copy._modules[later] is owner._modules[later] is not None:
-                        copy._modules[later] = Dropped(join(where, later), "it runs later than the target")
-            owner, copy, where = owner._modules[name], copy._modules[name], join(where, name)  # type: ignore[assignment]
+def drop_later(root: nn.Module, made: Any, path: str, paths: list[str], in_turn: set[int]) -> None:
+    """Drops the items of containers that run later than those on the path, where one item runs after the other.
+
+    Only of containers that all targets lie in: to come to one outside of it the forward runs all of its items.
+    """
+    chains = [_chain(root, below) for below in paths]
+    on_path = {id(module) for chain in chains for module, _ in chain}
+    for position, (owner, where) in enumerate(chains[0]):
+        if any(len(chain) <= position or chain[position][0] is not owner for chain in chains):
+            return
+        copy = made.get_submodule(where) if where else made
+        for later in _later(owner, on_path) if id(owner) in in_turn else ():
+            if copy._modules[later] is owner._modules[later] is not None:
+                copy._modules[later] = Dropped(join(path, join(where, later)), "it runs later than the target")
+
+
+def _chain(root: nn.Module, path: str) -> list[tuple[nn.Module, str]]:
+    """The modules from a root down to a path, each with its own path."""
+    chain, where = [(root, "")], ""
+    for name in path.split(".") if path else ():
+        where = join(where, name)
+        chain.append((chain[-1][0]._modules[name], where))  # type: ignore[arg-type]
+    return chain
 
 
 def _later(owner: nn.Module, on_path: set[int]) -> list[str]:
@@ -95,9 +108,9 @@ def _candidates(cut: nn.Module) -> Iterator[tuple[Any, str, str]]:
     """What is registered after the path in each live part that ends there: its holder, its name and its path."""
     for module in cut.modules():
         if isinstance(module, Live):
-            for role in module._truncate_roles:
-                if role.is_entry and role.part.ends:
-                    yield from _after_the_path(module, role.part.path, role.part)
+            for part in module._truncate_parts or ():
+                if part.ends:
+                    yield from _after_the_path(module, part.path, part)
 
 
 def _after_the_path(module: Any, path: str, part: Any) -> Iterator[tuple[Any, str, str]]:
@@ -112,7 +125,7 @@ def _after_the_path(module: Any, path: str, part: Any) -> Iterator[tuple[Any, st
 
 
 def _holds_tap(module: nn.Module, part: Any) -> bool:
-    return any(isinstance(m, Live) and any(role.part is part for role in m._truncate_roles) for m in module.modules())
+    return any(is_tapped(inside, part) for inside in module.modules())
 
 
 class _Watching:

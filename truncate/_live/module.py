@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import dataclasses
 import functools
 import threading
-import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from truncate._errors import NotReachedError, TruncateError
 from truncate._graph import map_nested, memory_of, tensors_in
-from truncate._live.once import Once
+from truncate._live.held import slots_of
 
 
 class Stop(BaseException):
@@ -23,6 +26,20 @@ class Stop(BaseException):
 
     def __init__(self, live_pass: Pass) -> None:
         self.live_pass = live_pass
+
+
+class Unless(NamedTuple):
+    """A branch that may run the module again. It is not taken while one of these attributes of `owner` is false."""
+
+    owner: str  # path
+    attributes: tuple[str, ...]
+
+
+class Once(NamedTuple):
+    """What shows that one call of a module runs another one at most once."""
+
+    unless: tuple[Unless, ...] = ()
+    in_turn: tuple[nn.Module, ...] = ()  # containers on the path whose items run one after the other, and only so
 
 
 @dataclasses.dataclass(eq=False)
@@ -50,7 +67,9 @@ class Part:
     to_end: bool  # its forward runs to its end in any case
     result: Any = None  # nested containers with the numbers of values in place of them; None: a tuple of all
     numbers: tuple[int, ...] = ()  # of the wanted values in `result`; all others are the module's own output
+    tapped: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()  # paths of targets, whether before them, and numbers
     then: tuple[str, ...] = ()  # children through which each value of `result` is passed in turn
+    keeps_state: bool = False  # it runs to its end since it changes what its next call reads
 
     @property
     def ends(self) -> bool:
@@ -67,6 +86,8 @@ class Pass:
         self.values: list[list[Any]] = [[] for _ in part.wanted]
         self.counts = [0] * len(part.wanted)
         self.is_final = [False] * len(part.wanted)
+        self.is_left = False  # whether the exception was raised that should have ended the forward
+        self._as_left: list[tuple[torch.Tensor, int]] = []  # values that were not copied, and their versions
 
     def take(self, number: int, value: Any, given: Any) -> Any:
         """Keeps a value if it is the one that is wanted, and returns what the forward goes on with."""
@@ -77,13 +98,21 @@ class Pass:
             self.is_final[number] = final
             if final and not self.part.to_end and all(self.is_final):
                 self.values[number] = [value]
-                raise Stop(self)
+                raise self._leave(value)
             kept, value = _apart(value, given)
             # With -2 the last but one is wanted, so that two are kept, and so on.
             self.values[number] = [*self.values[number], kept][min(wanted.call, -1) :]
         elif not self.part.to_end and all(self.is_final):  # the forward caught what should have ended it
-            raise Stop(self)
+            raise self._leave()
         return value
+
+    def _leave(self, value: Any = None) -> Stop:
+        """What ends the forward. Should it still change the value, in a `finally`, this is noticed."""
+        self.is_left = True
+        if not torch.compiler.is_compiling():
+            tensors = [tensor for tensor in tensors_in(value) if not tensor.is_inference()]
+            self._as_left += [(tensor, tensor._version) for tensor in tensors]
+        return Stop(self)
 
     def _runs_once(self, wanted: Wanted) -> bool:
         if wanted.once is None:
@@ -98,6 +127,11 @@ class Pass:
 
     def hand_out(self, own: Any) -> Any:
         """What the call returns, if its module would have returned `own`."""
+        if any(tensor._version != version for tensor, version in self._as_left):
+            raise TruncateError(
+                "the forward goes on after what was asked for, in a finally or an except, and changes it in place. Cut "
+                "it on an example with live=False, or add the output of the model to what is cut"
+            )
         for number, wanted in enumerate(self.part.wanted):
             enough = -wanted.call if wanted.call < 0 else 1
             if len(self.values[number]) < enough:
@@ -137,47 +171,95 @@ class _Passes(threading.local):
 _passes = _Passes()
 
 
-@dataclasses.dataclass(eq=False)
-class Role:
-    """What a live module is in one cut: where a part is entered, or the target of some values, or both."""
+class Taps:
+    """A hook that takes values of one module: what it returns, or what it is given.
 
-    part: Part
-    is_entry: bool = False
-    taps: tuple[int, ...] = ()  # numbers of the values that are its output
-    taps_before: tuple[int, ...] = ()  # and of those that are what it is given
+    A hook, since forwards ask their children for their class and for hooks, and run in another way if there is one.
+    """
+
+    def __init__(self, takers: tuple[tuple[Part, int], ...]) -> None:
+        self.takers = takers  # parts and numbers of their values; a cut that was cut again has several, outermost first
+
+
+class TapsAfter(Taps):
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
+        for part, number in self.takers:
+            live_pass = _pass_of(part)
+            if live_pass is not None:
+                value = live_pass.take(number, value, (args, kwargs))
+        return value
+
+
+class TapsBefore(Taps):
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        for part, number in self.takers:
+            live_pass = _pass_of(part)
+            if live_pass is not None:
+                args, kwargs = _with_given(live_pass, number, args, kwargs)
+        return args, kwargs
+
+
+def tap(module: nn.Module, part: Part, numbers: tuple[int, ...], before: bool) -> None:
+    """Lets a part take values of a module of its own: after all other hooks, or before all of them."""
+    hooks = module._forward_pre_hooks if before else hooks_on_result(module)
+    known = next((key for key, hook in hooks.items() if isinstance(hook, Taps)), None)
+    takers = tuple((part, number) for number in numbers)
+    if known is not None:
+        takers += hooks.pop(known).takers  # type: ignore[attr-defined]
+    if before:
+        module.register_forward_pre_hook(TapsBefore(takers), prepend=True, with_kwargs=True)
+    else:
+        module.register_forward_hook(TapsAfter(takers), with_kwargs=True)
+
+
+def is_tapped(module: nn.Module, part: Part) -> bool:
+    """Whether a part takes values of a module."""
+    hooks: list[Any] = [*hooks_on_result(module).values(), *module._forward_pre_hooks.values()]
+    return any(taker is part for hook in hooks if isinstance(hook, Taps) for taker, _ in hook.takers)
+
+
+def hooks_on_result(module: nn.Module) -> dict[int, Callable[..., Any]]:
+    """The hooks that are given what a module returns; where it is a live one, this is what the part hands out."""
+    hooks: dict[int, Callable[..., Any]] = vars(module).get("_truncate_hooks", module._forward_hooks)
+    return hooks
 
 
 class Live:
-    """What a live module does besides what its class does."""
+    """What the module at the top of a live part does besides what its class does."""
 
-    _truncate_roles: list[Role]  # a cut that was cut again has several; the last is that of the outermost cut
+    _truncate_parts: list[Part] | None = None  # a cut that was cut again has several; the last is the outermost
+    _truncate_hooks: OrderedDict[int, Callable[..., Any]]  # those of the model's own are given its own output
+    _truncate_hooks_with_kwargs: OrderedDict[int, bool]
     _live_kind: type[nn.Module]  # the class of the model's
 
     def __init_subclass__(cls) -> None:
         """Ends here: a class that registers its subclasses must not see one that nobody wrote."""
 
-    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:  # in place of __call__, which a class may have of its own
-        call = super()._call_impl  # type: ignore[misc]
-        for role in reversed(self._truncate_roles):
-            for number in role.taps_before:
-                live_pass = _pass_of(role.part)
-                if live_pass is not None:
-                    args, kwargs = _with_given(live_pass, number, args, kwargs)
-        for role in self._truncate_roles:
-            if role.is_entry:
-                call = functools.partial(_enter, role.part, self, call)  # type: ignore[arg-type]
-        value = call(*args, **kwargs)
-        for role in reversed(self._truncate_roles):
-            for number in role.taps:
-                live_pass = _pass_of(role.part)
-                if live_pass is not None:
-                    value = live_pass.take(number, value, (args, kwargs))
-        return value
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        return _run(self, super()._call_impl, args, kwargs)  # type: ignore[misc]
+
+    def register_forward_hook(
+        self, hook: Any, *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
+    ) -> RemovableHandle:
+        handle = RemovableHandle(self._truncate_hooks, extra_dict=self._truncate_hooks_with_kwargs)
+        self._truncate_hooks[handle.id] = hook
+        if with_kwargs:
+            self._truncate_hooks_with_kwargs[handle.id] = True
+        if prepend:
+            self._truncate_hooks.move_to_end(handle.id, last=False)
+        return handle
+
+    def _no_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        raise TruncateError(
+            "a live cut takes no backward hooks, since its forward does not return. Register them on the modules "
+            "inside, or on nn.Sequential(cut)"
+        )
+
+    register_full_backward_hook = register_full_backward_pre_hook = register_backward_hook = _no_backward_hook
 
     def extra_repr(self) -> str:
         own: str = super().extra_repr()  # type: ignore[misc]
-        lines = [describe(role.part) for role in self._truncate_roles if role.is_entry]
-        return "\n".join(filter(None, [own, *lines]))
+        return "\n".join(filter(None, [own, *map(describe, self._truncate_parts or ())]))
 
     def __prepare_scriptable__(self) -> Any:
         raise TruncateError(
@@ -188,16 +270,68 @@ class Live:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """What the class of the model gives, to be made live again: nobody could import the class made here."""
-        plain: Any = object.__new__(self._live_kind)
-        plain.__dict__ = self.__dict__
-        make, args, *rest = plain.__reduce_ex__(protocol)
+        make, args, *rest = as_plain(self).__reduce_ex__(protocol)
         state, *items = rest or [None]
-        return _make_live, (make, args), (self._truncate_roles, state), *items
+        ours = {name: value for name, value in vars(self).items() if name.startswith("_truncate_")}
+        return _make_live, (make, args), (ours, state), *items
 
     def __setstate__(self, state: Any) -> None:
-        roles, own = state
-        super().__setstate__(own)  # type: ignore[misc]
-        self._truncate_roles = roles  # here, since a class may make its attributes anew from what it kept of them
+        ours, own = state
+        if own is not None:
+            super().__setstate__(own)  # type: ignore[misc]
+        self.__dict__.update(ours)  # here, since a class may make its attributes anew from what it kept of them
+
+
+class LiveCall:
+    """For a class that has a `__call__` of its own: what this does after the forward is not done to a target."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _run(self, super().__call__, args, kwargs)  # type: ignore[misc]
+
+
+class LiveDeepcopy:
+    """For a class that has a `__deepcopy__` of its own, which may make a whole model of a cut."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        made = super().__deepcopy__(memo)  # type: ignore[misc]
+        if vars(made).get("_truncate_parts") is None:
+            raise _lost(made)
+        return made
+
+
+def as_plain(module: Any) -> Any:
+    """A module of the model's class with the very state of a live one."""
+    plain = object.__new__(module._live_kind)
+    plain.__dict__ = module.__dict__
+    for slot in slots_of(module._live_kind):
+        with contextlib.suppress(AttributeError):  # nothing is there
+            slot.__set__(plain, slot.__get__(module))
+    return plain
+
+
+def _lost(module: Any) -> TruncateError:
+    return TruncateError(
+        f"this {type(module).__name__} was made from a live cut by code of its class, such as __reduce__, __deepcopy__ "
+        f"or type(self)(...), which did not keep where the cut ends"
+    )
+
+
+def _run(module: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Calls a live module: it is entered, unless it calls itself, and hooks on the cut see what is handed out."""
+    parts = module._truncate_parts
+    if parts is None:
+        raise _lost(module)
+    if _pass_of(parts[-1]) is not None:
+        return call(*args, **kwargs)
+    for part in parts:
+        call = functools.partial(_enter, part, module, call)
+    value = call(*args, **kwargs)
+    for key, hook in list(module._truncate_hooks.items()):
+        given = (args, kwargs) if key in module._truncate_hooks_with_kwargs else (args,)
+        changed = hook(module, *given, value)
+        if changed is not None:
+            value = changed
+    return value
 
 
 def describe(part: Part) -> str:
@@ -209,11 +343,14 @@ def describe(part: Part) -> str:
             first = wanted.text + ":0"
             text += f" (its last call, so the forward runs to its end; {first!r} stops at the first)"
         stops.append(text)
-    return f"live: its own Python, up to {', '.join(stops)}"
+    state = "; it keeps state from call to call, so the forward runs to its end" if part.keeps_state else ""
+    return f"live: its own Python, up to {', '.join(stops)}{state}"
 
 
 def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Runs the forward of a part until all that is wanted is there."""
+    if not torch.compiler.is_compiling():
+        _put_taps(part, module)
     live_pass = Pass(part, module)
     _passes.under_way.append(live_pass)
     restore = _module_stack_of_export()
@@ -225,9 +362,26 @@ def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, 
             raise
         if restore is not None:
             restore()
+    except Exception:
+        if not live_pass.is_left:
+            raise  # else this is what the forward has made of our own exception
     finally:
         _passes.under_way.pop()
     return live_pass.hand_out(own)
+
+
+def _put_taps(part: Part, module: nn.Module) -> None:
+    """Puts back hooks of ours that a copy has lost, and hooks that were added meanwhile before ours."""
+    for path, before, numbers in part.tapped:
+        inside: Any = module
+        for name in path.split("."):
+            inside = inside._modules[name]
+        if not is_tapped(inside, part):
+            tap(inside, part, numbers, before)
+        hooks: Any = hooks_on_result(inside)
+        if not before and not isinstance(hooks[next(reversed(hooks))], Taps):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, Taps)]:
+                hooks.move_to_end(key)
 
 
 def _pass_of(part: Part) -> Pass | None:
@@ -303,7 +457,11 @@ def live_class(kind: Any) -> Any:
     made = known() if known is not None else None
     if made is None:
         written = {name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN}
-        made = types.new_class(kind.__name__, (Live, kind), {}, lambda space: space.update(written, _live_kind=kind))
+        own: list[type] = [LiveCall] if kind.__call__ is not nn.Module.__call__ else []
+        own += [LiveDeepcopy] if hasattr(kind, "__deepcopy__") else []
+        # The metaclass of a model may note each class that it makes, or ask for arguments: it is not run.
+        new = abc.ABCMeta.__new__ if issubclass(type(kind), abc.ABCMeta) else type.__new__
+        made = new(type(kind), kind.__name__, (*own, Live, kind), {**written, "_live_kind": kind})
         _classes[kind] = weakref.ref(made)
     return made
 
@@ -311,6 +469,7 @@ def live_class(kind: Any) -> Any:
 def _make_live(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
     made = make(*args)
     made.__class__ = live_class(type(made))
+    made.__dict__["_truncate_parts"] = None  # of which the state of the copy knows more
     return made
 
 

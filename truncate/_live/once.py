@@ -7,8 +7,11 @@ earlier call's value, so it is left at once only where this says that there is n
 from __future__ import annotations
 
 import ast
+import collections
+import dis
 import functools
 import inspect
+import itertools
 import operator
 import types
 from collections.abc import Iterable, Iterator
@@ -17,23 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from truncate._live.source import Source, source_of
+from truncate._errors import CannotFollowError
+from truncate._live.held import extras, is_filled, leads_to
+from truncate._live.module import Once, Taps, Unless
+from truncate._live.source import Source, codes_in, source_of
 
 MANY = 2  # twice or more, or nobody knows
-
-
-class Unless(NamedTuple):
-    """A branch that may run the module again. It is not taken while one of these attributes of `owner` is false."""
-
-    owner: str  # path
-    attributes: tuple[str, ...]
-
-
-class Once(NamedTuple):
-    """What shows that one call of a module runs another one at most once."""
-
-    unless: tuple[Unless, ...] = ()
-    in_turn: tuple[nn.Module, ...] = ()  # containers on the path whose items run one after the other, and only so
 
 
 def runs_once(root: nn.Module, path: str) -> Once | None:
@@ -42,20 +34,64 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
         return None
     unless: list[Unless] = []
     in_turn: list[nn.Module] = []
+    reads_all = False
     owner, above, names = root, "", path.split(".")
+    step: Any = lambda module, name: module._modules[name]  # noqa: E731
+    on_path = set(map(id, itertools.accumulate(names, step, initial=root)))
+    owners = []
     while names:  # each forward that leads there runs the next one, or a child in a container, which has none
-        inside, count = owner, 0
+        inside, count, below = owner, 0, set()
         while count < len(names) and (count == 0 or not _has_forward(inside)):
             inside = inside._modules[names[count]]  # type: ignore[assignment]
+            below.add(id(inside))
             count += 1
-        reading = _Reading(owner, inside)
-        if reading.runs() >= MANY:
+        reading = _Reading(owner, inside, below, on_path)
+        runs = reading.runs()
+        if owner is root and reading.asks_own_class:
+            raise CannotFollowError(
+                f"the forward of {type(owner).__name__} asks for its own class, type(self), and where a live part "
+                f"begins that is another one. Write the name of the class, or pass live=False"
+            )
+        owners.append(owner)
+        if runs >= MANY:
             return None
+        reads_all |= reading.reads_all
         unless += [Unless(above, attributes) for attributes in reading.unless]
         in_turn += reading.in_turn
         above = ".".join([*([above] if above else []), *names[:count]])
         owner, names = inside, names[count:]
-    return Once(tuple(unless), tuple(in_turn))
+    if _is_held_elsewhere(root, on_path, owners) or _Reading(owner, owner, {id(owner)}, on_path).of_hooks():
+        return None
+    return Once(tuple(unless), () if reads_all else tuple(in_turn))
+
+
+def keeps_state(root: nn.Module, path: str) -> bool:
+    """Whether a forward on the path is seen to change, perhaps after the target has run, what its next call reads.
+
+    It assigns an attribute, works in place on what it holds, or runs a child with buffers in two places.
+    """
+    owner = root
+    for name in ("", *path.split(".")[:-1]) if path else ("",):
+        owner = owner._modules[name] if name else owner  # type: ignore[assignment]
+        if not _has_forward(owner) or _runs_in_turn(owner) or _calls_of_graph(owner) is not None:
+            continue
+        reading = _Reading(owner, owner, {id(owner)}, {id(owner)})
+        reading.runs()
+        if reading.keeps_state:
+            return True
+    return False
+
+
+def _is_held_elsewhere(root: nn.Module, on_path: set[int], owners: list[nn.Module]) -> bool:
+    """Whether a module, other than those whose forwards were read, holds one on the path outside of its children."""
+    read, clean = set(map(id, owners)), set[int]()
+    for module in root.modules():
+        for value in extras(module) if id(module) not in read else ():
+            seen: set[int] = set()
+            if leads_to(value, on_path, seen, clean):
+                return True
+            clean |= seen
+    return False
 
 
 def _is_unique(root: nn.Module, path: str) -> bool:
@@ -132,27 +168,73 @@ class _Here(NamedTuple):
 class _Reading:
     """Counts how often the forward of `owner` runs `goal`, which is one of its children or inside a container of it."""
 
-    def __init__(self, owner: nn.Module, goal: nn.Module) -> None:
+    def __init__(self, owner: nn.Module, goal: nn.Module, below: set[int], on_path: set[int]) -> None:
         self.owner = owner
         self.goal = goal
+        self._below = below  # ids of the goal and of the containers that it is in, below the owner
+        self._on_path = on_path  # ids of all modules on the path, the owner among them
         self.unless: list[tuple[str, ...]] = []
         self._looped: Any = None  # the container of which one item after the other runs, if the goal is among them
         self._sources: set[Source] = set()  # of all functions that were read
+        self._decorators: set[Source] = set()  # of those among them that wrap another one
         self._loops: list[Any] = []
         self._under_way: list[Any] = []
         self._here: Any = None
         self._env: dict[str, Any] = {}
+        self.reads_all = False  # whether it asks for all parameters, say, which what is dropped has none of
 
     def runs(self) -> int:
+        count = self.of_hooks()
         if _runs_in_turn(self.owner):
-            return 1
+            return min(MANY, count + 1)
         calls = _calls_of_graph(self.owner)
         if calls is not None:
-            return min(MANY, [self.owner.get_submodule(path) for path in calls].count(self.goal))
+            return min(MANY, count + [self.owner.get_submodule(path) for path in calls].count(self.goal))
         if "forward" in vars(self.owner):
             return MANY
-        kind = type(self.owner)
-        return self._of_method("__call__") if kind.__call__ is not nn.Module.__call__ else self._of_method("forward")
+        has_own_call = type(self.owner).__call__ is not nn.Module.__call__
+        count += self._of_method("__call__" if has_own_call else "forward")
+        set_here = {name for source in self._sources for name in source.set_attributes}
+        if any(not set_here.isdisjoint(names) for names in self.unless):  # by then it may have another value
+            return MANY
+        return min(MANY, count)
+
+    def of_hooks(self) -> int:
+        """How often hooks on the owner run the goal."""
+        state = vars(self.owner)
+        hooks = [
+            hook
+            for name in ("_forward_hooks", "_forward_pre_hooks")
+            for hook in state[name].values()
+            if not isinstance(hook, Taps)
+        ]
+        return min(MANY, sum(map(self._of_hook, hooks)))
+
+    def _of_hook(self, hook: Any) -> int:
+        if leads_to(hook, self._on_path):
+            return MANY
+        if not isinstance(hook, types.FunctionType):
+            called = hook if isinstance(hook, types.MethodType) else type(hook).__call__
+            function = getattr(called, "__func__", called)
+            if not isinstance(function, types.FunctionType):
+                return MANY
+            return self._of_function(function, None, {1: self.owner})
+        return self._of_function(hook, None, {0: self.owner})
+
+    @property
+    def asks_own_class(self) -> bool:
+        """Whether a function that was read asks for the very class of the owner."""
+        return any(source.asks_own_class for source in self._sources)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a function that was read stores in the owner, or runs a child of it with buffers in two places."""
+        own = self._sources - self._decorators
+        if any(source.stores_in_self for source in own):
+            return True
+        mentioned = sum((source.attributes for source in own), collections.Counter[str]())
+        children = self.owner._modules.items()
+        return any(mentioned[name] > 1 and next(child.buffers(), None) is not None for name, child in children if child)
 
     @property
     def in_turn(self) -> list[nn.Module]:
@@ -177,6 +259,7 @@ class _Reading:
         if base is nn.Module:
             if name == "__call__":
                 return self._of_method("forward")
+            self.reads_all |= any(word in name for word in ("parameters", "buffers", "state_dict"))
             return MANY if "modules" in name or "children" in name or name in ("apply", "get_submodule") else 0
         if isinstance(found, property):
             found = found.fget
@@ -199,21 +282,45 @@ class _Reading:
         if inner is not None:  # a decorator, which is taken to do no more with the module than to call what it wraps
             env: dict[str, Any] = {inner[0]: _Wrapped(inner[1])}
             own_name = tree.args.args[0].arg if tree.args.args else ""
+            self._decorators.add(source)
         else:
             spread = [arg.arg for arg in [*tree.args.posonlyargs, *tree.args.args]]
             names = {*spread, *(arg.arg for arg in tree.args.kwonlyargs)}
             if any(key not in names if isinstance(key, str) else key >= len(spread) for key in given):
                 return MANY  # in *args or **kwargs, from where it may go anywhere
             env = {spread[key] if isinstance(key, int) else key: value for key, value in given.items()}
+        for name, value in _from_outside(function).items():
+            if (inner is None or name != inner[0]) and leads_to(value, self._on_path):
+                raise _outside(function.__qualname__, name)
         self._sources.add(source)
         before = self._here, self._env
         self._here, self._env = _Here(function, base, source, own_name), env
         self._under_way.append((function, base))
         try:
-            return self._block(tree.body)
+            more = MANY if inner is not None and self._runs_itself(tree, own_name) else 0
+            return min(MANY, self._block(tree.body) + more)
         finally:
             self._under_way.pop()
             self._here, self._env = before
+
+    def _runs_itself(self, tree: ast.FunctionDef, own_name: str) -> bool:
+        """Whether the function of a decorator runs the goal beside what it wraps."""
+        env, self._env = self._env, {**self._env, own_name: self.owner}
+        try:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Call):
+                    found = self._ref(node.func)
+                    if found is not None and not isinstance(found, _Wrapped) and self._run(found):
+                        return True
+                    function = node.func
+                    if isinstance(function, ast.Attribute) and self._ref(function.value) is self.owner:
+                        name = function.attr
+                        if name not in vars(self.owner) and hasattr(type(self.owner), name):
+                            if not hasattr(nn.Module, name) and self._of_method(name):
+                                return True
+            return False
+        finally:
+            self._env = env
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -305,7 +412,10 @@ class _Reading:
     # -- loops ---------------------------------------------------------------------------------------------------
 
     def _For(self, node: ast.For) -> int:
-        return self._loop([(node.target, node.iter)], lambda: self._block(node.body)) + self._block(node.orelse)
+        inside = [inner for statement in node.body for inner in ast.walk(statement)]
+        changed = {inner.id for inner in inside if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load)}
+        body = lambda: self._block(node.body)  # noqa: E731
+        return self._loop([(node.target, node.iter)], body, changed) + self._block(node.orelse)
 
     def _While(self, node: ast.While) -> int:
         return self._loop([], lambda: self._asked(node.test) + self._block(node.body)) + self._block(node.orelse)
@@ -325,11 +435,17 @@ class _Reading:
             return MANY if self._FunctionDef(node) else 0
         return self._loop(loops, lambda: self._inside(inside))
 
-    def _loop(self, turns: list[tuple[ast.expr, ast.expr]], body: Any) -> int:
+    def _loop(self, turns: list[tuple[ast.expr, ast.expr]], body: Any, changed: Iterable[str] = ()) -> int:
         loop = object()
         before, outside = dict(self._env), 0
         for target, source in turns:
             outside += self._bind(target, source, loop)
+        for name in changed:  # a variable of the loop which the loop itself sets
+            bound = self._env.get(name)
+            if isinstance(bound, _Each):
+                self._env[name] = _Any(bound.container)
+            elif isinstance(bound, _Index):
+                del self._env[name]
         self._loops.append(loop)
         try:
             return min(MANY, outside + body())
@@ -348,7 +464,7 @@ class _Reading:
                 return sum(self._bind(one, each, loop, in_order) for one, each in zip(target.elts, args))
             if name in ("reversed", "list", "tuple", "iter") and len(args) == 1:
                 return self._bind(target, args[0], loop, in_order and name != "reversed")
-            if name == "range" and (len(args) == 1 or _is_natural(args[0])):
+            if name == "range" and (len(args) == 1 or _is_natural(args[0])) and len(args) < 3:
                 self._set(target, _Index(loop))
                 return self._inside(args)
         if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute) and not source.args:
@@ -411,17 +527,19 @@ class _Reading:
 
     def _may_be_goal(self, found: Any) -> bool:
         if isinstance(found, (_Each, _Any)):
-            return any(item is self.goal or _reaches(item, self.goal) for item in _items(found.container))
+            return any(item is self.goal or leads_to(item, self._below) for item in _items(found.container))
         if isinstance(found, _Wrapped):
             return True
-        return found is self.goal or _reaches(found, self.goal)
+        return found is self.goal or leads_to(found, self._below)
 
     def _run(self, found: Any) -> int:
         """What is found is called."""
         if found is self.goal:
             return MANY if self._loops else 1
         if isinstance(found, _Each) and self._may_be_goal(found):
-            direct = any(item is self.goal for item in _items(found.container))
+            items = list(_items(found.container))
+            direct = sum(item is self.goal for item in items) == 1
+            direct &= not any(leads_to(item, self._below) for item in items if item is not self.goal)
             if direct and found.in_order:
                 self._looped = found.container
             return 1 if direct and self._loops == [found.loop] else MANY
@@ -436,6 +554,14 @@ class _Reading:
         found = self._ref(function)
         if found is not None:
             return min(MANY, self._run(found) + self._inside(given))
+        if isinstance(function, ast.Name) and function.id == "getattr" and len(given) > 1:
+            of = self._ref(given[0])
+            if not isinstance(given[1], ast.Constant) and (of is self.owner or (of and self._may_be_goal(of))):
+                return MANY
+        if isinstance(function, ast.Name) and function.id == "next" and len(given) == 1:
+            if isinstance(given[0], ast.Call) and isinstance(given[0].func, ast.Attribute):
+                if given[0].func.attr in ("parameters", "buffers") and not given[0].args:
+                    return 0  # the first of them, which is never of a module that is dropped
         if isinstance(function, ast.Name) and function.id in ("len", "isinstance", "hasattr", "type", "id", "getattr"):
             return self._inside(arg for arg in given if self._ref(arg) is None)
         if isinstance(function, ast.Attribute):
@@ -445,7 +571,7 @@ class _Reading:
             of = self._ref(function.value)
             if of is self.owner:
                 if function.attr in vars(self.owner):
-                    called = 0 if not _reaches(vars(self.owner)[function.attr], self.goal, self.owner) else MANY
+                    called = 0 if not leads_to(vars(self.owner)[function.attr], self._on_path) else MANY
                 else:
                     called = self._repeated(self._of_method(function.attr))
                 return min(MANY, called + self._inside(given))
@@ -481,15 +607,50 @@ class _Reading:
             found = inspect.getattr_static(type(self.owner), node.attr, None)
             if isinstance(found, property):
                 return self._of_method(node.attr)
+            if isinstance(found, functools.cached_property):
+                return self._of_function(found.func, None, {0: self.owner})
+            if found is None or (hasattr(type(found), "__get__") and not callable(found)):
+                held = node.attr in self.owner._parameters or node.attr in self.owner._buffers
+                dynamic = getattr(type(self.owner), "__getattr__", None) is not nn.Module.__getattr__
+                return MANY if not held and (found is not None or dynamic) and not _is_slot(found) else 0
+            if leads_to(found, self._on_path):
+                raise _outside(type(self.owner).__name__, node.attr)
             return MANY if callable(found) and not isinstance(found, type) else 0  # a method that is handed on
         if of is self.owner:
             value = self.owner._modules.get(node.attr, vars(self.owner).get(node.attr))
-            return MANY if value is self.goal or _reaches(value, self.goal, self.owner) else 0
+            return MANY if value is self.goal or leads_to(value, self._on_path) else 0
         if isinstance(of, _Wrapped):
             return 0  # its name, say
         if isinstance(of, (_Each, _Any, _Index)):
             return MANY if self._may_be_goal(of) else 0
         return MANY if self._may_be_goal(of) and callable(getattr(of, node.attr, None)) else 0
+
+
+def _outside(where: str, name: str) -> CannotFollowError:
+    return CannotFollowError(
+        f"{where} uses {name!r}, a variable or a class attribute which holds a module of this very model: a cut has "
+        f"modules of its own, which it would leave by that. Hold it in an attribute of the module"
+    )
+
+
+def _is_slot(found: Any) -> bool:
+    return isinstance(found, types.MemberDescriptorType)
+
+
+def _from_outside(function: types.FunctionType) -> dict[str, Any]:
+    """What a function uses that is neither its own nor a module of Python, a class or a function."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    found = {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
+    codes = (function.__code__, *codes_in(function.__code__))
+    names = {step.argval for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    space = function.__globals__
+    found.update((name, space[name]) for name in names if name in space)
+    kinds = (types.ModuleType, type, types.BuiltinFunctionType, str, int, float, bool)
+    return {
+        name: value
+        for name, value in found.items()
+        if not isinstance(value, kinds) and not (isinstance(value, types.FunctionType) and name in names)
+    }
 
 
 def _items(container: Any) -> Iterator[Any]:
@@ -511,31 +672,6 @@ def _item(container: Any, key: Any) -> Any:
         return _Any(container)
 
 
-def _reaches(value: Any, *goals: Any, depth: int = 5) -> bool:
-    """Whether a Python value leads to one of some modules."""
-    if any(value is goal for goal in goals):
-        return True
-    if depth == 0 or isinstance(value, (str, bytes, int, float, type(None), type)):
-        return False
-    inside: Iterable[Any]
-    if isinstance(value, nn.Module):
-        inside = [child for child in value._modules.values() if child is not None]
-    elif isinstance(value, (list, tuple, set, dict)):
-        inside = [*value.values(), *value] if isinstance(value, dict) else value
-    elif isinstance(value, types.MethodType):
-        inside = [value.__self__]
-    elif isinstance(value, functools.partial):
-        inside = [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, types.FunctionType):
-        inside = inspect.getclosurevars(value).nonlocals.values() if value.__closure__ else ()
-        inside = [*inside, *(value.__defaults__ or ())]
-    elif hasattr(value, "__dict__"):
-        inside = list(vars(value).values())
-    else:
-        return False
-    return any(_reaches(item, *goals, depth=depth - 1) for item in inside)
-
-
 def _is_natural(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value >= 0
 
@@ -550,15 +686,7 @@ def _wrapped_by(function: Any) -> tuple[str, Any] | None:
     if inner is None:
         return None
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with_value = [cell.cell_contents] if _is_filled(cell) else []
+        with_value = [cell.cell_contents] if is_filled(cell) else []
         if with_value and with_value[0] is inner:
             return name, inner
     return None
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True

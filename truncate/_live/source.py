@@ -23,15 +23,29 @@ class Source:
         arguments = [*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]
         self.assigned = collections.Counter(arg.arg for arg in arguments)  # how often each local name is
         self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
+        self.set_attributes: set[str] = set()
+        self.asks_own_class = False  # whether it compares the class of its first argument, or hands it to `super`
+        self.stores_in_self = bool(tree.args.args) and any(
+            _stores(node, tree.args.args[0].arg) for node in ast.walk(tree)
+        )
         self._names: dict[ast.AST, frozenset[str]] = {}
         lengths = set()
+        own = arguments[0].arg if arguments else ""
         for node in ast.walk(tree):
+            if isinstance(node, ast.Compare):
+                self.asks_own_class |= any(_is_class_of(part, own) for part in [node.left, *node.comparators])
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super":
+                self.asks_own_class |= any(_is_class_of(part, own) for part in node.args)
             if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                 self.assigned[node.id] += 1
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
                 lengths.update(node.args)
             elif isinstance(node, ast.Attribute) and node not in lengths:
                 self.attributes[node.attr] += 1
+                if not isinstance(node.ctx, ast.Load):
+                    self.set_attributes.add(node.attr)
+                elif node.attr in ("train", "eval"):
+                    self.set_attributes.add("training")
 
     def names(self, node: ast.AST) -> frozenset[str]:
         """The names that a part of the function mentions."""
@@ -39,6 +53,34 @@ class Source:
             own = {node.id} if isinstance(node, ast.Name) else set()
             self._names[node] = frozenset(own.union(*map(self.names, ast.iter_child_nodes(node))))
         return self._names[node]
+
+
+def _is_class_of(node: ast.expr, name: str) -> bool:
+    if isinstance(node, ast.Attribute) and node.attr == "__class__":
+        return isinstance(node.value, ast.Name) and node.value.id == name
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type"):
+        return False
+    return [arg.id for arg in node.args if isinstance(arg, ast.Name)] == [name]
+
+
+_MUTATORS = frozenset("append extend insert pop remove clear update setdefault popitem add discard".split())
+
+
+def _stores(node: ast.AST, own_name: str | None) -> bool:
+    """Whether a part of a function changes what the module of a name holds."""
+    if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+        return _root_of(node.value) == own_name
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        name, of = node.func.attr, node.func.value
+        in_place = (name.endswith("_") and not name.endswith("__")) or name in _MUTATORS
+        return in_place and isinstance(of, (ast.Attribute, ast.Subscript)) and _root_of(of) == own_name
+    return False
+
+
+def _root_of(node: ast.expr) -> str:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def source_of(function: types.FunctionType) -> Source | None:
@@ -93,7 +135,7 @@ def _is_source_of(tree: ast.FunctionDef, code: types.CodeType, imported: tuple[s
         whole = compile(module, code.co_filename, "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError):
         return False
-    return any(_is_same(found, code) for found in _codes_in(whole) if found.co_name == code.co_name)
+    return any(_is_same(found, code) for found in codes_in(whole) if found.co_name == code.co_name)
 
 
 def _with_body(holder: str, body: list[ast.stmt]) -> ast.stmt:
@@ -107,11 +149,11 @@ _FUTURE = functools.reduce(
 )
 
 
-def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield constant
-            yield from _codes_in(constant)
+            yield from codes_in(constant)
 
 
 def _is_same(one: types.CodeType, other: types.CodeType) -> bool:

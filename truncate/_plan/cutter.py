@@ -167,14 +167,14 @@ class Cutter:
                     child in whole,
                     child in mutating,
                 )
-            before = set(whole), set(mutating)
+            before = set(whole), set(mutating), [len(branch.live) for branch in plan.branches]
             for branch in plan.branches:
                 if not branch.missing:
                     needs = Needs(self.effects, plan, branch)
                     needs.find(whole, mutating)
                     if needs.refusal:
                         self._refused.add(needs.refusal)
-            if (whole, mutating) == before:
+            if (whole, mutating, [len(branch.live) for branch in plan.branches]) == before:
                 break
         if self.clean and (own or captures):
             for branch in plan.branches:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -28,6 +28,13 @@ from truncate._graph import (
     nodes_in,
 )
 from truncate._record import Traces
+
+
+class State(NamedTuple):
+    """What lives on from call to call."""
+
+    called: frozenset[int] = frozenset()  # ids of children
+    read: frozenset[Any] = frozenset()  # memories of tensors that the module holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,15 +188,17 @@ class GraphEffects:
         mutates: bool,
         nodes: list[Node],
         elsewhere: Iterable[Node] = (),
+        other_modes: State | None = None,
     ) -> list[Node]:
         """Those among some nodes, outside `live`, that mutate something which is read afterwards.
 
         Live nodes read it, or it is one of `reads`: values that are read as they are just before the node of an index.
         `own`: the result of the forward is read too; `mutates`: its caller reads what it mutates of its arguments.
-        `elsewhere`: tensors of the module that another piece reads, now or in the next call.
+        `elsewhere`: tensors of the module that another piece reads, now or in the next call; `other_modes`: those that
+        this forward reads in another mode, which a later call may be in.
         """
         dead = [node for node in nodes if node not in live and node.kind not in _SOURCES]
-        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere), *_leaving(dead, live)]
+        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere, other_modes), *_leaving(dead, live)]
 
     def read_mutators(
         self,
@@ -199,10 +208,12 @@ class GraphEffects:
         own: bool,
         mutates: bool,
         elsewhere: Iterable[Node] = (),
+        other_modes: State | None = None,
     ) -> list[Node]:
         """Those among some nodes that mutate something which is read afterwards, as for `needed_mutators`."""
-        called = {id(descend(self._module, node.target)) for node in live if node.kind is Kind.CHILD}
-        read = {self._memory_of(node) for node in live if node.kind is Kind.ATTRIBUTE and not is_mode(node)}
+        other_modes = other_modes or State()
+        called, read = self.read_in([live])
+        called, read = called | other_modes.called, read | other_modes.read
         again = [
             n
             for n in nodes
@@ -218,6 +229,9 @@ class GraphEffects:
             last_read[alias_sets[node]] = max(last_read.get(alias_sets[node], -1), index)
         # Tensors of the module: what is changed in them is read in the next call.
         held = {alias_sets[node] for node in elsewhere}
+        if other_modes.read:
+            kept = [node for node in self._graph.nodes if node.kind in _HELD and not is_mode(node)]
+            held.update(alias_sets[node] for node in kept if self._memory_of(node) in other_modes.read)
         for node in live:
             for source in node.inputs():
                 last_read[alias_sets[source]] = max(last_read.get(alias_sets[source], -1), node.index)
@@ -237,7 +251,30 @@ class GraphEffects:
             if any(last_read.get(alias_sets[t], -1) > node.index or alias_sets[t] in held for t in targets)
         ]
 
-    def _holds(self, call: Node, memory: set[Any]) -> bool:
+    def read_in(self, lives: Iterable[Iterable[Node]]) -> State:
+        """What some nodes of this forward, in whichever mode, read of what lives on from call to call."""
+        nodes = [node for live in lives for node in live]
+        called = {id(descend(self._module, node.target)) for node in nodes if node.kind is Kind.CHILD}
+        held = [node for node in nodes if node.kind is Kind.ATTRIBUTE and not is_mode(node)]
+        return State(frozenset(called), frozenset(map(self._memory_of, held)))
+
+    def keeping_state(self, nodes: Iterable[Node], live: set[Node]) -> list[Node]:
+        """Those among nodes that run after the targets which may change what the next call reads.
+
+        Few do, and only of these more is asked: to know what a child does it may have to be followed.
+        """
+        called, _ = self.read_in([live])
+        found = []
+        for node in nodes:
+            if node.kind is Kind.CHILD:
+                child = descend(self._module, node.target)
+                if id(child) in called and next(child.buffers(), None) is not None:
+                    found.append(node)
+            elif node.kind is Kind.ASSIGN or any(map(_is_of_attribute, mutated(node))):
+                found.append(node)
+        return found
+
+    def _holds(self, call: Node, memory: frozenset[Any]) -> bool:
         """Whether a child holds a tensor whose memory is among these."""
         child = descend(self._module, call.target)
         return bool(memory) and not memory.isdisjoint(map(memory_of, (*child.parameters(), *child.buffers())))
@@ -257,6 +294,13 @@ class GraphEffects:
     def alias_set(self, node: Node) -> Node:
         """The alias set of a node: one node stands for all whose values may share memory."""
         return self._alias_sets[node]
+
+
+def _is_of_attribute(node: Node) -> bool:
+    """Whether a value is a tensor that the module holds, or a view of one."""
+    while node.kind in (Kind.FUNCTION, Kind.METHOD) and node.args and type(node.args[0]) is Node:
+        node = node.args[0]
+    return node.kind is Kind.ATTRIBUTE
 
 
 def _leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:

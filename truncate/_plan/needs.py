@@ -51,10 +51,15 @@ class Needs:
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.mutates
         reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
+        later = [] if all_of_it or branch.exit is not None else branch.graph.nodes[branch.end :]
+        other_modes = effects.read_in([other.live for other in plan.branches if other is not branch])
 
         def missed() -> list[Node]:
             """What is not among the live nodes yet, and has to be since it mutates something, or is a guard."""
-            mutators = effects.needed_mutators(self._live, reads, plan.own, plan.mutates, reached, self._elsewhere)
+            candidates = [*reached, *effects.keeping_state(later, self._live)]
+            mutators = effects.needed_mutators(
+                self._live, reads, plan.own, plan.mutates, candidates, self._elsewhere, other_modes
+            )
             return mutators or self._guards()
 
         while found := missed():

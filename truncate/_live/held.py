@@ -1,0 +1,104 @@
+"""What modules and other objects hold, beside parameters, buffers and children."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import types
+import weakref
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
+PLAIN = frozenset(
+    (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
+)
+
+
+def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, clean: Collection[int] = ()) -> bool:
+    """Whether a value that a module holds leads to one of some modules without passing through another module.
+
+    Args:
+        value: What is held.
+        goals: The ids of these modules.
+        seen: Gets the ids of all values on the way.
+        clean: The ids of values of which it is known that they do not.
+    """
+    if type(value) in PLAIN or id(value) in clean:
+        return False
+    if id(value) in goals:
+        return True
+    if isinstance(value, (torch.Tensor, nn.Module)):
+        return False
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    return any(leads_to(part, goals, seen, clean) for part in parts_of(value))
+
+
+def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module holds beside parameters, buffers, children and numbers."""
+    for name, value in list(vars(module).items()):  # at once: another thread may run the model meanwhile
+        kind = type(value)
+        if kind in PLAIN or (kind is tuple and all(type(item) in PLAIN for item in value)):
+            continue
+        if name not in _MODULE_STATE or (value and name in HOOKS):
+            yield name, value
+    for slot in _slots(module):
+        if is_set(slot, module):
+            yield slot.__name__, slot.__get__(module)
+
+
+def extras(module: nn.Module) -> Iterator[Any]:
+    return (value for _, value in named_extras(module))
+
+
+def parts_of(value: Any) -> Iterable[Any]:
+    """What a value that is no module leads to."""
+    if isinstance(value, dict):
+        return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return list(value)
+    if isinstance(value, types.MethodType):
+        return (value.__self__,)
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, weakref.ref):
+        return (value(),)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
+        return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
+    in_slots = [slot.__get__(value) for slot in _slots(value) if is_set(slot, value)]
+    return [*vars(value).values(), *in_slots] if hasattr(value, "__dict__") else in_slots
+
+
+def is_set(slot: Any, value: Any) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True
+
+
+def is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _slots(value: Any) -> list[Any]:
+    kind: Any = type(value)
+    return slots_of(kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def slots_of(kind: Any) -> list[Any]:
+    """The descriptors of what instances of a class hold in slots."""
+    with_slots = [base for base in kind.__mro__ if "__slots__" in vars(base)]
+    return [each for base in with_slots for each in vars(base).values() if isinstance(each, types.MemberDescriptorType)]
