@@ -30,6 +30,7 @@ from benchmarks.timing import ratio, times
 from truncate import extract, truncate
 from truncate._cli import models as _models
 from truncate._jobs import images as _photos
+from truncate._jobs.reading import Reading
 from truncate._jobs.shards import Output
 from truncate._jobs.worker import Worker
 
@@ -209,7 +210,7 @@ def decoding_bound(folder: Path, turns: int, count: int, workers: int) -> str:
     paths = photos(folder / "images", count)
     built = _models.build("mobilenet_v3_small")
     part = truncate(built.model, "features.0", pool="avg", flatten=True)
-    worker = Worker(part, built.transform, torch.device("cpu"), None, 32, workers, strict=False)
+    worker = Worker(part, built.transform, torch.device("cpu"), None, 32, workers, strict=False, fatal={})
     number = 0
 
     def whole() -> None:
@@ -222,7 +223,7 @@ def decoding_bound(folder: Path, turns: int, count: int, workers: int) -> str:
 
     def nothing() -> None:
         batches = [range(start, min(start + 32, count)) for start in range(0, count, 32)]
-        for _ in _photos.load(paths, built.transform, batches, workers):
+        for _ in _photos.load(paths, built.transform, batches, workers, Reading(folder, {})):
             pass
 
     batch = torch.randn(32, 3, 224, 224).contiguous(memory_format=torch.channels_last)

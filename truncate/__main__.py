@@ -2,7 +2,7 @@
 
 import sys
 
-from truncate._cli import main
+from truncate._cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -72,6 +73,10 @@ class Stopped(Exception):
     """A file cannot be read, and it was asked to stop at the first of them."""
 
 
+class Broken(Exception):
+    """The machine failed and not what was asked: it goes on when it is started again. The message is one line."""
+
+
 class Differs(Exception):
     """The check failed: a fault of this library, and not of what was asked."""
 
@@ -84,7 +89,25 @@ def explained(what: str) -> Iterator[None]:
     except NotUsable:
         raise
     except Exception as error:
+        if is_passing(error):
+            raise
         raise NotUsable(f"{what}: {brief(error)}") from error
+
+
+_PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOBUFS, errno.ESTALE, errno.ETIMEDOUT)
+# What torch and Pillow say in these cases, which are no errors of a kind of their own.
+_SAYINGS = ("DataLoader worker (", "llocate memory", "out of memory", "Too many open files", "items of ancdata")
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error comes from the state of the machine: want of memory or files, or a process that was killed."""
+    while error is not None:
+        if isinstance(error, (MemoryError, Broken)) or (isinstance(error, OSError) and error.errno in _PASSING):
+            return True
+        if isinstance(error, (RuntimeError, OSError)) and any(saying in str(error) for saying in _SAYINGS):
+            return True
+        error = error.__cause__
+    return False
 
 
 def brief(error: BaseException, limit: int = 300) -> str:

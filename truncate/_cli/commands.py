@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 
 from truncate._cli import options
 from truncate._cli.completion import complete_file
-from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief, printable
+from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief, is_passing, printable
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -138,11 +139,24 @@ def script() -> int:
     """The installed command. `python -m truncate` is the same, but no shell completes that."""
     if not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())  # as `python -m` has it, so that a MODEL may be in a file here
-    return main(program="torch-truncate")
+    return run(program="torch-truncate")
+
+
+def run(program: str = options.PROGRAM) -> int:
+    """`main`, with an exit code of its own for what nobody expected: Python's is 1, which says something else here."""
+    try:
+        return main(program=program)
+    except Exception:
+        traceback.print_exc()
+        return 70
 
 
 def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> int:
-    """Runs the command line. Its exit code: 0, 2 for what cannot be done, 1 if a check or a file failed."""
+    """Runs the command line.
+
+    Its exit code: 0; 1 if a check or a file failed; 2 for what cannot be done; 3 if the machine failed, for want of
+    memory perhaps, and the same command may go on.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw a tree still shows its names
     try:
@@ -153,7 +167,7 @@ def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> 
     except click.ClickException as error:
         return _fail(_line(error))
     except (NotUsable, TruncateError) as error:
-        return _fail(brief(error, limit=1000))
+        return _fail(brief(error, limit=1000), code=3 if is_passing(error) else 2)
     except (Differs, Stopped) as error:
         return _fail(str(error), code=1)
     except click.Abort:
@@ -161,6 +175,10 @@ def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> 
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        return _fail(brief(error) if str(error) else "out of memory", code=3)
     return code or 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import nn
 
 from truncate._cli import models
-from truncate._errors import NotUsable, Stopped, explained, printable
+from truncate._errors import Broken, NotUsable, Stopped, explained, is_passing, printable
 from truncate._extract import Bar, parquet_room
-from truncate._jobs import Found, code_hash, find, joined, path_text, versions, weights_hash
+from truncate._jobs import Found, code_hash, fatal, find, joined, path_text, versions, weights_hash
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,13 +66,15 @@ def extract(
 
         output: shards.Output | None = None
 
-        def begin() -> tuple[shards.Outcome | None, list[int]]:
+        def begin() -> tuple[shards.Outcome | None, list[int], dict[int, str]]:
             nonlocal output
             output = shards.Output(out, made, found.paths, batch_size)
             outcome = stack.enter_context(output.held())
-            return outcome, [] if outcome else output.missing()
+            if outcome is not None:
+                return outcome, [], {}
+            return None, output.missing(), fatal(output.reading, found.paths, built.transform)
 
-        outcome, missing = ranks.share(begin)
+        outcome, missing, deadly = ranks.share(begin)
         if outcome is None:
             paths = found.paths
             if output is None:
@@ -79,11 +82,10 @@ def extract(
                 output = shards.Output(out, made, paths, batch_size)
                 output.agree()
             mine = missing[ranks.rank :: ranks.size]
-            worker = Worker(
-                part, built.transform, at, AUTOCAST[dtype], batch_size, _workers(workers, at, ranks.size), strict
-            )
+            readers = _workers(workers, at, ranks.size)
+            worker = Worker(part, built.transform, at, AUTOCAST[dtype], batch_size, readers, strict, deadly)
             total = sum(len(output.inputs(number)) for number in mine)
-            with Bar(total, shown=ranks.rank == 0) as bar:
+            with _told(), Bar(total, shown=ranks.rank == 0) as bar:
                 if engine == "ray":
                     from truncate._jobs import on_ray  # which needs Ray
 
@@ -94,6 +96,18 @@ def extract(
                 ranks.wait(output)
                 outcome = output.complete(found.failures)
     return _report(outcome, found) if outcome is not None and ranks.rank == 0 else 0
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turns what the machine lacked into one line that says how to go on."""
+    try:
+        yield
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        what = str(error).strip().splitlines()[-1:] or ["out of memory"]  # of an error in another process
+        raise Broken(f"{what[0]}. Nothing is lost: the same command goes on from here") from error
 
 
 def _prepared(

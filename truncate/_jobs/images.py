@@ -10,13 +10,16 @@ import re
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from truncate._errors import NotUsable, brief
+from truncate._errors import Broken, NotUsable, brief, is_passing
+
+if TYPE_CHECKING:
+    from truncate._jobs.reading import Reading
 
 # Formats of images and nothing else; Pillow reads more, among them programs (EPS) and scientific data.
 _FORMATS = {
@@ -121,7 +124,7 @@ def decode(path: str) -> Any:
     It refuses to be scaled to more than `_MOST_PIXELS`.
 
     Raises:
-        Undecodable: It cannot be read.
+        Undecodable: It cannot be read, and that is its own fault.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -136,10 +139,10 @@ def decode(path: str) -> Any:
         raise Undecodable("the file is empty" if empty else "not an image, or in a format that is not read") from None
     except Undecodable:
         raise
-    except OSError as error:
-        raise Undecodable(error.strerror or brief(error)) from error
     except Exception as error:  # decoders of broken files raise of all kinds
-        raise Undecodable(brief(error)) from error
+        if is_passing(error):
+            raise
+        raise Undecodable((isinstance(error, OSError) and error.strerror) or brief(error)) from error
 
 
 def _in_colours(image: Any, kind: str) -> Any:
@@ -198,25 +201,30 @@ class Loaded:
 class _Files(Dataset[tuple[int, "Tensor | str"]]):
     """The prepared image of each file, or why there is none."""
 
-    def __init__(self, paths: Sequence[str], transform: Callable[[Any], Tensor]) -> None:
-        self._paths, self._transform = paths, transform
+    def __init__(self, paths: Sequence[str], transform: Callable[[Any], Tensor], reading: Reading) -> None:
+        self._paths, self._transform, self._reading = paths, transform, reading
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
-        return number, prepared(self._paths[number], self._transform)
+        return number, self._reading.prepared(number, self._paths[number], self._transform)
+
+
+class Passing(str):
+    """Why an image could not be read now, which is not its fault."""
 
 
 def prepared(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
     """An image as a model takes it, or why there is none."""
+    told = ""
     try:
         image = decode(path)
-    except Undecodable as error:
-        return str(error)
-    try:
+        told = "cannot be prepared for the model: "
         return transform(image)
     except Undecodable as error:
         return str(error)
     except Exception as error:  # of many kinds, for images of one pixel and the like
-        return f"cannot be prepared for the model: {brief(error)}"
+        if is_passing(error):
+            return Passing(f"{path_text(path)}: {brief(error)}")
+        return f"{told}{brief(error)}"
 
 
 def load(
@@ -224,16 +232,19 @@ def load(
     transform: Callable[[Any], Tensor],
     batches: Iterable[range],
     workers: int,
+    reading: Reading,
 ) -> Iterator[Loaded]:
     """Reads the files whose numbers are in each batch, in `workers` processes."""
     loader: DataLoader[Any] = DataLoader(
-        _Files(paths, transform),
+        _Files(paths, transform, reading),
         batch_sampler=list(batches),  # type: ignore[arg-type]  # any sequences of numbers will do
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_begin if workers else None,
     )
     for loaded in loader:
+        if isinstance(loaded, Passing):
+            raise Broken(loaded)
         if isinstance(loaded, str):
             raise NotUsable(loaded)
         yield loaded
@@ -244,6 +255,9 @@ def _begin(worker: int) -> None:
 
 
 def _collate(items: list[tuple[int, Tensor | str]]) -> Loaded | str:
+    for _, item in items:
+        if isinstance(item, Passing):
+            return item
     images = [item for _, item in items if isinstance(item, Tensor)]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:  # told as a value, since an error would come with the trace of another process

@@ -17,11 +17,11 @@ import pyarrow.parquet
 import torch
 from torch import Tensor
 
-from truncate._errors import NotUsable, Stopped, brief, need
+from truncate._errors import Broken, NotUsable, Stopped, brief, need
 from truncate._extract import Extractor
 from truncate._extract.parquet import columns_in
 from truncate._files import writing
-from truncate._jobs.images import path_text, prepared
+from truncate._jobs.images import Passing, path_text, prepared
 from truncate._jobs.shards import Output
 from truncate._jobs.worker import Worker
 
@@ -114,6 +114,9 @@ def _write(
 def _read(batch: dict[str, Any], transform: Callable[[Any], Tensor]) -> dict[str, Any]:
     """Reads the files of a batch. For one that cannot be read there are zeros, and a reason."""
     found = [prepared(os.fsdecode(path), transform) for path in batch["path"]]
+    for item in found:
+        if isinstance(item, Passing):
+            raise Broken(item)
     shapes = {tuple(item.shape) for item in found if isinstance(item, Tensor)}
     if len(shapes) > 1:
         raise ValueError(f"the model's own transform leaves images at different sizes: {sorted(shapes)}")

@@ -17,14 +17,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from truncate._errors import ExtractError
+from truncate._errors import ExtractError, is_passing
 from truncate._extract import Column, parquet
 from truncate._files import locked, whole, writing
 from truncate._jobs.images import path_of, path_text
 
 _FORMAT = 1
 _WRITTEN = ("inputs.parquet", "manifest.json", "failures.parquet")
-_OURS = {"lock", "shards", "ray", *_WRITTEN, *(f".{name}.partial" for name in _WRITTEN)}
+_FOLDERS = ("shards", "ray", "reading")
+_OURS = {"lock", *_FOLDERS, *_WRITTEN, *(f".{name}.partial" for name in _WRITTEN)}
 
 
 def check(out: Path) -> None:
@@ -94,6 +95,7 @@ class Output:
         with writing(self.out):
             self.folder.mkdir(exist_ok=True)
         lock = self.folder / "lock"
+        is_broken = False
         with locked(lock, self.out):
             try:
                 outcome = self._outcome()
@@ -101,13 +103,22 @@ class Output:
                 if outcome is None:
                     self._begin()
                 yield outcome
+            except Exception as error:
+                is_broken = is_passing(error)  # then the next run wants to know what was being read
+                raise
             finally:
                 if self._is_complete and not self._is_file:
+                    shutil.rmtree(self.reading, ignore_errors=True)
                     lock.unlink()
-                elif self._is_complete or not self._has_shards():
+                elif self._is_complete or not (is_broken or self._has_shards()):
                     self._remove()
 
     # -- before ------------------------------------------------------------------------------------------------------
+
+    @property
+    def reading(self) -> Path:
+        """Where processes note what they read."""
+        return self.folder / "reading"
 
     @property
     def _manifest(self) -> Path:
@@ -135,9 +146,9 @@ class Output:
 
     def _remove(self) -> None:
         """Removes the folder and what this library has made in it."""
-        for name in ("shards", "ray"):
+        for name in _FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in _OURS - {"shards", "ray"}:
+        for name in _OURS.difference(_FOLDERS):
             (self.folder / name).unlink(missing_ok=True)
         self.folder.rmdir()
 
@@ -159,7 +170,9 @@ class Output:
 
     def _begin(self) -> None:
         """Goes on with what is there, or writes down what is to be done."""
-        if self._manifest.exists() and self._has_shards():
+        with writing(self.out):
+            self.reading.mkdir(exist_ok=True)
+        if self._manifest.exists() and (self._has_shards() or any(self.reading.iterdir())):
             self.agree()
             return
         with writing(self.out):

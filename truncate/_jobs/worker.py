@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from truncate._errors import NotUsable, Stopped, brief
+from truncate._errors import NotUsable, Stopped, brief, is_passing
 from truncate._extract import Batch, Column, Forward, check_row, check_rows, columns_of, computed
 from truncate._jobs.images import Loaded, load, path_text
+from truncate._jobs.reading import Reading
 from truncate._jobs.shards import Output
 
 
@@ -28,14 +29,15 @@ class Worker:
     batch_size: int
     workers: int
     strict: bool
+    fatal: Mapping[int, str]  # images that end each process that reads them, and how
 
     def fill(self, output: Output, paths: Sequence[str], numbers: Sequence[int], done: Callable[[int], None]) -> None:
         """Makes the shards of these numbers, and tells `done` after each batch how many files it had."""
         forward = Forward(self.module, self.device, self.dtype)
-        read = self._read(paths, self.batches(output, numbers))
+        read = self._read(paths, self.batches(output, numbers), Reading(output.reading, self.fatal))
         results = computed(lambda batch: self._forward(forward, batch), read, self.device)
         like: dict[str, Tensor] = {}
-        with ThreadPoolExecutor(1) as executor:
+        with contextlib.closing(read), ThreadPoolExecutor(1) as executor:  # which ends the processes that read
             ending: Future[None] | None = None
             for number in numbers:
                 part = output.inputs(number)
@@ -64,8 +66,8 @@ class Worker:
             for start in range(part.start, part.stop, self.batch_size)
         ]
 
-    def _read(self, paths: Sequence[str], batches: list[range]) -> Iterator[Batch]:
-        for loaded in load(paths, self.transform, batches, self.workers):
+    def _read(self, paths: Sequence[str], batches: list[range], reading: Reading) -> Generator[Batch]:
+        for loaded in load(paths, self.transform, batches, self.workers, reading):
             if self.strict and loaded.failures:
                 number, reason = next(iter(loaded.failures.items()))
                 raise Stopped(f"{path_text(paths[number])}: {reason}")
@@ -77,6 +79,8 @@ class Worker:
         try:
             return forward(batch)
         except Exception as error:  # of many kinds: it is anybody's model
+            if is_passing(error):
+                raise
             shape = "×".join(map(str, batch.args[0].shape))
             raise NotUsable(f"the model does not run on a batch of {shape}: {brief(error)}") from error
 
