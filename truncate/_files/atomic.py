@@ -26,24 +26,24 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ExtractError: It cannot be written, or another process is writing it. What was at `path` is as before.
     """
-    path = Path(os.path.realpath(path))
-    partial = path.with_name(f".{path.name}.partial")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.partial")
     with locked(partial, path) as handle:
         file = open(handle, "r+b", closefd=False)  # noqa: SIM115  (closing it may fail, which is told apart below)
         try:
             with writing(path):
                 file.truncate(0)
-                mode = _mode(path)
+                mode = _mode(target)
                 if mode is not None:  # at once, since others may not read it; and so that the next process can open it
                     os.fchmod(handle, mode | 0o600)
             yield file
             with writing(path):
                 file.close()
                 os.fsync(handle)
-                os.replace(partial, path)
+                os.replace(partial, target)
                 if mode is not None:
                     os.fchmod(handle, mode)
-                sync(path.parent)
+                sync(target.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 file.close()  # which may fail once more to write what the disk had no room for
@@ -57,19 +57,19 @@ def whole_path(path: Path) -> Iterator[Path]:
 
     A killed process leaves that file and a lock, which the next one that writes to `path` removes.
     """
-    path = Path(os.path.realpath(path))
-    partial, lock = path.with_name(f".{path.stem}.partial{path.suffix}"), path.with_name(f".{path.name}.lock")
+    target = Path(os.path.realpath(path))
+    partial, lock = target.with_name(f".{target.stem}.partial{path.suffix}"), target.with_name(f".{target.name}.lock")
     with locked(lock, path):
         try:
             partial.unlink(missing_ok=True)
             yield partial
             with writing(path), open(partial, "rb+") as file:
                 os.fsync(file.fileno())
-                mode = _mode(path)
-                os.replace(partial, path)
+                mode = _mode(target)
+                os.replace(partial, target)
                 if mode is not None:
                     os.fchmod(file.fileno(), mode)
-                sync(path.parent)
+                sync(target.parent)
         finally:
             partial.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
