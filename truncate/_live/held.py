@@ -19,6 +19,9 @@ PLAIN = frozenset(
 )
 
 
+_COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
+
+
 def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, clean: Collection[int] = ()) -> bool:
     """Whether a value that a module holds leads to one of some modules without passing through another module.
 
@@ -61,9 +64,10 @@ def extras(module: nn.Module) -> Iterator[Any]:
 def parts_of(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
     if isinstance(value, dict):
-        return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
-    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
-        return list(value)
+        return [*dict.values(value), *(key for key in dict.__iter__(value) if isinstance(key, nn.Module))]
+    for kind in _COLLECTIONS:
+        if isinstance(value, kind):
+            return [*kind.__iter__(value)]  # a class of its own may count or iterate in another way
     if isinstance(value, types.MethodType):
         return (value.__self__,)
     if isinstance(value, functools.partial):

@@ -158,6 +158,8 @@ class Pass:
         return NotReachedError(
             f"{wanted.text!r} was not run in this call of the model. Perhaps another mode, input or option runs it, "
             f"or its forward is called directly, which no hook sees either"
+            + f"; or it runs after {self.part.path!r} has returned, and then live=True helps"
+            * bool(self.part.path)
         )
 
 
