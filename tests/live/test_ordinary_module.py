@@ -60,6 +60,16 @@ class OwnState(Net):
             return super().forward(x)
 
 
+class MadeAnew(Net):
+    def __getstate__(self) -> Any:
+        return {"children": self._modules, "training": self.training}
+
+    def __setstate__(self, state: Any) -> None:
+        nn.Module.__init__(self)
+        self._modules.update(state["children"])
+        self.training = state["training"]
+
+
 class ArgumentsForSubclasses(Net):
     def __init_subclass__(cls, *, needed: int, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -89,7 +99,7 @@ class RefusesAttributes(Net):
         super().__setattr__(name, value)
 
 
-KINDS = [Net, Again, OwnCall, OwnState, ArgumentsForSubclasses, Registered, RefusesAttributes]
+KINDS = [Net, Again, OwnCall, OwnState, MadeAnew, ArgumentsForSubclasses, Registered, RefusesAttributes]
 
 
 def through_a_file(cut: nn.Module) -> nn.Module:

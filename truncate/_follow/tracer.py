@@ -194,6 +194,8 @@ class Tracer(GraphBuilder):
 
     def child(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A child is called."""
+        if kwargs:  # a call that does not fit raises a TypeError, as it does in the model, which may catch it
+            inspect.signature(descend(self.module, path).forward).bind(*args, **kwargs)
         self._functions.pause()  # what runs meanwhile is not part of this forward
         try:
             return self._returned(path, args, kwargs, sys._getframe(2))

@@ -13,7 +13,7 @@ from truncate._errors import CannotFollowError
 from truncate._live.copies import Copies
 from truncate._live.dropped import drop_later
 from truncate._live.module import Once, Part, Wanted, live_class, tap
-from truncate._live.once import runs_once
+from truncate._live.once import keeps_state, runs_once
 from truncate._target import Target
 
 
@@ -38,7 +38,8 @@ def build_live(
     for number, ((target, _), below) in enumerate(zip(asked, paths)):
         numbers[below, target.before] = (*numbers.get((below, target.before), ()), number)
     tapped = tuple((below, before, taken) for (below, before), taken in numbers.items())
-    part = Part(path, wanted, own, to_end, tapped=tapped)
+    state = not to_end and any(keeps_state(root, below) for below in paths)
+    part = Part(path, wanted, own, to_end or state, tapped=tapped, keeps_state=state)
     on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
     for module in on_path:
         if isinstance(module, torch.jit.ScriptModule):

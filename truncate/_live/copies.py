@@ -18,7 +18,7 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
-from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts, slots_of
+from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
 from truncate._live.module import Part, Taps
 
 _REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
@@ -72,7 +72,8 @@ class Copies:
         self._fill_slots(made, module)
 
     def _fill_slots(self, made: Any, value: Any) -> None:
-        for slot in slots_of(type(value)):
+        kind: Any = type(value)
+        for slot in slots_of(kind):
             if is_set(slot, value):
                 slot.__set__(made, self._copied(slot.__get__(value)))
 
@@ -251,7 +252,7 @@ def deep_copy(module: nn.Module) -> nn.Module:
     copies._clean.clear()
     for copied in made.modules():
         for name, value in named_extras(copied):
-            if copies._leads_to(value, copies.memo):
+            if name in vars(copied) and copies._leads_to(value, copies.memo):
                 vars(copied)[name] = copies._copied(value)
     return made
 
@@ -284,7 +285,7 @@ def _is_seen_when_followed(name: str, value: Any) -> bool:
     if isinstance(value, nn.Module):
         return True
     if type(value) in (list, tuple, dict):
-        return name not in HOOKS and all(isinstance(item, nn.Module) or type(item) in PLAIN for item in parts(value))
+        return name not in HOOKS and all(isinstance(item, nn.Module) or type(item) in PLAIN for item in parts_of(value))
     return False
 
 

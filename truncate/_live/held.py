@@ -38,7 +38,7 @@ def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, c
     if id(value) in seen:
         return False
     seen.add(id(value))
-    return any(leads_to(part, goals, seen, clean) for part in parts(value))
+    return any(leads_to(part, goals, seen, clean) for part in parts_of(value))
 
 
 def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -49,14 +49,16 @@ def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
             continue
         if name not in _MODULE_STATE or (value and name in HOOKS):
             yield name, value
-    yield from ((slot.__name__, slot.__get__(module)) for slot in slots_of(type(module)) if is_set(slot, module))
+    for slot in _slots(module):
+        if is_set(slot, module):
+            yield slot.__name__, slot.__get__(module)
 
 
 def extras(module: nn.Module) -> Iterator[Any]:
     return (value for _, value in named_extras(module))
 
 
-def parts(value: Any) -> Iterable[Any]:
+def parts_of(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
     if isinstance(value, dict):
         return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
@@ -71,7 +73,7 @@ def parts(value: Any) -> Iterable[Any]:
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if is_filled(cell)]
         return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *vars(value).values())
-    in_slots = [slot.__get__(value) for slot in slots_of(type(value)) if is_set(slot, value)]
+    in_slots = [slot.__get__(value) for slot in _slots(value) if is_set(slot, value)]
     return [*vars(value).values(), *in_slots] if hasattr(value, "__dict__") else in_slots
 
 
@@ -88,6 +90,11 @@ def is_filled(cell: types.CellType) -> bool:
         return cell.cell_contents is not cell
     except ValueError:
         return False
+
+
+def _slots(value: Any) -> list[Any]:
+    kind: Any = type(value)
+    return slots_of(kind)
 
 
 @functools.lru_cache(maxsize=4096)

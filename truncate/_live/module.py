@@ -69,6 +69,7 @@ class Part:
     numbers: tuple[int, ...] = ()  # of the wanted values in `result`; all others are the module's own output
     tapped: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()  # paths of targets, whether before them, and numbers
     then: tuple[str, ...] = ()  # children through which each value of `result` is passed in turn
+    keeps_state: bool = False  # it runs to its end since it changes what its next call reads
 
     @property
     def ends(self) -> bool:
@@ -342,7 +343,8 @@ def describe(part: Part) -> str:
             first = wanted.text + ":0"
             text += f" (its last call, so the forward runs to its end; {first!r} stops at the first)"
         stops.append(text)
-    return f"live: its own Python, up to {', '.join(stops)}"
+    state = "; it keeps state from call to call, so the forward runs to its end" if part.keeps_state else ""
+    return f"live: its own Python, up to {', '.join(stops)}{state}"
 
 
 def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -7,9 +7,11 @@ earlier call's value, so it is left at once only where this says that there is n
 from __future__ import annotations
 
 import ast
+import collections
 import dis
 import functools
 import inspect
+import itertools
 import operator
 import types
 from collections.abc import Iterable, Iterator
@@ -34,13 +36,16 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
     in_turn: list[nn.Module] = []
     reads_all = False
     owner, above, names = root, "", path.split(".")
+    step: Any = lambda module, name: module._modules[name]  # noqa: E731
+    on_path = set(map(id, itertools.accumulate(names, step, initial=root)))
     owners = []
     while names:  # each forward that leads there runs the next one, or a child in a container, which has none
-        inside, count = owner, 0
+        inside, count, below = owner, 0, set()
         while count < len(names) and (count == 0 or not _has_forward(inside)):
             inside = inside._modules[names[count]]  # type: ignore[assignment]
+            below.add(id(inside))
             count += 1
-        reading = _Reading(owner, inside)
+        reading = _Reading(owner, inside, below, on_path)
         runs = reading.runs()
         if owner is root and reading.asks_own_class:
             raise CannotFollowError(
@@ -55,21 +60,38 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
         in_turn += reading.in_turn
         above = ".".join([*([above] if above else []), *names[:count]])
         owner, names = inside, names[count:]
-    if _is_held_elsewhere(root, path, owners) or _Reading(owner, owner).of_hooks():
+    if _is_held_elsewhere(root, on_path, owners) or _Reading(owner, owner, {id(owner)}, on_path).of_hooks():
         return None
     return Once(tuple(unless), () if reads_all else tuple(in_turn))
 
 
-def _is_held_elsewhere(root: nn.Module, path: str, owners: list[nn.Module]) -> bool:
+def keeps_state(root: nn.Module, path: str) -> bool:
+    """Whether a forward on the path is seen to change, perhaps after the target has run, what its next call reads.
+
+    It assigns an attribute, works in place on what it holds, or runs a child with buffers in two places.
+    """
+    owner = root
+    for name in ("", *path.split(".")[:-1]) if path else ("",):
+        owner = owner._modules[name] if name else owner  # type: ignore[assignment]
+        if not _has_forward(owner) or _runs_in_turn(owner) or _calls_of_graph(owner) is not None:
+            continue
+        reading = _Reading(owner, owner, {id(owner)}, {id(owner)})
+        reading.runs()
+        if reading.keeps_state:
+            return True
+    return False
+
+
+def _is_held_elsewhere(root: nn.Module, on_path: set[int], owners: list[nn.Module]) -> bool:
     """Whether a module, other than those whose forwards were read, holds one on the path outside of its children."""
-    on_path, module = [root], root
-    for name in path.split("."):
-        module = module._modules[name]  # type: ignore[assignment]
-        on_path.append(module)
-    goals, read = set(map(id, on_path)), set(map(id, owners))
-    return any(
-        leads_to(value, goals) for module in root.modules() if id(module) not in read for value in extras(module)
-    )
+    read, clean = set(map(id, owners)), set[int]()
+    for module in root.modules():
+        for value in extras(module) if id(module) not in read else ():
+            seen: set[int] = set()
+            if leads_to(value, on_path, seen, clean):
+                return True
+            clean |= seen
+    return False
 
 
 def _is_unique(root: nn.Module, path: str) -> bool:
@@ -146,12 +168,15 @@ class _Here(NamedTuple):
 class _Reading:
     """Counts how often the forward of `owner` runs `goal`, which is one of its children or inside a container of it."""
 
-    def __init__(self, owner: nn.Module, goal: nn.Module) -> None:
+    def __init__(self, owner: nn.Module, goal: nn.Module, below: set[int], on_path: set[int]) -> None:
         self.owner = owner
         self.goal = goal
+        self._below = below  # ids of the goal and of the containers that it is in, below the owner
+        self._on_path = on_path  # ids of all modules on the path, the owner among them
         self.unless: list[tuple[str, ...]] = []
         self._looped: Any = None  # the container of which one item after the other runs, if the goal is among them
         self._sources: set[Source] = set()  # of all functions that were read
+        self._decorators: set[Source] = set()  # of those among them that wrap another one
         self._loops: list[Any] = []
         self._under_way: list[Any] = []
         self._here: Any = None
@@ -186,7 +211,7 @@ class _Reading:
         return min(MANY, sum(map(self._of_hook, hooks)))
 
     def _of_hook(self, hook: Any) -> int:
-        if _reaches(hook, self.goal, self.owner):
+        if leads_to(hook, self._on_path):
             return MANY
         if not isinstance(hook, types.FunctionType):
             called = hook if isinstance(hook, types.MethodType) else type(hook).__call__
@@ -200,6 +225,16 @@ class _Reading:
     def asks_own_class(self) -> bool:
         """Whether a function that was read asks for the very class of the owner."""
         return any(source.asks_own_class for source in self._sources)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a function that was read stores in the owner, or runs a child of it with buffers in two places."""
+        own = self._sources - self._decorators
+        if any(source.stores_in_self for source in own):
+            return True
+        mentioned = sum((source.attributes for source in own), collections.Counter[str]())
+        children = self.owner._modules.items()
+        return any(mentioned[name] > 1 and next(child.buffers(), None) is not None for name, child in children if child)
 
     @property
     def in_turn(self) -> list[nn.Module]:
@@ -247,6 +282,7 @@ class _Reading:
         if inner is not None:  # a decorator, which is taken to do no more with the module than to call what it wraps
             env: dict[str, Any] = {inner[0]: _Wrapped(inner[1])}
             own_name = tree.args.args[0].arg if tree.args.args else ""
+            self._decorators.add(source)
         else:
             spread = [arg.arg for arg in [*tree.args.posonlyargs, *tree.args.args]]
             names = {*spread, *(arg.arg for arg in tree.args.kwonlyargs)}
@@ -254,7 +290,7 @@ class _Reading:
                 return MANY  # in *args or **kwargs, from where it may go anywhere
             env = {spread[key] if isinstance(key, int) else key: value for key, value in given.items()}
         for name, value in _from_outside(function).items():
-            if (inner is None or name != inner[0]) and _reaches(value, self.goal, self.owner):
+            if (inner is None or name != inner[0]) and leads_to(value, self._on_path):
                 raise _outside(function.__qualname__, name)
         self._sources.add(source)
         before = self._here, self._env
@@ -491,10 +527,10 @@ class _Reading:
 
     def _may_be_goal(self, found: Any) -> bool:
         if isinstance(found, (_Each, _Any)):
-            return any(item is self.goal or _reaches(item, self.goal) for item in _items(found.container))
+            return any(item is self.goal or leads_to(item, self._below) for item in _items(found.container))
         if isinstance(found, _Wrapped):
             return True
-        return found is self.goal or _reaches(found, self.goal)
+        return found is self.goal or leads_to(found, self._below)
 
     def _run(self, found: Any) -> int:
         """What is found is called."""
@@ -503,7 +539,7 @@ class _Reading:
         if isinstance(found, _Each) and self._may_be_goal(found):
             items = list(_items(found.container))
             direct = sum(item is self.goal for item in items) == 1
-            direct &= not any(_reaches(item, self.goal) for item in items if item is not self.goal)
+            direct &= not any(leads_to(item, self._below) for item in items if item is not self.goal)
             if direct and found.in_order:
                 self._looped = found.container
             return 1 if direct and self._loops == [found.loop] else MANY
@@ -535,7 +571,7 @@ class _Reading:
             of = self._ref(function.value)
             if of is self.owner:
                 if function.attr in vars(self.owner):
-                    called = 0 if not _reaches(vars(self.owner)[function.attr], self.goal, self.owner) else MANY
+                    called = 0 if not leads_to(vars(self.owner)[function.attr], self._on_path) else MANY
                 else:
                     called = self._repeated(self._of_method(function.attr))
                 return min(MANY, called + self._inside(given))
@@ -577,12 +613,12 @@ class _Reading:
                 held = node.attr in self.owner._parameters or node.attr in self.owner._buffers
                 dynamic = getattr(type(self.owner), "__getattr__", None) is not nn.Module.__getattr__
                 return MANY if not held and (found is not None or dynamic) and not _is_slot(found) else 0
-            if _reaches(found, self.goal, self.owner):
+            if leads_to(found, self._on_path):
                 raise _outside(type(self.owner).__name__, node.attr)
             return MANY if callable(found) and not isinstance(found, type) else 0  # a method that is handed on
         if of is self.owner:
             value = self.owner._modules.get(node.attr, vars(self.owner).get(node.attr))
-            return MANY if value is self.goal or _reaches(value, self.goal, self.owner) else 0
+            return MANY if value is self.goal or leads_to(value, self._on_path) else 0
         if isinstance(of, _Wrapped):
             return 0  # its name, say
         if isinstance(of, (_Each, _Any, _Index)):
@@ -634,31 +670,6 @@ def _item(container: Any, key: Any) -> Any:
         return container[key]
     except (LookupError, TypeError):
         return _Any(container)
-
-
-def _reaches(value: Any, *goals: Any, depth: int = 5) -> bool:
-    """Whether a Python value leads to one of some modules."""
-    if any(value is goal for goal in goals):
-        return True
-    if depth == 0 or isinstance(value, (str, bytes, int, float, type(None), type)):
-        return False
-    inside: Iterable[Any]
-    if isinstance(value, nn.Module):
-        inside = [child for child in value._modules.values() if child is not None]
-    elif isinstance(value, (list, tuple, set, dict)):
-        inside = [*value.values(), *value] if isinstance(value, dict) else value
-    elif isinstance(value, types.MethodType):
-        inside = [value.__self__]
-    elif isinstance(value, functools.partial):
-        inside = [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, types.FunctionType):
-        inside = inspect.getclosurevars(value).nonlocals.values() if value.__closure__ else ()
-        inside = [*inside, *(value.__defaults__ or ())]
-    elif hasattr(value, "__dict__"):
-        inside = list(vars(value).values())
-    else:
-        return False
-    return any(_reaches(item, *goals, depth=depth - 1) for item in inside)
 
 
 def _is_natural(node: ast.expr) -> bool:

@@ -25,6 +25,9 @@ class Source:
         self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
         self.set_attributes: set[str] = set()
         self.asks_own_class = False  # whether it compares the class of its first argument, or hands it to `super`
+        self.stores_in_self = bool(tree.args.args) and any(
+            _stores(node, tree.args.args[0].arg) for node in ast.walk(tree)
+        )
         self._names: dict[ast.AST, frozenset[str]] = {}
         lengths = set()
         own = arguments[0].arg if arguments else ""
@@ -58,6 +61,26 @@ def _is_class_of(node: ast.expr, name: str) -> bool:
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type"):
         return False
     return [arg.id for arg in node.args if isinstance(arg, ast.Name)] == [name]
+
+
+_MUTATORS = frozenset("append extend insert pop remove clear update setdefault popitem add discard".split())
+
+
+def _stores(node: ast.AST, own_name: str | None) -> bool:
+    """Whether a part of a function changes what the module of a name holds."""
+    if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+        return _root_of(node.value) == own_name
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        name, of = node.func.attr, node.func.value
+        in_place = (name.endswith("_") and not name.endswith("__")) or name in _MUTATORS
+        return in_place and isinstance(of, (ast.Attribute, ast.Subscript)) and _root_of(of) == own_name
+    return False
+
+
+def _root_of(node: ast.expr) -> str:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def source_of(function: types.FunctionType) -> Source | None:
