@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-_MODULE_STATE = frozenset(vars(nn.Module()))
+_MODULE_STATE = frozenset((*vars(nn.Module()), "_compiled_call_impl"))  # of the last, copies have none
 HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
 PLAIN = frozenset(
     (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
