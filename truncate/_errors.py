@@ -89,8 +89,13 @@ def explained(what: str) -> Iterator[None]:
 
 def brief(error: BaseException, limit: int = 300) -> str:
     """The message of an error on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= limit else f"{text[:limit].rstrip()} …"
+
+
+def printable(text: str) -> str:
+    r"""A text that comes from a model or a file, with what would act on a terminal or break a drawing as ``\x1b``."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def need(module: str, purpose: str, package: str) -> Any:

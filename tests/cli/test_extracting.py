@@ -184,6 +184,21 @@ def test_nothing_but_broken_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(pandas.read_parquet("out.parquet")) == 0
 
 
+def test_names_of_files_do_nothing_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    images.make(Path("images"), 1)
+    Path("images/\x1b[31m.jpg").touch()
+    Path("images/x.\x1b]0;title\x07").touch()
+    out = run(capsys, *arguments(), code=1)
+    assert "\\x1b[31m.jpg: the file is empty" in out
+    assert "1 .\\x1b]0;title\\x07" in out
+    assert "\x1b" not in out
+    assert pandas.read_parquet("out.failures.parquet")["path"].tolist() == ["images/\x1b[31m.jpg"]
+    Path("out.parquet").unlink()
+    Path("out.failures.parquet").unlink()
+    assert refuse(capsys, *arguments("--strict"), code=1) == "images/\\x1b[31m.jpg: the file is empty"
+    assert "'\\x1b[31m'" in refuse(capsys, *arguments(upto="\x1b[31m"))
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_strict(workers: str, capsys: pytest.CaptureFixture[str]) -> None:
     images.make(Path("images"), 2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import images
 import numpy as np
 import onnxruntime
 import pytest
@@ -81,6 +84,27 @@ def test_an_interrupted_write_leaves_what_was_there(monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         _save.save(tiny_net(), Path("x.pt"), ())
     assert [(path.name, path.read_text()) for path in Path().iterdir()] == [("x.pt", "as before")]
+
+
+def test_what_a_killed_save_leaves_is_gone_after_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("x.pt").write_text("as before")
+    Path("x.pt").chmod(0o600)
+
+    def write(module: object, path: Path, args: object) -> str:
+        path.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ""
+
+    def die() -> int:
+        _save._FORMATS[".pt"] = ("", write, write, ())
+        _save.save(tiny_net(), Path("x.pt"), ())
+        return 0
+
+    assert images.ended(images.child(die)) == -signal.SIGKILL
+    assert Path("x.pt").read_text() == "as before"
+    _save.save(tiny_net(), Path("x.pt"), (torch.zeros(1, 3, 8, 8),))
+    assert [path.name for path in Path().iterdir()] == ["x.pt"]
+    assert Path("x.pt").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_module_for_one_batch_size_is_exported_for_that_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,3 +219,81 @@ def test_what_a_killed_process_leaves_is_overwritten(tmp_path: Path) -> None:
     extract(Returns(lambda x: x), INPUTS.split(4), to=path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["features.npy"]
     assert np.array_equal(np.load(path), INPUTS)
+
+
+def left_by_a_killed_process(path: Path, monkeypatch: pytest.MonkeyPatch, step: int | None = None) -> bool:
+    """What `extract` leaves in a folder when it is killed, in its third batch or before that step on the disk."""
+    child = os.fork()
+    if not child:
+        from truncate._extract import parquet as _parquet
+
+        _parquet._SHARD_BYTES = 90
+        done = 0
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal done
+                done += 1
+                if done == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **options)
+
+            return call
+
+        for name in ("fsync", "replace", "mkdir", "unlink", "rmdir", "open"):
+            setattr(os, name, counted(getattr(os, name)))
+
+        def source() -> Iterator[Tensor]:
+            for number, batch in enumerate(INPUTS.split(4)):
+                if step is None and number == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+        extract(Returns(lambda x: x), source(), to=path)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_a_folder_of_a_killed_process_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it was killed: before each call that makes, syncs, renames or removes something."""
+    path = tmp_path / "features"
+    assert left_by_a_killed_process(path, monkeypatch)
+    assert (path / ".manifest.json.partial").exists()
+    assert list((path / "shards").glob("0*"))
+    for step in range(1, 200):
+        complete = (path / "manifest.json").exists()
+        if not complete:
+            assert np.array_equal(read(extract(Returns(lambda x: x), INPUTS.split(5), to=path))["features"], INPUTS)
+        assert np.array_equal(read(path)["features"], INPUTS)
+        assert sorted(entry.name for entry in path.iterdir() if entry.name[0] != ".") == ["manifest.json", "shards"]
+        path = tmp_path / str(step)
+        if not left_by_a_killed_process(path, monkeypatch, step):
+            break
+    assert step > 20
+
+
+def test_a_folder_that_somebody_else_filled_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate(["mine", "shards/mine", "inputs.parquet", "manifest.json"]):
+        path = tmp_path / str(number)
+        assert left_by_a_killed_process(path, monkeypatch)
+        (path / name).touch()
+        before = sorted(path.rglob("*"))
+        with pytest.raises(ExtractError, match="is there already: features go to a new folder"):
+            extract(Net(), batches(), to=path)
+        assert sorted(path.rglob("*")) == before
+    (tmp_path / "own" / "shards").mkdir(parents=True)
+    (tmp_path / "own" / "shards" / "000000.parquet").touch()  # without a manifest it may be anybody's
+    with pytest.raises(ExtractError, match="is there already"):
+        extract(Net(), batches(), to=tmp_path / "own")
+
+
+def test_a_folder_that_another_process_fills_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "features"
+
+    def source() -> Iterator[Tensor]:
+        yield INPUTS[:3]
+        with pytest.raises(ExtractError, match="is being written by another process"):
+            extract(Net(), batches(), to=path)
+        yield INPUTS[3:]
+
+    assert np.array_equal(read(extract(Returns(lambda x: x), source(), to=path))["features"], INPUTS)

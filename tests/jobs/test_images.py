@@ -5,15 +5,18 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import resource
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import images
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -162,6 +165,39 @@ def test_bad_files(tmp_path: Path) -> None:
 def test_a_picture_that_would_fill_the_memory(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(images.png(60_000, 60_000, 8, 2, b""))
     assert "exceeds limit" in reason(tmp_path / "a.png")
+
+
+def transforms() -> dict[str, Any]:
+    from torchvision import models
+    from torchvision.transforms import v2
+
+    return {
+        "preset": models.ResNet18_Weights.DEFAULT.transforms(),
+        "timm": timm.data.create_transform(input_size=(3, 224, 224), is_training=False),
+        "by hand": v2.Compose([v2.Resize(300), v2.CenterCrop(200), v2.ToImage()]),
+    }
+
+
+@pytest.mark.parametrize("name", ["preset", "timm", "by hand"])
+@pytest.mark.parametrize("size", [(20000, 1), (1, 20000), (90000, 300)])
+def test_what_scaling_would_make_too_large(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """In a process that may take no more than 1 GB beside what it has."""
+    path = str(tmp_path / "thin.png")
+    Image.new("L", size).save(path)
+    transform = transforms()[name]
+
+    def prepare() -> int:
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + 1_000_000_000,) * 2)
+        found = _photos.prepared(path, transform)
+        if 1 in size:
+            assert isinstance(found, str)
+            assert found.startswith(f"its sides are {size[0]}×{size[1]}: scaled for the model they would be ")
+        else:  # that one is long, and can be had
+            assert isinstance(found, torch.Tensor)
+        return 7
+
+    assert images.ended(images.child(prepare)) == 7
 
 
 def test_programs_are_not_run(tmp_path: Path) -> None:

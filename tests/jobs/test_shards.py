@@ -109,32 +109,28 @@ def test_other_weights_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'made with other settings (weights_sha256: "' in refused(capsys, *command("--weights", "one.pt"))
 
 
-def test_all_that_a_module_holds_is_compared() -> None:
-    import torch
-    from torch import nn
+def test_other_code_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same weights, in a run that goes on, and for a table that is complete."""
+    import tiny
 
-    from truncate._cli.extracting import _hash
-
-    class Holding(nn.Module):
-        def __init__(self, saved: float = 1.0, unsaved: float = 2.0, extra: Any = 3) -> None:
-            super().__init__()
-            self.saved = nn.Parameter(torch.full((2,), saved))
-            self.register_buffer("unsaved", torch.full((2,), unsaved), persistent=False)
-            self.extra = extra
-
-        def get_extra_state(self) -> Any:
-            return {"value": self.extra}
-
-    first = _hash(Holding())
-    assert _hash(Holding()) == first
-    assert len({first, _hash(Holding(saved=9.0)), _hash(Holding(unsaved=9.0)), _hash(Holding(extra=9))}) == 4
+    images.make(Path("images"), 4)
+    plain, edited = tiny.Net.forward, lambda self, x: plain(self, 2 * x)
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "complete", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(command())
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(tiny.Net, "forward", edited)
+            assert 'made with other settings (code_sha256: "' in refused(capsys, *command())
+        assert main(command()) == 0
 
 
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     images.make(Path("images"), 2)
     assert main(command()) == 0
     monkeypatch.setattr("truncate._cli.extracting._versions", lambda model: {"torch": "9.9"})
-    assert 'made with other settings (versions: {"torch": "2.' in refused(capsys, *command())
+    assert 'made with other settings (versions: {"python": "3.' in refused(capsys, *command())
 
 
 def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +223,9 @@ def test_what_made_a_file_is_in_it() -> None:
     assert note["device"] == ("cuda" if torch.cuda.is_available() else "cpu")
     assert note["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert note["transform"].startswith("ImageClassification( crop_size=[16]")
-    assert len(note["weights_sha256"]) == 64
+    assert note["weights"] == "its own weights"
+    assert len(note["weights_sha256"]) == len(note["code_sha256"]) == 64
+    assert note["versions"]["torch-truncate"]
     assert note["inputs"]["count"] == 3
     torch.manual_seed(0)
     assert tiny.Net is not None

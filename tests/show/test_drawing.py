@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from truncate import TruncateError, draw, layers, truncate
+from truncate._errors import printable
 from truncate._show.tree import Diagram, Mark, TreeNode, folded, percent
 
 PHOTO = (torch.empty(1, 3, 64, 64, device="meta"),)
@@ -294,6 +295,39 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert evil in str(drawing)
     console = Console(file=io.StringIO(), width=300)
     console.print(draw(nn.ModuleDict({"[bold]x[/nothing]": nn.ReLU()})))
+
+
+NAMES = ["[cls]", "[/]", "[link=https://a]x[/link]", ":smile:", "\x1b[31mred", "a\nb", "a\x00", "\ud800", "\u202ex"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_any_name_is_shown_and_does_nothing(name: str, tmp_path: Path) -> None:
+    """As one that comes from data: of a child, of a class, or a key of the result."""
+    allowed = "\x00" not in name and name.isascii()
+    kind = type(name if allowed else "Linear", (nn.Linear,), {})
+
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of = nn.ModuleDict({name: kind(2, 2)})
+            self.end = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.end(self.of[name](x))
+
+    listed, drawing = layers(Holding()), draw(Holding(), {name: "end"})
+    texts = [str(listed), listed.table(), str(drawing), listed._repr_html_(), drawing._repr_html_()]
+    for suffix in ("svg", "html"):
+        draw(Holding(), {name: "end"}, to=tmp_path / f"drawn.{suffix}")
+        texts.append((tmp_path / f"drawn.{suffix}").read_text())
+        ET.fromstring(texts[-1].removeprefix("<!DOCTYPE html>\n"))
+    console = Console(file=io.StringIO(), width=300)
+    console.print(listed, drawing)
+    texts.append(console.file.getvalue())
+    for text in texts:
+        assert text.count(printable(name)) >= (2 if allowed else 1)
+        assert all(letter.isprintable() or letter == "\n" for letter in text)
+        assert not any(line.startswith("b") for line in text.splitlines())  # what stood after a line break
 
 
 def test_a_notebook_shows_the_same_twice_over() -> None:

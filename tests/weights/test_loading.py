@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from truncate import load_weights, truncate
-from truncate._weights.checkpoint import PIECE
+from truncate._weights.stored import PIECE
 
 
 @pytest.fixture(params=FORMATS)

@@ -15,7 +15,7 @@ import click
 
 from truncate._cli import options
 from truncate._cli.completion import complete_file
-from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief
+from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief, printable
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -169,5 +169,5 @@ def _line(error: click.ClickException) -> str:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return code

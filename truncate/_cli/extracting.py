@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import pickle
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +11,9 @@ import torch
 from torch import nn
 
 from truncate._cli import models
-from truncate._errors import NotUsable, Stopped, explained
+from truncate._errors import NotUsable, Stopped, explained, printable
 from truncate._extract import Bar, parquet_room
-from truncate._jobs import Found, find, joined, path_text
+from truncate._jobs import Found, code_hash, find, joined, path_text, versions, weights_hash
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,11 +55,12 @@ def extract(
             "upto": list(upto),
             "pool": pool,
             "weights": built.weights,
-            "weights_sha256": _hash(part),
+            "weights_sha256": weights_hash(part),
+            "code_sha256": code_hash(part, built.transform),
             "transform": " ".join(str(built.transform).split()),
             "dtype": dtype,
             "device": at.type,
-            "versions": _versions(model),
+            "versions": _versions(built.model),
         }
 
         output: shards.Output | None = None
@@ -120,36 +118,19 @@ def _workers(asked: int | None, device: torch.device, ranks: int) -> int:
     return max(1, min(16, cores if device.type == "cuda" else cores // 2))
 
 
-def _hash(module: nn.Module) -> str:
-    """Stands for all values that a module holds: its state, and the buffers that are not saved with it."""
-    digest = hashlib.sha256()
-    for name, value in {**module.state_dict(), **dict(module.named_buffers(remove_duplicate=False))}.items():
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:  # extra state, which may be anything that can be saved
-            digest.update(f"{name} ".encode() + pickle.dumps(value))
-    return digest.hexdigest()
-
-
-def _versions(model: str) -> dict[str, str]:
-    names = ["torch", "torchvision", "pillow", "torch-truncate"] + ["timm"] * model.startswith("timm:")
-    found = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+def _versions(model: nn.Module) -> dict[str, str]:
+    return versions(model, "torch", "torchvision", "pillow", "numpy", "torch-truncate")
 
 
 def _report(outcome: Any, found: Found) -> int:
     """Says what was written, and last what was not. Returns the exit code."""
     if found.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
-        print(f"left out, as their names are not those of images: {kinds}")
+        print(f"left out, as their names are not those of images: {printable(kinds)}")
     print(f"{outcome.table}: {outcome.rows:,} rows")
     if not outcome.failures:
         return 0
     path, reason = next(iter(outcome.failures.items()))
     files = "1 file" if len(outcome.failures) == 1 else f"{len(outcome.failures):,} files"
-    print(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}")
+    print(printable(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}"))
     return 1

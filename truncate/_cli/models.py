@@ -16,6 +16,7 @@ from torch import nn
 
 from truncate._api import truncate
 from truncate._errors import CannotFollowError, NotUsable, WeightsError, close, explained, need
+from truncate._jobs import decode
 from truncate._show import shape_of, shape_text
 from truncate._weights import (
     PICKLED,
@@ -230,15 +231,13 @@ def _load(model: nn.Module, path: Path, trust: bool) -> None:
 
 
 def read_image(path: Path) -> Any:
-    """An image from a file, in colours."""
+    """An image from a file, read as those of a folder are."""
     if path.is_dir():
         raise NotUsable(f"{path} is a folder: --image takes one image, and the command `extract` a folder of them")
     if not path.is_file():
         raise NotUsable(f"no file {path}")
-    from PIL import Image
-
-    with explained(f"cannot read {path} as an image"), Image.open(path) as image:
-        return image.convert("RGB")
+    with explained(f"cannot read {path} as an image"):
+        return decode(str(path))
 
 
 def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:

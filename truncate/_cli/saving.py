@@ -6,9 +6,8 @@ import contextlib
 import errno
 import logging
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from truncate._build import same
 from truncate._errors import NotUsable, explained, need
+from truncate._files import whole_path
 from truncate._graph import tensors_in
 
 
@@ -41,7 +41,7 @@ def save(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
         NotUsable: It cannot be written, or comes back as something else. A file that was there is as before.
     """
     kind, write, read, _ = _FORMATS[path.suffix]
-    with _whole(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+    with whole_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporters, about alternatives that a user cannot choose
         with explained(f"cannot write {path} as {kind}"):
             remark = write(module, temporary, args)
@@ -49,27 +49,6 @@ def save(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
             verdict = read(module, temporary, args)
         size = temporary.stat().st_size
     return f"{path}: {kind}, {size / 1e6:,.1f} MB{remark}; read back: {verdict}"
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place once everything is on the disk, and vanishes if something fails."""
-    try:
-        handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
-    except OSError as error:
-        raise NotUsable(f"cannot write to {path.parent}: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # as any other new file; a temporary one is for its owner alone
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # -- the formats -----------------------------------------------------------------------------------------------------

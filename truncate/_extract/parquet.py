@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -271,25 +272,43 @@ class Shards:
 
 @contextlib.contextmanager
 def folder(path: Path) -> Iterator[Shards]:
-    """A new folder of shards, with a manifest that says what they hold: once it is there, they are complete."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExtractError(f"{path} is there already: features go to a new folder")
+    """A new folder of shards, with a manifest that says what they hold: once it is there, they are complete.
+
+    What a killed process has left is begun again. It is known by the manifest that is not complete.
+    """
     was_there = path.exists()
+    if was_there and not (path.is_dir() and _is_empty_or_left(path)):
+        raise ExtractError(f"{path} is there already: features go to a new folder")
     with writing(path):
-        (path / "shards").mkdir(parents=True)
+        path.mkdir(exist_ok=True)
     try:
-        with whole(path / "manifest.json") as manifest:
-            shards = Shards(path / "shards")
+        with whole(path / "manifest.json") as manifest:  # before anything else; others are kept out from here on
             try:
-                yield shards
-            except BaseException:
-                shards.abandon(*sys.exc_info())
+                with writing(path):
+                    shutil.rmtree(path / "shards", ignore_errors=True)
+                    (path / "shards").mkdir()
+                shards = Shards(path / "shards")
+                try:
+                    yield shards
+                except BaseException:
+                    shards.abandon(*sys.exc_info())
+                    raise
+                files = [{"file": f"shards/{name}", "rows": rows} for name, rows in shards.rows.items()]
+                manifest.write(json.dumps({"format": 1, "shards": files}, indent=1).encode())
+            except BaseException:  # nothing is left, so that it can be tried again
+                shutil.rmtree(path / "shards", ignore_errors=True)
                 raise
-            files = [{"file": f"shards/{name}", "rows": rows} for name, rows in shards.rows.items()]
-            manifest.write(json.dumps({"format": 1, "shards": files}, indent=1).encode())
-    except BaseException:  # nothing is left, so that it can be tried again
-        shutil.rmtree(path / "shards", ignore_errors=True)
+    except BaseException:
         if not was_there:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
+
+
+def _is_empty_or_left(path: Path) -> bool:
+    """Whether a folder holds nothing besides what a killed process leaves."""
+    names = {entry.name for entry in path.iterdir()}
+    shards = path / "shards"
+    inside = [entry.name for entry in shards.iterdir()] if "shards" in names and shards.is_dir() else []
+    ours = all(re.fullmatch(r"\d{6}\.parquet|\.\d{6}\.parquet\.partial", name) for name in inside)
+    return not names or (ours and ".manifest.json.partial" in names and names <= {".manifest.json.partial", "shards"})

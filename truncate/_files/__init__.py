@@ -4,10 +4,11 @@ In: a path. Out: a file to write to, which takes that name once it is complete a
 keep other processes out, and errors in one line for what cannot be written.
 """
 
-from truncate._files.atomic import locked, whole, writing
+from truncate._files.atomic import locked, whole, whole_path, writing
 
 __all__ = [
     "locked",
     "whole",
+    "whole_path",
     "writing",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,28 +20,67 @@ _held: set[tuple[int, int]] = set()
 def whole(path: Path) -> Iterator[BinaryIO]:
     """A new file, open for reading and writing, that takes the name `path` once all of it is on the disk.
 
-    What a killed process leaves behind is one hidden file, ``.NAME.partial``, which the next one overwrites.
+    What a killed process leaves behind is one hidden file, ``.NAME.partial``, which the next one overwrites. Of a file
+    that is replaced the mode stays, and if `path` is a link, it stays one, and the file that it leads to is replaced.
 
     Raises:
         ExtractError: It cannot be written, or another process is writing it. What was at `path` is as before.
     """
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name}.partial")
     with locked(partial, path) as handle:
         file = open(handle, "r+b", closefd=False)  # noqa: SIM115  (closing it may fail, which is told apart below)
         try:
             with writing(path):
                 file.truncate(0)
+                mode = _mode(path)
+                if mode is not None:  # at once, since others may not read it; and so that the next process can open it
+                    os.fchmod(handle, mode | 0o600)
             yield file
             with writing(path):
                 file.close()
                 os.fsync(handle)
                 os.replace(partial, path)
+                if mode is not None:
+                    os.fchmod(handle, mode)
                 sync(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 file.close()  # which may fail once more to write what the disk had no room for
             partial.unlink(missing_ok=True)
             raise
+
+
+@contextlib.contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """Likewise for what writes to a path and not to a file: another one, with the same suffix.
+
+    A killed process leaves that file and a lock, which the next one that writes to `path` removes.
+    """
+    path = Path(os.path.realpath(path))
+    partial, lock = path.with_name(f".{path.stem}.partial{path.suffix}"), path.with_name(f".{path.name}.lock")
+    with locked(lock, path):
+        try:
+            partial.unlink(missing_ok=True)
+            yield partial
+            with writing(path), open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+                mode = _mode(path)
+                os.replace(partial, path)
+                if mode is not None:
+                    os.fchmod(file.fileno(), mode)
+                sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int | None:
+    """Who may do what with a file, if it is there."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode) & 0o777
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

@@ -5,12 +5,17 @@ Out: a Parquet file or folder, put together from shards, and a table of the file
 done by this process, divided among the ranks of torchrun, or by Ray.
 """
 
-from truncate._jobs.images import Found, find, path_text
+from truncate._jobs.identity import code_hash, versions, weights_hash
+from truncate._jobs.images import Found, decode, find, path_text
 from truncate._jobs.ranks import joined
 
 __all__ = [
     "Found",
+    "code_hash",
+    "decode",
     "find",
     "joined",
     "path_text",
+    "versions",
+    "weights_hash",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -117,6 +118,8 @@ class Undecodable(Exception):
 def decode(path: str) -> Any:
     """An image in colours, upright, as Pillow has it: the first frame, and without transparency.
 
+    It refuses to be scaled to more than `_MOST_PIXELS`.
+
     Raises:
         Undecodable: It cannot be read.
     """
@@ -127,7 +130,7 @@ def decode(path: str) -> Any:
             warnings.simplefilter("ignore")  # of broken metadata, which does not matter here, and of large images
             with Image.open(path, formats=list(_FORMATS)) as opened:
                 image = ImageOps.exif_transpose(opened)
-                return _in_colours(image, str(opened.format))
+                return _bounded(_in_colours(image, str(opened.format)))
     except UnidentifiedImageError:
         empty = os.path.getsize(path) == 0
         raise Undecodable("the file is empty" if empty else "not an image, or in a format that is not read") from None
@@ -150,6 +153,32 @@ def _in_colours(image: Any, kind: str) -> Any:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+_MOST_PIXELS = 1 << 26  # of an image that is scaled: 200 MB, and 800 MB as a tensor
+
+
+def _bounded(image: Any) -> Any:
+    """The image with a bound on what scaling makes of it: that of a line is as long as the model's images are high."""
+    image.__class__ = _bounded_class()
+    return image
+
+
+@functools.cache
+def _bounded_class() -> Any:
+    from PIL import Image
+
+    class Bounded(Image.Image):
+        def resize(self, size: Any, *args: Any, **options: Any) -> Any:
+            if size[0] * size[1] > _MOST_PIXELS:
+                here, there = ("×".join(map(str, sizes)) for sizes in (self.size, size))
+                raise Undecodable(
+                    f"its sides are {here}: scaled for the model they would be {there}, more than {_MOST_PIXELS:,} "
+                    "pixels; crop it"
+                )
+            return super().resize(size, *args, **options)
+
+    return Bounded
 
 
 # -- batches ---------------------------------------------------------------------------------------------------------
@@ -184,6 +213,8 @@ def prepared(path: str, transform: Callable[[Any], Tensor]) -> Tensor | str:
         return str(error)
     try:
         return transform(image)
+    except Undecodable as error:
+        return str(error)
     except Exception as error:  # of many kinds, for images of one pixel and the like
         return f"cannot be prepared for the model: {brief(error)}"
 

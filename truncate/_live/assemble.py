@@ -12,8 +12,9 @@ from torch import nn
 from truncate._errors import CannotFollowError
 from truncate._live.copies import Copies
 from truncate._live.dropped import drop_later
-from truncate._live.module import Once, Part, Wanted, live_class, tap
+from truncate._live.module import live_class, tap
 from truncate._live.once import keeps_state, runs_once
+from truncate._live.parts import Once, Part, Wanted
 from truncate._target import Target
 
 

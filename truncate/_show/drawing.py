@@ -31,7 +31,7 @@ class Drawing:
     """A drawing of a model. Prints as a tree, and shows itself in a notebook."""
 
     def __init__(self, diagram: Diagram) -> None:
-        self.diagram = diagram
+        self.diagram = diagram.printable()
 
     def __str__(self) -> str:
         return terminal.plain(self.__rich__())
@@ -104,7 +104,7 @@ def draw(
         mark_result(diagram.root, model)
     drawing = Drawing(diagram)
     if path is not None:
-        _write(path, _WRITERS[path.suffix](diagram))
+        _write(path, _WRITERS[path.suffix](drawing.diagram))
     return drawing
 
 

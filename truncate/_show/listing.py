@@ -66,16 +66,17 @@ class Layers(Sequence[LayerInfo]):
         return self.render()
 
     def _repr_html_(self) -> str:
-        return html.fragment(self.diagram())
+        return html.fragment(self.diagram().printable())
 
     def render(self, tree: bool = True, depth: int | None = None) -> Table:
         """The tree or the table for a console of rich, which colours it on a terminal."""
         if depth is not None and (not isinstance(depth, int) or depth < 1):
             raise TruncateError(f"depth is a number of levels, from 1 on, or None for all of them, and not {depth!r}")
-        return terminal.bare_tree(self.diagram(), depth) if tree else self._table(depth)
+        return terminal.bare_tree(self.diagram().printable(), depth) if tree else self._table(depth)
 
     def _table(self, depth: int | None) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         shapes = any(row.shape is not None for row in self)
         table = Table(box=None, pad_edge=False)
@@ -87,9 +88,9 @@ class Layers(Sequence[LayerInfo]):
         for row in self:
             if depth is not None and row.path.count(".") >= depth:
                 continue
-            item = _node(row)
-            cells = (item.type, number(item.parameters), item.shape, item.notes)
-            table.add_row(row.path, *cells, style="dim" if item.quiet else None)
+            item = _node(row).printable()
+            cells = (item.path, item.type, number(item.parameters), item.shape, item.notes)
+            table.add_row(*map(Text, cells), style="dim" if item.quiet else None)
         return table
 
     def diagram(self) -> Diagram:

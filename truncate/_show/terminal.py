@@ -18,6 +18,7 @@ _STYLES = {Mark.RETURNED: "bold magenta", Mark.KEPT: "green", Mark.PARTLY: "gree
 def bare_tree(diagram: Diagram, depth: int | None = None) -> Table:
     """Each layer and operation on a line of its own, with its type and what is special about it."""
     from rich.table import Table
+    from rich.text import Text
 
     shapes = any(item.shape for item in diagram.root.walk())
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -27,11 +28,11 @@ def bare_tree(diagram: Diagram, depth: int | None = None) -> Table:
     table.add_column("output" if shapes else "", no_wrap=True, style="green")
     table.add_column("", no_wrap=True, style="yellow")
     root = diagram.root
-    table.add_row(root.name, "", number(root.parameters), root.shape, root.notes, style="bold")
+    table.add_row(*map(Text, (root.name, "", number(root.parameters), root.shape, root.notes)), style="bold")
     for guide, repeated in _lines(root.inside, fold=False, depth=depth):
         item = repeated.first
-        cells = (item.type, number(item.parameters), item.shape, item.notes)
-        table.add_row(guide + item.name, *cells, style="dim" if item.quiet else None)
+        cells = (guide + item.name, item.type, number(item.parameters), item.shape, item.notes)
+        table.add_row(*map(Text, cells), style="dim" if item.quiet else None)  # plain strings would be read as markup
     return table
 
 

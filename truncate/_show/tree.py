@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from enum import Enum
 
+from truncate._errors import printable
+
 
 class Mark(Enum):
     """What a cut does with a layer."""
@@ -39,6 +41,11 @@ class TreeNode:
     def is_target(self) -> bool:
         return bool(self.type and self.path)
 
+    def printable(self) -> TreeNode:
+        """The same, in which all texts can be shown: names may come from data, and hold anything."""
+        texts = {name: printable(getattr(self, name)) for name in _TEXTS}
+        return dataclasses.replace(self, **texts, inside=[inner.printable() for inner in self.inside])  # type: ignore[arg-type]
+
     def walk(self) -> Iterator[TreeNode]:
         yield self
         for item in self.inside:
@@ -49,6 +56,9 @@ class TreeNode:
         """Equal for nodes that differ in nothing but their paths."""
         own = (self.type, self.parameters, self.work, self.shape, self.notes, self.quiet, self.mark, self.returned_as)
         return hash((own, self.again, tuple((inner.name, inner.looks) for inner in self.inside)))
+
+
+_TEXTS = ("name", "path", "type", "shape", "notes", "returned_as")
 
 
 @dataclasses.dataclass
@@ -104,6 +114,11 @@ class Diagram:
     cut: str = ""  # where it is cut, in words
     left_parameters: int | None = None  # of the cut
     left_work: int | None = None
+
+    def printable(self) -> Diagram:
+        """What is drawn."""
+        texts = {"title": printable(self.title), "cut": printable(self.cut)}
+        return dataclasses.replace(self, root=self.root.printable(), **texts)  # type: ignore[arg-type]
 
     @property
     def marks(self) -> list[Mark]:

@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: which tensors a file holds, and the numbers of one of them, piece by piece.
+"""Checkpoints on the disk: a file of either kind, several with an index, or a folder.
 
 Only what describes the tensors is read, until the pieces of one are asked for. The pieces are small, so that reading
 takes no memory besides that of the result, and the kernel is told not to read ahead: what it would fetch after a
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import dataclasses
 import functools
 import io
-import json
-import math
 import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +23,12 @@ import torch
 from torch import Tensor
 
 from truncate._errors import WeightsError
-
-PIECE = 4 << 20  # bytes: large enough for a disk, and little compared with any model for which this matters
+from truncate._weights.safetensors import parsed, read_safetensors
+from truncate._weights.stored import DAMAGED, LONGEST, Checkpoint, Stored, brief, opened, pieces_of_file
 
 
 class NotTensorsError(WeightsError):
     """A checkpoint that was refused since it holds more than tensors, and reading it could run code."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A tensor in a file."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    #: Its numbers in order, as flat tensors that hold until the next one. They may lie in a given buffer of `PIECE`
-    #: bytes; buffers that come and go between tensors that stay would leave holes in the memory.
-    pieces: Callable[[Tensor], Iterator[Tensor]]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """What a file or a folder holds: the names of all tensors, and where to find each."""
-
-    names: Collection[str]
-    find: Callable[[str], Stored]
-    notes: tuple[str, ...] = ()  #: what a user should know about how it was read, in words
 
 
 def open_checkpoint(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
@@ -64,9 +37,9 @@ def open_checkpoint(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     Raises:
         WeightsError: There is none, it is damaged, or nothing here reads it.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         path = _in_folder(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike `Path.is_file` it takes any name
         raise WeightsError(f"no file {path}{_beside(path.parent)}")
     if path.name.endswith(".index.json"):
         return _read_index(path, stack)
@@ -75,7 +48,7 @@ def open_checkpoint(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 def _read_file(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, stack)
+        return read_safetensors(path, stack)
     if path.suffix in PICKLED:
         return _read_pickle(path, stack)
     raise WeightsError(
@@ -115,18 +88,20 @@ def _beside(folder: Path) -> str:
 def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     """An index says which file holds which tensor. Files that hold nothing of use are not even looked for."""
     try:
-        where = json.loads(path.read_bytes())["weight_map"]
+        if path.stat().st_size > LONGEST:
+            raise ValueError(f"it has more than {LONGEST} bytes")
+        where = parsed(path.read_bytes())["weight_map"]
         files = {name: str(file) for name, file in where.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path} is no index of a checkpoint, which has a 'weight_map' of names to files: {_brief(error)}"
+            f"{path} is no index of a checkpoint, which has a 'weight_map' of names to files: {brief(error)}"
         ) from error
 
     @functools.cache
     def shard(file: str) -> Checkpoint:
         if Path(file).name != file:
             raise WeightsError(f"{path} names {file!r}, which is not the name of a file beside it")
-        if not (path.parent / file).is_file():
+        if not os.path.isfile(path.parent / file):
             raise WeightsError(f"{path.parent / file} is missing, which {path.name} names. Was it downloaded?")
         return _read_file(path.parent / file, stack)
 
@@ -142,100 +117,6 @@ def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     return Checkpoint(files.keys(), find)
 
 
-# -- safetensors -----------------------------------------------------------------------------------------------------
-
-# The format is read here and not by its library, which maps the file or reads it with read-ahead, and so fetched from
-# the disk 1.1 to 1.4 times the bytes that were asked for: eight bytes that tell the length of a header, the header as
-# JSON, and after it the numbers.
-
-
-def _read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
-    file = _opened(path, stack)
-    try:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise WeightsError(f"{path} is {_DAMAGED}: it has {size} bytes, and a header of {length} should begin it")
-        begin = 8 + length
-        header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = begin + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is {_DAMAGED}: its header is not that of a .safetensors file") from error
-    if end != size:
-        raise WeightsError(f"{path} is {_DAMAGED}: it has {size} bytes, and by its header {end}")
-
-    def find(name: str) -> Stored:
-        try:
-            entry = header[name]
-            first, last = entry["data_offsets"]
-            shape, kind = tuple(entry["shape"]), entry["dtype"]
-            count = math.prod(shape)
-            dtype = _DTYPES.get(kind)
-            if dtype is None:
-                raise WeightsError(f"{name!r} in {path} is of type {kind!r}, which nothing here reads")
-            whole = all(isinstance(number, int) for number in (first, last, *shape))
-            if not (whole and 0 <= first <= last <= size - begin and last - first == count * dtype.itemsize):
-                raise ValueError
-        except (ValueError, KeyError, TypeError) as error:
-            raise WeightsError(f"{path} is {_DAMAGED}: its header contradicts itself about {name!r}") from error
-        pieces = functools.partial(_pieces_of_file, file, path, begin + first, last - first, dtype)
-        return Stored(shape, dtype, pieces)
-
-    return Checkpoint(header.keys(), find)
-
-
-_DAMAGED = "damaged or not whole"
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-def _opened(path: Path, stack: contextlib.ExitStack) -> io.FileIO:
-    try:
-        file = stack.enter_context(io.FileIO(path))
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-    return file
-
-
-def _pieces_of_file(
-    file: io.FileIO, path: Path, offset: int, count: int, dtype: torch.dtype, buffer: Tensor
-) -> Iterator[Tensor]:
-    view = buffer.numpy().data
-    file.seek(offset)
-    for begin in range(0, count, PIECE):
-        filled, wanted = 0, min(PIECE, count - begin)
-        while filled < wanted:
-            try:
-                more = file.readinto(view[filled:wanted])
-            except OSError as error:
-                raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-            if not more:
-                raise WeightsError(f"{path} became shorter while it was read")
-            filled += more
-        yield buffer[:wanted].view(dtype)
-
-
 # -- what torch.save wrote -------------------------------------------------------------------------------------------
 
 # Since PyTorch 1.6 that is a zip archive of a pickle, which describes the tensors, and of their numbers, uncompressed.
@@ -248,12 +129,12 @@ def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         records = _records(path)
         content, whole = _unpickled(path, bool(records))
     except Exception as error:  # of many kinds, by what is wrong inside
-        kind = NotTensorsError if _global_in(error) else WeightsError
+        kind: type[WeightsError] = NotTensorsError if _global_in(error) else WeightsError
         raise kind(_refusal(path, error)) from error
     tensors, key = state_dict_in(content, path)
     notes = [f"found under {key!r}"] if key is not None else []
     notes += ["read whole, since its tensors cannot be read one by one (as before PyTorch 1.6)"] if whole else []
-    file = _opened(path, stack)
+    file = opened(path, stack)
 
     def find(name: str) -> Stored:
         tensor = tensors[name]
@@ -271,9 +152,19 @@ def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
 def _records(path: Path) -> list[zipfile.ZipInfo]:
     """What a file consists of that is a zip archive, in order."""
     if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":  # torch would look for an archive in a way of its own
+                raise WeightsError(f"it is {DAMAGED}, an archive without its end")
         return []
     with zipfile.ZipFile(path) as archive:
-        return sorted(archive.infolist(), key=_header_offset)
+        records = sorted(archive.infolist(), key=_header_offset)
+    for record in records:
+        is_code = record.filename.split("/")[1:2] == ["code"]  # of a scripted module, which is told apart later
+        if record.compress_type != zipfile.ZIP_STORED and not is_code:  # it may be a thousand times larger
+            raise WeightsError(f"{record.filename[:200]!r} in it was compressed, so it was packed again. Save it again")
+        if record.filename.endswith(".pkl") and record.file_size > LONGEST:
+            raise WeightsError(f"what describes its tensors has {record.file_size} bytes, more than {LONGEST}")
+    return records
 
 
 def _header_offset(record: zipfile.ZipInfo) -> int:
@@ -308,7 +199,7 @@ def _offset(name: str, tensor: Tensor, records: list[zipfile.ZipInfo], file: io.
         stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == storage.nbytes()
         if begin == offset and stored and last <= record.file_size:
             return offset + tensor.storage_offset() * tensor.dtype.itemsize
-    raise WeightsError(f"{path} is {_DAMAGED}, or was packed again: {name!r} is not where it should be. Save it again")
+    raise WeightsError(f"{path} is {DAMAGED}, or was packed again: {name!r} is not where it should be. Save it again")
 
 
 def _span(tensor: Tensor) -> int:
@@ -319,7 +210,7 @@ def _span(tensor: Tensor) -> int:
 
 
 def _pieces_of_view(file: io.FileIO, path: Path, offset: int, tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
-    pieces = _pieces_of_file(file, path, offset, _span(tensor) * tensor.dtype.itemsize, tensor.dtype, buffer)
+    pieces = pieces_of_file(file, path, offset, _span(tensor) * tensor.dtype.itemsize, tensor.dtype, buffer)
     if tensor.is_contiguous():
         yield from pieces
     else:  # as one that was saved transposed
@@ -375,19 +266,16 @@ def _refusal(path: Path, error: Exception) -> str:
             f"nothing of it was run. Save the state_dict() alone, or if you trust who wrote it, see "
             f"torch.serialization.safe_globals"
         )
+    if isinstance(error, WeightsError):
+        return f"cannot read {path}: {error}"
     if "TorchScript" in str(error):
         return f"{path} is a scripted module and no checkpoint: torch.jit.load reads it, and has its state_dict()"
     if isinstance(error, pickle.UnpicklingError):
-        return f"cannot read {path}, which is {_DAMAGED}, or no checkpoint of torch.save"
-    return f"cannot read {path}, which is {_DAMAGED}, or no checkpoint: {_brief(error)}"
+        return f"cannot read {path}, which is {DAMAGED}, or no checkpoint of torch.save"
+    return f"cannot read {path}, which is {DAMAGED}, or no checkpoint: {brief(error)}"
 
 
 def _global_in(error: Exception) -> str:
     """What a file holds that is no tensor, if torch refused it for that."""
     _, found, rest = str(error).partition(" GLOBAL ")
     return rest.split()[0] if isinstance(error, pickle.UnpicklingError) and found else ""
-
-
-def _brief(error: BaseException, limit: int = 200) -> str:
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return text if len(text) <= limit else f"{text[:limit].rstrip()} …"

@@ -15,7 +15,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils import swap_tensors
 
 from truncate._errors import WeightsError, require_module
-from truncate._weights.checkpoint import PIECE, Checkpoint, Stored, open_checkpoint
+from truncate._weights.checkpoint import open_checkpoint
+from truncate._weights.stored import PIECE, Checkpoint, Stored
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
