@@ -50,7 +50,7 @@ def test_equals_what_a_hook_captures(
         with pytest.raises(NotReachedError, match="was not run in this call|this call of the model ran it"):
             run(cut, spec)
         return
-    untouched = spec.make().train(training)
+    untouched, whole = spec.make().train(training), spec.make().train(training)
     for batch, gradients in ((2, True), (5, False), (5, True)):
         with torch.set_grad_enabled(gradients):
             try:
@@ -58,11 +58,14 @@ def test_equals_what_a_hook_captures(
             except IndexError:  # this input takes another branch
                 with pytest.raises(NotReachedError, match="was not run in this call"):
                     run(cut, spec, batch)
-            else:
-                assert equal(run(cut, spec, batch), expected)
-    buffers = dict(untouched.named_buffers(remove_duplicate=False))
+                continue
+            # A forward that keeps state runs to its end, and then counts as in the whole pass.
+            in_whole = trace(whole, spec, batch)[path][call]
+            value = run(cut, spec, batch)
+            assert equal(value, expected) or equal(value, in_whole)
+    allowed = [dict(model.named_buffers(remove_duplicate=False)) for model in (untouched, whole)]
     for name, buffer in cut.named_buffers(remove_duplicate=False):
-        assert equal(buffer, buffers[name])
+        assert any(equal(buffer, buffers[name]) for buffers in allowed)
 
 
 @EVERY_PLACE
@@ -227,8 +230,11 @@ def test_leaves_the_model_untouched(spec: Specimen) -> None:
 def test_exports_wherever_the_model_does(spec: Specimen, path: str, call: int, modes: tuple[bool, ...]) -> None:
     args, kwargs = spec.inputs()
     try:
-        torch.export.export(spec.make().train(modes[0]), args, kwargs).module()
+        whole = torch.export.export(spec.make().train(modes[0]), args, kwargs).module()
+        wholesome = equal(run(whole, spec), run(spec.make().train(modes[0]), spec))
     except Exception:
+        wholesome = False
+    if not wholesome:  # random numbers of Python's, say, become constants
         pytest.skip("the whole model does not export")
     args, kwargs = spec.inputs()
     program = torch.export.export(cut_at(spec, f"{path}:{call}", modes[0]), args, kwargs)
