@@ -92,7 +92,7 @@ class Copies:
     def _copied(self, value: Any) -> Any:
         """The same value, with copies in place of the originals; containers are the copy's own, to fill."""
         kind = type(value)
-        if kind in PLAIN or isinstance(value, (torch.Tensor, Part, Taps)):
+        if kind in PLAIN or isinstance(value, (torch.Tensor, torch.fx.Graph, Part, Taps)):
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]

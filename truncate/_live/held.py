@@ -65,6 +65,8 @@ def extras(module: nn.Module) -> Iterator[Any]:
 
 def parts_of(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
+    if isinstance(value, torch.fx.Graph):  # from which the forward of its module was written, which asks it no more
+        return ()
     if isinstance(value, dict):
         return [*dict.values(value), *(key for key in dict.__iter__(value) if isinstance(key, nn.Module))]
     for kind in _COLLECTIONS:
