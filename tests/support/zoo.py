@@ -15,6 +15,7 @@ from oracle import capture, cloned, equal, on_device, parameters_needed, randomi
 from rebuilt import truncate
 from torch import nn
 
+import truncate as library
 from truncate import CannotFollowError, CrossingError, FixedArgumentError, TruncateError, split
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -190,3 +191,26 @@ def each(entries: dict[str, Entry], refused: dict[str, str] | None = None) -> py
     marks = {name: pytest.mark.xfail(reason=reason, strict=True) for name, reason in refused.items()}
     given = [pytest.param(name, entry, id=name, marks=marks.get(name, ())) for name, entry in entries.items()]
     return pytest.mark.parametrize(("name", "entry"), given)
+
+
+@torch.no_grad()
+def check_live(name: str, entry: Entry) -> None:
+    """One place, cut live and without an example, equals the hooked model in both sizes and modes, and copies."""
+    model, given, other = entry.model(), entry.example(), entry.example(1)
+    seen = capture(model, [path for path, _ in model.named_modules()], *cloned(list(given[0])), **cloned(given[1]))
+    paths = [path for path, outputs in seen.items() if path and outputs and tensors_in(outputs[-1])]
+    del seen
+    path = random.Random(f"{name} live").choice(paths)
+    with torch.enable_grad():
+        cut = library.truncate(model, path, live=True)
+    assert not cut.assumptions
+    for arguments in (given, other):
+        assert equal(run(cut, arguments), hooked_run(model, path, arguments)), f"{path}: differs"
+    for twin in twins_of(cut, can_pickle(model, given)):
+        assert equal(run(twin, given), hooked_run(model, path, given)), f"{path}: a copy differs"
+    if entry.train:
+        try:
+            expected = hooked_run(copy.deepcopy(model).train(), path, given)
+        except (ValueError, RuntimeError):  # a batch norm of one value, say
+            return
+        assert equal(run(copy.deepcopy(cut).train(), given), expected), f"{path}: differs in training"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from zoo import Arguments, Entry, check, each
+from zoo import Arguments, Entry, check, check_live, each
 
 transformers = pytest.importorskip("transformers")
 
@@ -292,3 +292,8 @@ OTHERS = {
 @each(OTHERS)
 def test_others(name: str, entry: Entry, record_property: Any) -> None:
     check(name, entry, record_property)
+
+
+@each({**ARCHITECTURES, **OTHERS})
+def test_live(name: str, entry: Entry) -> None:
+    check_live(name, entry)

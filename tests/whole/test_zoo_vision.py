@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models.video.mvit import MSBlockConfig, MViT
-from zoo import Arguments, Entry, check, each
+from zoo import Arguments, Entry, check, check_live, each
 
 models = torchvision.models
 
@@ -190,6 +190,17 @@ def family(text: str, cuts: int) -> tuple[str, Entry]:
 @each(dict(family(text, 2) for text in SMALL))
 def test_timm(name: str, entry: Entry, record_property: Any) -> None:
     check(name, entry, record_property)
+
+
+@each(dict(family(text, 2) for text in SMALL))
+def test_live(name: str, entry: Entry) -> None:
+    check_live(name, entry)
+
+
+@pytest.mark.zoo
+@each({**CLASSIFIERS, **SEGMENTATION, **VIDEO, **QUANTIZABLE, **FLOW, **DETECTION})
+def test_more_live(name: str, entry: Entry) -> None:
+    check_live(name, entry)
 
 
 @pytest.mark.zoo

@@ -12,8 +12,9 @@ from torch import nn
 from truncate._errors import CannotFollowError
 from truncate._live.copies import Copies
 from truncate._live.dropped import drop_later
-from truncate._live.module import Once, Part, Wanted, live_class, tap
+from truncate._live.module import live_class, tap
 from truncate._live.once import keeps_state, runs_once
+from truncate._live.parts import Once, Part, Wanted
 from truncate._target import Target
 
 
@@ -40,7 +41,7 @@ def build_live(
     tapped = tuple((below, before, taken) for (below, before), taken in numbers.items())
     state = not to_end and any(keeps_state(root, below) for below in paths)
     part = Part(path, wanted, own, to_end or state, tapped=tapped, keeps_state=state)
-    on_path = [module for below in paths for module in _modules_on(root, below)] or [root]
+    on_path = [module for below in _all_paths(root, asked) for module in _modules_on(root, below)] or [root]
     for module in on_path:
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotFollowError(
@@ -68,6 +69,12 @@ def _path_below(root: nn.Module, module: nn.Module) -> str:
     if module is root:
         return ""
     return next(path for path, found in root.named_modules(remove_duplicate=False) if found is module)
+
+
+def _all_paths(root: nn.Module, asked: list[tuple[Target, int]]) -> list[str]:
+    """Every path to a target: where several modules hold one, it runs in each of them."""
+    targets = {id(target.module) for target, _ in asked}
+    return [below for below, found in root.named_modules(remove_duplicate=False) if id(found) in targets]
 
 
 def _modules_on(root: nn.Module, path: str) -> Iterator[nn.Module]:

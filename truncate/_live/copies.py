@@ -19,7 +19,8 @@ from torch import nn
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
 from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
-from truncate._live.module import Part, Taps
+from truncate._live.module import Taps
+from truncate._live.parts import Part
 
 _REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 _CONTAINERS = (list, tuple, dict, set, collections.deque)
@@ -91,7 +92,7 @@ class Copies:
     def _copied(self, value: Any) -> Any:
         """The same value, with copies in place of the originals; containers are the copy's own, to fill."""
         kind = type(value)
-        if kind in PLAIN or isinstance(value, (torch.Tensor, Part, Taps)):
+        if kind in PLAIN or isinstance(value, (torch.Tensor, torch.fx.Graph, Part, Taps)):
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-_MODULE_STATE = frozenset(vars(nn.Module()))
+_MODULE_STATE = frozenset((*vars(nn.Module()), "_compiled_call_impl"))  # of the last, copies have none
 HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
 PLAIN = frozenset(
     (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
 )
+
+
+_COLLECTIONS: tuple[Any, ...] = (list, tuple, set, frozenset, collections.deque)
 
 
 def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, clean: Collection[int] = ()) -> bool:
@@ -42,13 +45,15 @@ def leads_to(value: Any, goals: Collection[int], seen: set[int] | None = None, c
 
 
 def named_extras(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a module holds beside parameters, buffers, children and numbers."""
-    for name, value in list(vars(module).items()):  # at once: another thread may run the model meanwhile
+    """What a module holds beside parameters, buffers, children, numbers and plain containers of numbers."""
+    state = vars(module)
+    for name in state.keys() - _MODULE_STATE:
+        value = state[name]
         kind = type(value)
-        if kind in PLAIN or (kind is tuple and all(type(item) in PLAIN for item in value)):
-            continue
-        if name not in _MODULE_STATE or (value and name in HOOKS):
+        if kind not in PLAIN and not (kind in (tuple, list) and PLAIN.issuperset(map(type, value))):
             yield name, value
+    if any(map(state.get, HOOKS)):
+        yield from ((name, state[name]) for name in HOOKS if state.get(name))
     for slot in _slots(module):
         if is_set(slot, module):
             yield slot.__name__, slot.__get__(module)
@@ -60,10 +65,13 @@ def extras(module: nn.Module) -> Iterator[Any]:
 
 def parts_of(value: Any) -> Iterable[Any]:
     """What a value that is no module leads to."""
+    if isinstance(value, torch.fx.Graph):  # from which the forward of its module was written, which asks it no more
+        return ()
     if isinstance(value, dict):
-        return [*value.values(), *(key for key in value if isinstance(key, nn.Module))]
-    if isinstance(value, (list, tuple, set, frozenset, collections.deque)):
-        return list(value)
+        return [*dict.values(value), *(key for key in dict.__iter__(value) if isinstance(key, nn.Module))]
+    for kind in _COLLECTIONS:
+        if isinstance(value, kind):
+            return [*kind.__iter__(value)]  # a class of its own may count or iterate in another way
     if isinstance(value, types.MethodType):
         return (value.__self__,)
     if isinstance(value, functools.partial):

@@ -4,171 +4,20 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import functools
-import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from truncate._errors import NotReachedError, TruncateError
-from truncate._graph import map_nested, memory_of, tensors_in
+from truncate._errors import TruncateError
+from truncate._graph import tensors_in
 from truncate._live.held import slots_of
-
-
-class Stop(BaseException):
-    """Leaves the forwards of a live part. It is no `Exception`: a forward that catches errors lets it pass."""
-
-    def __init__(self, live_pass: Pass) -> None:
-        self.live_pass = live_pass
-
-
-class Unless(NamedTuple):
-    """A branch that may run the module again. It is not taken while one of these attributes of `owner` is false."""
-
-    owner: str  # path
-    attributes: tuple[str, ...]
-
-
-class Once(NamedTuple):
-    """What shows that one call of a module runs another one at most once."""
-
-    unless: tuple[Unless, ...] = ()
-    in_turn: tuple[nn.Module, ...] = ()  # containers on the path whose items run one after the other, and only so
-
-
-@dataclasses.dataclass(eq=False)
-class Wanted:
-    """A value that a live part hands out: what a target returns, or is given, in one of its calls."""
-
-    text: str  # the target as it was written
-    call: int
-    before: bool
-    once: Once | None  # what shows that it runs once a pass; None: it may run again
-
-    @property
-    def is_last_by_luck(self) -> bool:
-        """Whether the forward has to run to its end to know which call was the last."""
-        return self.call < -1 or (self.call == -1 and self.once is None)
-
-
-@dataclasses.dataclass(eq=False)
-class Part:
-    """What is handed out by a live part of a cut: its own output if `own`, then each wanted value."""
-
-    path: str  # of its module in the model
-    wanted: list[Wanted]
-    own: bool
-    to_end: bool  # its forward runs to its end in any case
-    result: Any = None  # nested containers with the numbers of values in place of them; None: a tuple of all
-    numbers: tuple[int, ...] = ()  # of the wanted values in `result`; all others are the module's own output
-    tapped: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()  # paths of targets, whether before them, and numbers
-    then: tuple[str, ...] = ()  # children through which each value of `result` is passed in turn
-    keeps_state: bool = False  # it runs to its end since it changes what its next call reads
-
-    @property
-    def ends(self) -> bool:
-        """Whether its forward is left when all values are there, in all cases that its source shows."""
-        return not self.to_end and not any(wanted.is_last_by_luck for wanted in self.wanted)
-
-
-class Pass:
-    """One call of a live part."""
-
-    def __init__(self, part: Part, module: nn.Module) -> None:
-        self.part = part
-        self.module = module
-        self.values: list[list[Any]] = [[] for _ in part.wanted]
-        self.counts = [0] * len(part.wanted)
-        self.is_final = [False] * len(part.wanted)
-        self.is_left = False  # whether the exception was raised that should have ended the forward
-        self._as_left: list[tuple[torch.Tensor, int]] = []  # values that were not copied, and their versions
-
-    def take(self, number: int, value: Any, given: Any) -> Any:
-        """Keeps a value if it is the one that is wanted, and returns what the forward goes on with."""
-        wanted, count = self.part.wanted[number], self.counts[number]
-        self.counts[number] = count + 1
-        if not self.is_final[number] and (wanted.call < 0 or wanted.call == count):
-            final = wanted.call >= 0 or (wanted.call == -1 and self._runs_once(wanted))
-            self.is_final[number] = final
-            if final and not self.part.to_end and all(self.is_final):
-                self.values[number] = [value]
-                raise self._leave(value)
-            kept, value = _apart(value, given)
-            # With -2 the last but one is wanted, so that two are kept, and so on.
-            self.values[number] = [*self.values[number], kept][min(wanted.call, -1) :]
-        elif not self.part.to_end and all(self.is_final):  # the forward caught what should have ended it
-            raise self._leave()
-        return value
-
-    def _leave(self, value: Any = None) -> Stop:
-        """What ends the forward. Should it still change the value, in a `finally`, this is noticed."""
-        self.is_left = True
-        if not torch.compiler.is_compiling():
-            tensors = [tensor for tensor in tensors_in(value) if not tensor.is_inference()]
-            self._as_left += [(tensor, tensor._version) for tensor in tensors]
-        return Stop(self)
-
-    def _runs_once(self, wanted: Wanted) -> bool:
-        if wanted.once is None:
-            return False
-        for unless in wanted.once.unless:
-            owner: Any = self.module
-            for name in unless.owner.split(".") if unless.owner else ():
-                owner = owner._modules[name]
-            if all(getattr(owner, name) for name in unless.attributes):
-                return False
-        return True
-
-    def hand_out(self, own: Any) -> Any:
-        """What the call returns, if its module would have returned `own`."""
-        if any(tensor._version != version for tensor, version in self._as_left):
-            raise TruncateError(
-                "the forward goes on after what was asked for, in a finally or an except, and changes it in place. Cut "
-                "it on an example with live=False, or add the output of the model to what is cut"
-            )
-        for number, wanted in enumerate(self.part.wanted):
-            enough = -wanted.call if wanted.call < 0 else 1
-            if len(self.values[number]) < enough:
-                raise self._not_reached(number, wanted)
-        taken = [kept[0] for kept in self.values]
-        by_number = dict(zip(self.part.numbers, map(self._finished, taken)))
-        if self.part.own:
-            own = self._finished(own)
-        if self.part.result is not None:
-            return map_nested(self.part.result, lambda number: by_number.get(number, own))
-        values = [own, *by_number.values()] if self.part.own else [*by_number.values()]
-        return values[0] if len(values) == 1 else tuple(values)
-
-    def _finished(self, value: Any) -> Any:
-        for name in self.part.then:
-            value = self.module._modules[name](value)  # type: ignore[misc]
-        return value
-
-    def _not_reached(self, number: int, wanted: Wanted) -> NotReachedError:
-        count = self.counts[number]
-        if count:
-            times = "once" if count == 1 else f"{count} times"
-            return NotReachedError(f"{wanted.text!r}: this call of the model ran it {times}")
-        return NotReachedError(
-            f"{wanted.text!r} was not run in this call of the model. Perhaps another mode, input or option runs it, "
-            f"or its forward is called directly, which no hook sees either"
-        )
-
-
-class _Passes(threading.local):
-    """The passes through live parts that are under way in this thread, the innermost last."""
-
-    def __init__(self) -> None:
-        self.under_way: list[Pass] = []
-
-
-_passes = _Passes()
+from truncate._live.parts import Part, Pass, Stop, pass_of, passes
 
 
 class Taps:
@@ -184,7 +33,7 @@ class Taps:
 class TapsAfter(Taps):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, value: Any) -> Any:
         for part, number in self.takers:
-            live_pass = _pass_of(part)
+            live_pass = pass_of(part)
             if live_pass is not None:
                 value = live_pass.take(number, value, (args, kwargs))
         return value
@@ -193,7 +42,7 @@ class TapsAfter(Taps):
 class TapsBefore(Taps):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         for part, number in self.takers:
-            live_pass = _pass_of(part)
+            live_pass = pass_of(part)
             if live_pass is not None:
                 args, kwargs = _with_given(live_pass, number, args, kwargs)
         return args, kwargs
@@ -321,7 +170,7 @@ def _run(module: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     parts = module._truncate_parts
     if parts is None:
         raise _lost(module)
-    if _pass_of(parts[-1]) is not None:
+    if pass_of(parts[-1]) is not None:
         return call(*args, **kwargs)
     for part in parts:
         call = functools.partial(_enter, part, module, call)
@@ -352,7 +201,7 @@ def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, 
     if not torch.compiler.is_compiling():
         _put_taps(part, module)
     live_pass = Pass(part, module)
-    _passes.under_way.append(live_pass)
+    passes.under_way.append(live_pass)
     restore = _module_stack_of_export()
     own = None
     try:
@@ -366,7 +215,7 @@ def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, 
         if not live_pass.is_left:
             raise  # else this is what the forward has made of our own exception
     finally:
-        _passes.under_way.pop()
+        passes.under_way.pop()
     return live_pass.hand_out(own)
 
 
@@ -384,14 +233,6 @@ def _put_taps(part: Part, module: nn.Module) -> None:
                 hooks.move_to_end(key)
 
 
-def _pass_of(part: Part) -> Pass | None:
-    """The pass through a part; None where a module is called outside of one, as in a backward that computes anew."""
-    for live_pass in reversed(_passes.under_way):
-        if live_pass.part is part:
-            return live_pass
-    return None
-
-
 def _with_given(
     live_pass: Pass, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -404,24 +245,6 @@ def _with_given(
     for i, value in zip(at, (went_on,) if len(values) == 1 else went_on):
         everything[i] = value
     return tuple(everything[: len(args)]), dict(zip(kwargs, everything[len(args) :]))
-
-
-def _apart(value: Any, given: Any) -> tuple[Any, Any]:
-    """A value to be handed out, and the same value for the forward to go on with, which may change it in place.
-
-    Fresh memory is handed out itself, so that gradients flow from what follows to it, and its copy goes on. Memory
-    that was there before is known by other names too, so that it has to go on itself, and its copy is handed out.
-    """
-    if torch.compiler.is_compiling():  # where memory cannot be asked for
-        return map_nested(value, _cloned), value
-    known = {memory_of(tensor) for tensor in tensors_in(given)}
-    is_fresh = bool(given) and known.isdisjoint(map(memory_of, tensors_in(value)))
-    is_fresh = is_fresh and not any(isinstance(tensor, nn.Parameter) for tensor in tensors_in(value))
-    return (value, map_nested(value, _cloned)) if is_fresh else (map_nested(value, _cloned), value)
-
-
-def _cloned(item: Any) -> Any:
-    return item.clone() if isinstance(item, torch.Tensor) else item
 
 
 def _module_stack_of_export() -> Callable[[], None] | None:

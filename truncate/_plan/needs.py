@@ -51,7 +51,7 @@ class Needs:
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
         all_of_it = plan.own or plan.mutates
         reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
-        later = [] if all_of_it or branch.exit is not None else branch.graph.nodes[branch.end :]
+        later = [] if all_of_it or branch.exit is not None else branch.graph.nodes[max(branch.end, self._start) :]
         other_modes = effects.read_in([other.live for other in plan.branches if other is not branch])
 
         def missed() -> list[Node]:
