@@ -232,6 +232,13 @@ class Needs:
                 f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
                 f"divided inside {where}"
             )
+        for node in self._branch.graph.nodes:
+            if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
+                return (
+                    f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
+                    f"another one assigns, so the model cannot be divided after {where}. Change the buffer in place "
+                    f"instead, as with copy_: both pieces see that"
+                )
         held = [self._of_graph.alias_set(node) for node in self._elsewhere]
         if any((known + held).count(alias_set) > 1 for alias_set in changed.intersection(known)):
             return (
@@ -240,13 +247,6 @@ class Needs:
                 + ". An example input, args=(x,), may show that it does not"
                 * (not self._effects.traces.has_example)
             )
-        for node in self._branch.graph.nodes:
-            if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
-                return (
-                    f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
-                    f"another one assigns, so the model cannot be divided after {where}. Change the buffer in place "
-                    f"instead, as with copy_: both pieces see that"
-                )
         return None
 
     def _leave(self, left: Entry, whole: set[int]) -> None:
