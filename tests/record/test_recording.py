@@ -151,3 +151,37 @@ def test_an_example_changes_nothing_where_none_is_needed() -> None:
     model = model_of(lambda self, x: self.b(self.a(x) * x.shape[0]))
     sources = [type(cut)._truncated_source for cut in (truncate(model, "b"), truncate(model, "b", args=(EXAMPLE,)))]
     assert sources[0] == sources[1]
+
+
+class Gate(nn.Module):
+    """Returns a number, and captures inside of it share memory with what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if grew(x):
+            return x
+        return self.inner(x).sum()
+
+
+class Overwrites(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Gate()
+        self.act = nn.LeakyReLU(0.2, inplace=True)
+        self.last = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 1 if not grew(x) else x
+        self.gate(x)
+        return self.last(self.act(x))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_value_inside_a_child_that_is_an_argument_of_it_is_not_overwritten(training: bool) -> None:
+    model = Overwrites().train(training)
+    cut = truncate(model, ["last", "gate.inner"], (EXAMPLE,)).eval()
+    seen = capture(model.eval(), ["last", "gate.inner"], WIDE)
+    assert equal(cut(WIDE), [seen["last"][-1], seen["gate.inner"][-1]])

@@ -258,21 +258,14 @@ class GraphEffects:
         held = [node for node in nodes if node.kind is Kind.ATTRIBUTE and not is_mode(node)]
         return State(frozenset(called), frozenset(map(self._memory_of, held)))
 
-    def keeping_state(self, nodes: Iterable[Node], live: set[Node]) -> list[Node]:
-        """Those among nodes that run after the targets which may change what the next call reads.
+    @staticmethod
+    def keeping_state(nodes: Iterable[Node]) -> list[Node]:
+        """Those among nodes that run after the targets which write what this module holds, for its next call to read.
 
-        Few do, and only of these more is asked: to know what a child does it may have to be followed.
+        Further calls of children are not among them, though they count a batch in their statistics: a cut at one call
+        of a module stops at this call.
         """
-        called, _ = self.read_in([live])
-        found = []
-        for node in nodes:
-            if node.kind is Kind.CHILD:
-                child = descend(self._module, node.target)
-                if id(child) in called and next(child.buffers(), None) is not None:
-                    found.append(node)
-            elif node.kind is Kind.ASSIGN or any(map(_is_of_attribute, mutated(node))):
-                found.append(node)
-        return found
+        return [node for node in nodes if node.kind is Kind.ASSIGN or any(map(_is_of_attribute, mutated(node)))]
 
     def _holds(self, call: Node, memory: frozenset[Any]) -> bool:
         """Whether a child holds a tensor whose memory is among these."""

@@ -56,7 +56,7 @@ class Needs:
 
         def missed() -> list[Node]:
             """What is not among the live nodes yet, and has to be since it mutates something, or is a guard."""
-            candidates = [*reached, *effects.keeping_state(later, self._live)]
+            candidates = [*reached, *effects.keeping_state(later)]
             mutators = effects.needed_mutators(
                 self._live, reads, plan.own, plan.mutates, candidates, self._elsewhere, other_modes
             )
@@ -143,6 +143,8 @@ class Needs:
 
     def _may_be_overwritten(self, tap: Tapped) -> bool:
         nodes = list(nodes_in(tap.value))
+        if tap.inner is not None:  # what is captured inside may be what the child was given, whatever it returns
+            nodes += [source for node in nodes for source in node.inputs()]
         if not any(self._of_graph.overwritten_later(node, tap.moment, self._live) for node in nodes):
             return False
         child = self._plan.child_of(tap.value) if tap.inner is not None else None
