@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from truncate._graph import (
     mutated,
     nodes_in,
 )
+from truncate._python import may_write
 from truncate._record import Traces
 
 
@@ -53,6 +54,7 @@ class Effects:
         self.traces = traces
         self._of: dict[Graph, GraphEffects] = {}
         self._summaries: dict[tuple[int, str], Summary] = {}
+        self._may_write: dict[int, bool] = {}
 
     def of(self, module: nn.Module, path: str, graph: Graph) -> GraphEffects:
         if graph not in self._of:
@@ -68,6 +70,11 @@ class Effects:
             self._summaries[key] = self._summarize(module, path, call, names)
         return self._summaries[key]
 
+    def may_write(self, module: nn.Module) -> bool:
+        if id(module) not in self._may_write:
+            self._may_write[id(module)] = may_write(module)
+        return self._may_write[id(module)]
+
     def _summarize(self, module: nn.Module, path: str, call: Call, names: frozenset[str]) -> Summary:
         if any(map(_is_foreign, (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))):
             return Summary(names, names)  # they may do anything to what they are given
@@ -77,9 +84,8 @@ class Effects:
             graphs = []
         if not graphs or any(graph.failure or graph.open_end for graph in graphs):
             observed = self.traces.observed(module)
-            if observed is None:
-                return Summary(names, names)
-            return Summary(names if observed.mutates else frozenset(), names if observed.aliases else frozenset())
+            writes = observed is None or observed.mutates or self.may_write(module)
+            return Summary(names if writes else frozenset(), names)
         changed: set[str] = set()
         returned: set[str] = set()
         for graph in graphs:
@@ -109,17 +115,21 @@ class GraphEffects:
         if node.kind is Kind.ASSIGN:
             return [node]
         if node.kind is Kind.CHILD:
-            return self._arguments(node, lambda summary: summary.mutated)
+            return self._mutated_by_call(node)
         return mutated(node)
 
-    def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
+    def _mutated_by_call(self, node: Node) -> list[Node]:
+        """What a child did on the example tells that it mutates, not that it never does: another mode may."""
         if node.observed is not None:
-            every = frozenset(map(str, range(len(node.inputs()))))
-            none: frozenset[str] = frozenset()
-            seen = Summary(every if node.observed.mutates else none, every if node.observed.aliases else none)
-            return node.inputs() if which(seen) else []
+            if node.observed.mutates:
+                return node.inputs()
+            if not self._effects.may_write(descend(self._module, node.target)):
+                return []
+        return self._arguments(node, self.child_summary(node).mutated)
+
+    def _arguments(self, node: Node, names: frozenset[str]) -> list[Node]:
+        """Those arguments of a call that the child knows by these names."""
         call = self._effects.traces.call(self._module, self._path, node)
-        names = which(self.child_summary(node))
         return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
 
     @functools.cached_property
@@ -139,7 +149,7 @@ class GraphEffects:
             if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node):
                 shared += [held.setdefault(memory, node) for memory in (node.target, self._memory_of(node))]
             if node.kind is Kind.CHILD:
-                shared += self._arguments(node, lambda summary: summary.returned)
+                shared += self._arguments(node, self.child_summary(node).returned)
             else:
                 shared += aliases_of(node)
             for source in shared:
@@ -169,6 +179,20 @@ class GraphEffects:
     def child_summary(self, node: Node) -> Summary:
         call = self._effects.traces.call(self._module, self._path, node)
         return self._effects.summary(descend(self._module, node.target), join(self._path, node.target), call)
+
+    def is_given_twice(self, node: Node) -> bool:
+        """Whether a child gets one tensor, or views of it, as several arguments, and mutates one of them.
+
+        To a forward that is followed its arguments are different values. With an example, its check tells.
+        """
+        if self._effects.traces.has_example:
+            return False
+        call = self._effects.traces.call(self._module, self._path, node)
+        names: dict[Node, set[str]] = {}
+        for source, given in zip(node.inputs(), call.inputs):
+            names.setdefault(self._alias_sets[source], set()).add(given.target)
+        several = [each for each in names.values() if len(each) > 1]
+        return bool(several) and any(each & self.child_summary(node).mutated for each in several)
 
     def inputs_among(self, nodes: Iterable[Node]) -> set[str]:
         """The names of the inputs that may share memory with one of the nodes."""

@@ -23,6 +23,7 @@ from truncate._python.bytecode import (
 from truncate._python.contexts import Contexts
 from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
 from truncate._python.reach import globals_of, is_theirs, reached
+from truncate._python.writes import may_write
 
 __all__ = [
     "Contexts",
@@ -42,6 +43,7 @@ __all__ = [
     "is_library",
     "is_only_asked",
     "is_theirs",
+    "may_write",
     "names_in",
     "names_tested_for_none",
     "only_shows_text",
