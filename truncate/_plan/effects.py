@@ -19,6 +19,7 @@ from truncate._graph import (
     Graph,
     Kind,
     Node,
+    Observed,
     aliases_of,
     descend,
     is_mode,
@@ -45,6 +46,7 @@ class Summary:
     mutated: frozenset[str]  # changed in place
     returned: frozenset[str]  # the result may be an alias of them
     state: bool = True  # it mutates tensors of its own, which its next call reads
+    perhaps: frozenset[str] = frozenset()  # not mutated on the example; for other values, or in another mode, maybe
 
 
 class Effects:
@@ -61,13 +63,13 @@ class Effects:
             self._of[graph] = GraphEffects(self, module, path, graph)
         return self._of[graph]
 
-    def summary(self, module: nn.Module, path: str, call: Call) -> Summary:
-        """What a call does to its inputs; the worst case for each of them if the forward cannot be followed."""
+    def summary(self, module: nn.Module, path: str, call: Call, observed: Observed | None = None) -> Summary:
+        """What a call does to its inputs; if the forward cannot be followed, what was observed, or the worst case."""
         key = (id(module), call.key)
         if key not in self._summaries:
             names = frozenset(node.target for node in call.inputs)
             self._summaries[key] = Summary(names, names)  # meanwhile, in case it calls itself
-            self._summaries[key] = self._summarize(module, path, call, names)
+            self._summaries[key] = self._summarize(module, path, call, names, observed)
         return self._summaries[key]
 
     def may_write(self, module: nn.Module) -> bool:
@@ -75,7 +77,9 @@ class Effects:
             self._may_write[id(module)] = may_write(module)
         return self._may_write[id(module)]
 
-    def _summarize(self, module: nn.Module, path: str, call: Call, names: frozenset[str]) -> Summary:
+    def _summarize(
+        self, module: nn.Module, path: str, call: Call, names: frozenset[str], observed: Observed | None
+    ) -> Summary:
         if any(map(_is_foreign, (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))):
             return Summary(names, names)  # they may do anything to what they are given
         try:
@@ -83,9 +87,12 @@ class Effects:
         except TruncateError:
             graphs = []
         if not graphs or any(graph.failure or graph.open_end for graph in graphs):
-            observed = self.traces.observed(module)
-            writes = observed is None or observed.mutates or self.may_write(module)
-            return Summary(names if writes else frozenset(), names)
+            observed = observed or self.traces.observed(module)
+            if observed is None:
+                return Summary(names, names)
+            none: frozenset[str] = frozenset()
+            perhaps = names if self.may_write(module) else none
+            return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=perhaps)
         changed: set[str] = set()
         returned: set[str] = set()
         for graph in graphs:
@@ -126,6 +133,12 @@ class GraphEffects:
             if not self._effects.may_write(descend(self._module, node.target)):
                 return []
         return self._arguments(node, self.child_summary(node).mutated)
+
+    def _perhaps(self, node: Node) -> list[Node]:
+        """What a call may mutate, though it did not on the example."""
+        if node.kind is not Kind.CHILD or not self._effects.may_write(descend(self._module, node.target)):
+            return []
+        return self._arguments(node, self.child_summary(node).perhaps)
 
     def _arguments(self, node: Node, names: frozenset[str]) -> list[Node]:
         """Those arguments of a call that the child knows by these names."""
@@ -178,7 +191,8 @@ class GraphEffects:
 
     def child_summary(self, node: Node) -> Summary:
         call = self._effects.traces.call(self._module, self._path, node)
-        return self._effects.summary(descend(self._module, node.target), join(self._path, node.target), call)
+        child, path = descend(self._module, node.target), join(self._path, node.target)
+        return self._effects.summary(child, path, call, node.observed)
 
     def is_given_twice(self, node: Node) -> bool:
         """Whether a child gets one tensor, or views of it, as several arguments, and mutates one of them.
@@ -244,7 +258,7 @@ class GraphEffects:
             if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
         ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
-        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node))]
+        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node) or self._perhaps(node))]
         if not mutators:
             return stateful
         alias_sets = self._alias_sets
