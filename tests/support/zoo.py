@@ -34,7 +34,7 @@ class Entry:
     wanted: tuple[str, ...] = ()  # parts of paths of which one each is cut; otherwise drawn
     cuts: int = 3
     undivided: tuple[str, ...] = ()  # places where `split` refuses to divide the model
-    keeps: tuple[str, ...] = ()  # parameters kept though no gradient leads to them: a size is read from what they make
+    keeps: tuple[str, ...] = ()  # parameters kept though no gradient leads to them: a size is read, or it may write
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
