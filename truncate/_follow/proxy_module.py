@@ -25,7 +25,7 @@ from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer
 from truncate._follow.replaced import ORIGINAL_CLASS, POSITION
 from truncate._graph import Kind, descend, items_of, join, map_nested
-from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached
+from truncate._python import asks_of_values, attributes_stored, compares_two, compares_with_bool, names_in, reached
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _ORIGINAL = "_truncate_original"  # in the __dict__ of an unopened proxy module: its original
@@ -252,6 +252,12 @@ def _attributes_set(cls: Any) -> frozenset[str]:
 def compares_bools(cls: Any) -> bool:
     """Whether the forward of a class, or a function that it reaches by name, compares by ``is`` with True or False."""
     return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
+
+
+@functools.lru_cache(maxsize=4096)
+def compares_values(cls: Any) -> bool:
+    """Whether the forward of a class, or a function that it reaches, compares two values by ``is``."""
+    return any(compares_two(function.__code__) for function in reached([inspect.unwrap(cls.forward)]))
 
 
 @functools.lru_cache(maxsize=4096)
