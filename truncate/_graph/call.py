@@ -36,7 +36,8 @@ class Call:
         def marked(item: Any) -> Any:
             if type(item) is Node:
                 return "·"
-            if type(item).__hash__ in (None, object.__hash__):  # an object, which may print like another one
+            kind: Any = type(item)
+            if kind.__hash__ in (None, object.__hash__):  # an object, which may print like another one
                 told_apart.append(id(item))
             return item
 

@@ -32,10 +32,9 @@ def may_fill(module: nn.Module) -> bool:
 
 def changes_given(module: nn.Module) -> bool:
     """Whether the forward of a module, without its children, has code that may change an object that it is given."""
+    kind: Any = type(module)
     patched = vars(module).get("forward")
-    codes = (
-        _code_of_forward(type(module)) if patched is None else {function.__code__ for function in reached([patched])}
-    )
+    codes = _code_of_forward(kind) if patched is None else {function.__code__ for function in reached([patched])}
     return any(bool(attributes_stored(code)) or _fills(code, operators=False) for code in codes)
 
 

@@ -44,7 +44,6 @@ from truncate._graph import (
     descend,
     mutated,
     observed_in,
-    pairs,
     returns_list,
     tensors_in,
 )
@@ -85,7 +84,8 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     def record(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
         """Runs the forward on arguments that match `call`; returns the graph, and what the forward returned."""
-        if compares_values(type(self.module)):  # two names of one value here may be two values in another pass
+        kind: Any = type(self.module)
+        if compares_values(kind):  # two names of one value here may be two values in another pass
             raise self.fail("compares two values with `is`")
         with tracing_with(self), python_draws_watched() as drawn, self._contexts.running(), self:
             self._drawn = drawn
@@ -159,7 +159,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
             return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
         fillable: dict[int, tuple[Any, Node]] | None = {} if may_fill(descend(self.module, path)) else None
-        lower = functools.partial(self._lower_given, fillable=fillable)
+        lower = functools.partial(self.lower_given, fillable=fillable)
         try:
             lowered, named = tuple(map(lower, args)), {key: lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
@@ -186,40 +186,13 @@ class Recording(Values, Answers, TorchFunctionMode):
                 own[:], changes[number] = held, None
         for number, own in enumerate(containers):
             if fillable and id(own) in fillable:
-                self._refill(own, passed.containers[number], fillable[id(own)][1], changes[number] is not None)
+                self.refill(own, passed.containers[number], fillable[id(own)][1], changes[number] is not None)
                 changes[number] = None
         known = self.known_changes(changes, passed.containers)
         self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))
         if type(returned) not in PLAIN:
             self._returned[id(returned)] = node, returned
         return returned
-
-    def _lower_given(self, value: Any, fillable: dict[int, tuple[Any, Node]] | None) -> Any:
-        """The nodes of an argument. A list or dict which the child may fill is made before, so that it can be read."""
-        if fillable is None or type(value) not in (list, dict, tuple):
-            return self.lower(value)
-        if id(value) in fillable:
-            return fillable[id(value)][1]
-        lower = functools.partial(self._lower_given, fillable=fillable)
-        items = list(map(lower, value.values() if type(value) is dict else value))
-        lowered: Any = dict(zip(value, items)) if type(value) is dict else type(value)(items)
-        if type(value) is not tuple:
-            lowered = self.node(Kind.FUNCTION, type(value), (lowered,))
-            fillable[id(value)] = value, lowered
-        return lowered
-
-    def _refill(self, own: Any, held: Any, node: Node, changed: bool) -> None:
-        """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there."""
-        before = dict(pairs(own))
-        self.guard_items(node, held, decides=changed or not before)
-        own.clear()
-        for key, item in pairs(held):
-            is_new = key not in before or self.real(before[key]) is not item
-            if is_new and not isinstance(item, (torch.Tensor, int, float)):
-                raise self.fail("passes a list or dict to a child that puts something else than tensors into it")
-            read = is_new or isinstance(item, torch.Tensor)
-            kept = self._enter(item, self._part(node, operator.getitem, key)) if read else before[key]
-            own.append(kept) if type(own) is list else own.update({key: kept})
 
     def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
         """A hook that only looks may be registered: what it stores are known values, and no cut needs the hook."""

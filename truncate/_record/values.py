@@ -31,7 +31,7 @@ from truncate._follow import (
     revive,
     traced,
 )
-from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested
+from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested, pairs
 from truncate._python import users_frame
 from truncate._record.guards import Guards
 
@@ -162,6 +162,33 @@ class Values(GraphBuilder, Guards):
         if is_container(value):
             return map_nested(value, self.lower)
         return self._opaque(value)
+
+    def lower_given(self, value: Any, fillable: dict[int, tuple[Any, Node]] | None) -> Any:
+        """The nodes of an argument. A list or dict which the child may fill is made before, so that it can be read."""
+        if fillable is None or type(value) not in (list, dict, tuple):
+            return self.lower(value)
+        if id(value) in fillable:
+            return fillable[id(value)][1]
+        lower = functools.partial(self.lower_given, fillable=fillable)
+        items = list(map(lower, value.values() if type(value) is dict else value))
+        lowered: Any = dict(zip(value, items)) if type(value) is dict else type(value)(items)
+        if type(value) is not tuple:
+            lowered = self.node(Kind.FUNCTION, type(value), (lowered,))
+            fillable[id(value)] = value, lowered
+        return lowered
+
+    def refill(self, own: Any, held: Any, node: Node, changed: bool) -> None:
+        """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there."""
+        before = dict(pairs(own))
+        self.guard_items(node, held, decides=changed or not before)
+        own.clear()
+        for key, item in pairs(held):
+            is_new = key not in before or self.real(before[key]) is not item
+            if is_new and not isinstance(item, (torch.Tensor, int, float)):
+                raise self.fail("passes a list or dict to a child that puts something else than tensors into it")
+            read = is_new or isinstance(item, torch.Tensor)
+            kept = self._enter(item, self._part(node, operator.getitem, key)) if read else before[key]
+            own.append(kept) if type(own) is list else own.update({key: kept})
 
     def _constant(self, tensor: torch.Tensor) -> Node:
         """The node of a tensor that is in no attribute of the module, but in a list or a global."""
