@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import keyword
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,7 @@ def source_of(
     hints = {**declared_types(plan.module), FORM: int}
     define, opening, inputs = _head(plan, names, slots, hints)
     opening = opening if guarded or plan.slots else []
-    spell = functools.partial(_spell, made)
+    spell = functools.partial(_spell, names, made)
     forms = []
     for form, _ in enumerate(plan.forms):
         bodies = []
@@ -55,9 +54,9 @@ def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> 
     # The model itself takes what crosses as one argument, as the piece before returns it.
     if len(slots) == 1:
         return f"def forward(self, {slots[0]}):", [], {}
-    names.globals["Tuple"] = typing.Tuple  # noqa: UP006 (as TorchScript reads it)
+    pair = names.of(typing.Tuple)  # noqa: UP006 (as TorchScript reads it)
     types = ", ".join(["Tensor"] * len(slots))
-    return f"def forward(self, crossing: Tuple[{types}]):", [f"{', '.join(slots)} = crossing"], {}
+    return f"def forward(self, crossing: {pair}[{types}]):", [f"{', '.join(slots)} = crossing"], {}
 
 
 def _slot_names(plan: Plan) -> list[str]:
@@ -172,18 +171,16 @@ def _write(
     return writer.lines
 
 
-def _spell(made: nn.Module, path: str) -> str:
+def _spell(names: Names, made: nn.Module, path: str) -> str:
     """The expression by which a forward reaches what its module holds at a path."""
     expression = "self"
     holder: Any = made
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         if isinstance(holder, nn.ModuleDict):
-            expression += f"[{name!r}]"
-        elif name.isidentifier() and not keyword.iskeyword(name):
-            expression += f".{name}"
+            expression += f"[{names.constant(name)}]"
         elif isinstance(holder, (nn.ModuleList, nn.Sequential)) and name in map(str, range(len(holder))):
             expression += f"[{list(holder._modules).index(name)}]"
         else:
-            expression = f"getattr({expression}, {name!r})"
+            expression = names.attribute(expression, name)
         holder = getattr(holder, "_modules", {}).get(name)
     return expression

@@ -7,11 +7,13 @@ and the function inside a decorator, are copied too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import nn
 
 from truncate._follow.constants import has_floats, with_own_constants
 from truncate._follow.numbers import Traced, TracedBool
+from truncate._follow.objects import PLAIN
 from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
 from truncate._python import globals_of, is_theirs, names_in, reached
@@ -38,7 +41,7 @@ _under_way: dict[types.FunctionType, list[types.CellType]] = {}  # unfinished co
 
 
 def with_own_builtins(function: Any) -> Any:
-    """The copy of a function, made once; anything else, and a function that needs no copy, is returned as it is.
+    """The copy of a function; anything else, and a function that needs no copy, is returned as it is.
 
     A function that `functools.lru_cache` caches runs again: its result of another pass is in no graph.
     """
@@ -47,10 +50,40 @@ def with_own_builtins(function: Any) -> Any:
     if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
     with _copying:
-        return _copied(function)
+        if _holds_no_object(function, set()):
+            return _remembered(function)
+        known = _in_use.get(function)
+        copy = known() if known is not None else None
+        if copy is None:
+            copy = _copied(function)
+            _in_use[function] = weakref.ref(copy)
+        return copy
+
+
+# Copies of functions that hold objects, perhaps a model: as long as somebody has one, there is no other.
+_in_use: weakref.WeakKeyDictionary[types.FunctionType, weakref.ref[types.FunctionType]] = weakref.WeakKeyDictionary()
 
 
 @functools.lru_cache(maxsize=4096)
+def _remembered(function: types.FunctionType) -> types.FunctionType:
+    return _copied(function)
+
+
+def _holds_no_object(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
+    """Whether nothing that a function holds can be, or hold, a model, which a cache would keep alive."""
+    seen.add(function)
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            held.append(cell.cell_contents)
+    return all(
+        value in seen or _holds_no_object(value, seen)
+        if isinstance(value, types.FunctionType)
+        else isinstance(value, (type, types.ModuleType)) or type(value) in PLAIN
+        for value in held
+    )
+
+
 def _copied(function: types.FunctionType) -> types.FunctionType:
     _under_way[function] = []
     copy = function
