@@ -300,23 +300,15 @@ def _call(value: Any, module: Any) -> Any:
 
 
 def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
-    """The class of all cuts with this forward, so that whoever remembers classes does not remember every cut."""
     if run is not exec:
         raise TruncateError("a pickle of a cut runs the source in it with `exec`, and this one names something else")
-    key = (name, source, *((known, id(value)) for known, value in names.items()))
-    made = _classes.get(key)
-    if made is None:
-        code, module = _compile(source)
-        # Not a name of ours: a cut that is cut again is followed like anyone's code.
-        space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated", "__loader__": module.__loader__}
-        run(code, space)
-        space["forward"].__module__ = module.__name__
-        members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
-        made = _classes[key] = type(name, (Truncated,), {**members, "__module__": __name__})
-    return made
-
-
-_classes: weakref.WeakValueDictionary[Any, type[Truncated]] = weakref.WeakValueDictionary()
+    code, module = _compile(source)
+    # Not a name of ours: a cut that is cut again is followed like anyone's code.
+    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated", "__loader__": module.__loader__}
+    run(code, space)
+    space["forward"].__module__ = module.__name__
+    members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
+    return type(name, (Truncated,), {**members, "__module__": __name__})
 
 
 @functools.lru_cache(maxsize=512)
@@ -326,7 +318,8 @@ def _compile(source: str) -> tuple[types.CodeType, types.ModuleType]:
     modules = (types.ModuleType(name) for name in numbered(base))
     module = next(module for module in modules if sys.modules.setdefault(module.__name__, module) is module)
     vars(module)["__loader__"] = Loader(source)
-    filename = f"<{module.__name__}>.py"  # what ends with > as well is never asked for
+    filename = f"<{module.__name__}>.py"  # what ends with > is not looked for a second time
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     code = compile(source, filename, "exec")
     (forward,) = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     weakref.finalize(forward, _forget, module.__name__, filename).atexit = False
@@ -334,7 +327,7 @@ def _compile(source: str) -> tuple[types.CodeType, types.ModuleType]:
 
 
 class Loader:
-    """Gives the source of a forward to TorchScript, `inspect`, debuggers and tracebacks, whenever they ask for it."""
+    """Gives the source of a forward again to TorchScript and others, when somebody has cleared `linecache`."""
 
     def __init__(self, source: str) -> None:
         self._source = source

@@ -317,5 +317,6 @@ def _import(name: str, value: Any) -> str:
         own = value.__qualname__
         return f"from {value.__module__} import {own}{f' as {name}' if own != name else ''}\n"
     raise TruncateError(
-        f"the source would need {name!r} ({type(value).__name__}), which cannot be imported, so it would not stand by itself"
+        f"the source would need {name!r} ({type(value).__name__}), which cannot be imported, so it would not stand by "
+        f"itself"
     )

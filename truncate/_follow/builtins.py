@@ -13,7 +13,6 @@ import math
 import sys
 import threading
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from truncate._follow.numbers import Traced, TracedBool
 from truncate._follow.objects import PLAIN
 from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
-from truncate._python import globals_of, is_theirs, names_in, reached
+from truncate._python import globals_of, is_theirs, names_in, reached, while_used
 
 # Functions of torch that parse their arguments before a function mode sees the call, or that have none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
@@ -50,23 +49,7 @@ def with_own_builtins(function: Any) -> Any:
     if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
     with _copying:
-        if _holds_no_object(function, set()):
-            return _remembered(function)
-        known = _in_use.get(function)
-        copy = known() if known is not None else None
-        if copy is None:
-            copy = _copied(function)
-            _in_use[function] = weakref.ref(copy)
-        return copy
-
-
-# Copies of functions that hold objects, perhaps a model: as long as somebody has one, there is no other.
-_in_use: weakref.WeakKeyDictionary[types.FunctionType, weakref.ref[types.FunctionType]] = weakref.WeakKeyDictionary()
-
-
-@functools.lru_cache(maxsize=4096)
-def _remembered(function: types.FunctionType) -> types.FunctionType:
-    return _copied(function)
+        return _kept_copy(function) if _holds_no_object(function, set()) else _copied(function)
 
 
 def _holds_no_object(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
@@ -84,6 +67,7 @@ def _holds_no_object(function: types.FunctionType, seen: set[types.FunctionType]
     )
 
 
+@while_used
 def _copied(function: types.FunctionType) -> types.FunctionType:
     _under_way[function] = []
     copy = function
@@ -104,6 +88,9 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
         for cell in _under_way.pop(function):
             cell.cell_contents = copy
     return copy
+
+
+_kept_copy = functools.lru_cache(maxsize=4096)(_copied)
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:

@@ -23,6 +23,7 @@ from truncate._python.bytecode import (
 from truncate._python.contexts import Contexts
 from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
 from truncate._python.reach import globals_of, is_theirs, reached
+from truncate._python.remembered import can_be_imported, while_there, while_used
 
 __all__ = [
     "Contexts",
@@ -33,6 +34,7 @@ __all__ = [
     "assigned_names",
     "attributes_stored",
     "callers_frame",
+    "can_be_imported",
     "compared_device_type",
     "compares_with_bool",
     "demanded",
@@ -49,4 +51,6 @@ __all__ = [
     "source_line",
     "unpacked_items",
     "users_frame",
+    "while_there",
+    "while_used",
 ]
