@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from truncate._follow import real_of
 from truncate._graph import called, is_plain_name
 
 PROVIDED: dict[str, Any] = {"torch": torch, "torch_1": torch, "F": F, "F_1": F, "Tensor": Tensor}
@@ -81,6 +82,7 @@ class Names:
 
         The class of a value decides, and never what it says of itself: an Enum that is a string is no string here.
         """
+        value = real_of(value)
         kind = type(value)
         if kind is float and not math.isfinite(value):
             return f'{self.builtin(float)}("{value}")'

@@ -88,7 +88,9 @@ def descend(module: nn.Module, path: str) -> nn.Module:
 
 def join(path: str, name: str) -> str:
     """The dotted path of `name` inside `path`."""
-    return ".".join((path, name)) if path and name else path or name  # of what it says, also if it is an Enum
+    if path:
+        return ".".join((path, name)) if name else path
+    return name if type(name) is str else "".join((name,))  # what it says; an Enum says otherwise when it is printed
 
 
 def is_plain_name(name: Any) -> bool:
