@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import builtins
 import enum
+import inspect
 import random
 from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracle import capture, equal
 from torch import Tensor, nn
 
-from truncate import TruncateError, source, truncate
+from truncate import CannotFollowError, FixedArgumentError, TruncateError, source, truncate
 
 PAYLOAD = "__import__('builtins').__dict__.__setitem__('RAN', True)"
 ODD = [
@@ -197,3 +199,73 @@ def forward_with_less(self: Any, inputs: Any) -> Any:
     for module in self.table.values():
         x = module(x)
     return self.last(self.inner(self.chain(x) + getattr(self, buffer)))
+
+
+class Shadows(nn.Module):
+    """Its arguments have the names of what generated source uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Any, len: Any = (1, 2), set: Any = {"k": 1}, torch: Any = 2, abs: Any = float("inf")) -> Any:  # noqa: B006
+        return self.b(self.a(F.relu(x)).abs() + abs(x.mean()) if callable(abs) else self.a(F.relu(x)) * torch)
+
+
+def test_arguments_that_hide_builtins() -> None:
+    model, x = Shadows(), torch.randn(2, 4)
+    cut = truncate(model, before="b", live=False)
+    assert equal(cut(x), model.a(x.relu()) * 2)
+    assert equal(cut(x, (1, 2), {"k": 1}, 2), model.a(x.relu()) * 2)
+    for other in ({"len": (1, 2, 3)}, {"set": {"j": 1}}, {"torch": 3}, {"abs": 1.0}):
+        with pytest.raises(FixedArgumentError):
+            cut(x, **other)
+
+
+def test_an_argument_that_no_source_can_name() -> None:
+    class Net(Shadows):
+        def forward(self, x: Any) -> Any:  # type: ignore[override]
+            return self.b(self.a(x))
+
+    names = ("self", "ſ")
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    Net.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with pytest.raises(CannotFollowError, match="takes an argument called 'ſ', a name that no source can hold"):
+        truncate(Net(), before="b", live=False)
+
+
+class Box:
+    def __init__(self, name: str) -> None:
+        setattr(self, name, torch.ones(4))
+        setattr(type(self), f"{name}()", lambda self, x: x * 3)
+
+
+class AsksBox(Shadows):
+    def forward(self, x: Any, box: Any) -> Any:  # type: ignore[override]
+        return self.b(self.a(getattr(box, "odd name()")(x)) + getattr(box, "odd name"))
+
+
+def test_attributes_and_methods_of_objects() -> None:
+    model, x = AsksBox(), torch.randn(2, 4)
+    cut = truncate(model, before="b", args=(x, Box("odd name")))
+    assert equal(cut(x, Box("odd name")), model.a(x * 3) + 1)
+
+
+def test_functions_with_a_name_that_is_none() -> None:
+    class Odd(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+    class Net(Shadows):
+        def forward(self, x: Any) -> Any:  # type: ignore[override]
+            return self.b(torch.compiler.disable(odd)(self.a(Odd.apply(x))))
+
+    def odd(x: Any) -> Any:
+        return x + 1
+
+    Odd.__name__ = odd.__name__ = f"x, {PAYLOAD}"
+    model, x = Net(), torch.randn(2, 4)
+    cut = truncate(model, before="b", args=(x,))
+    assert equal(cut(x), model.a(x * 2) + 1)
+    assert not hasattr(builtins, "RAN")

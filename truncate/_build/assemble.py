@@ -302,28 +302,27 @@ def _call(value: Any, module: Any) -> Any:
 def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
     if run is not exec:
         raise TruncateError("a pickle of a cut runs the source in it with `exec`, and this one names something else")
-    code, module = _compile(source)
+    code, module, loader = _compile(source)
     # Not a name of ours: a cut that is cut again is followed like anyone's code.
-    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated", "__loader__": module.__loader__}
+    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated", "__loader__": loader}
     run(code, space)
-    space["forward"].__module__ = module.__name__
+    space["forward"].__module__ = module
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
     return type(name, (Truncated,), {**members, "__module__": __name__})
 
 
 @functools.lru_cache(maxsize=512)
-def _compile(source: str) -> tuple[types.CodeType, types.ModuleType]:
-    """The code of a source, and a module that stands for its file: it is there as long as the code."""
+def _compile(source: str) -> tuple[types.CodeType, str, Loader]:
+    """The code of a source, and the name of a module that stands for its file, as long as somebody has the loader."""
     base = f"truncated.{hashlib.sha1(source.encode()).hexdigest()[:12]}"
     modules = (types.ModuleType(name) for name in numbered(base))
     module = next(module for module in modules if sys.modules.setdefault(module.__name__, module) is module)
     vars(module)["__loader__"] = Loader(source)
     filename = f"<{module.__name__}>.py"  # what ends with > is not looked for a second time
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    code = compile(source, filename, "exec")
-    (forward,) = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    weakref.finalize(forward, _forget, module.__name__, filename).atexit = False
-    return code, module
+    loader = Loader(source)  # another one, which `sys.modules` does not hold
+    weakref.finalize(loader, _forget, module.__name__, filename).atexit = False
+    return compile(source, filename, "exec"), module.__name__, loader
 
 
 class Loader:
