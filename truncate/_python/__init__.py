@@ -24,6 +24,7 @@ from truncate._python.contexts import Contexts
 from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
 from truncate._python.reach import globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
+from truncate._python.writes import may_write
 
 __all__ = [
     "Contexts",
@@ -44,6 +45,7 @@ __all__ = [
     "is_library",
     "is_only_asked",
     "is_theirs",
+    "may_write",
     "names_in",
     "names_tested_for_none",
     "only_shows_text",
