@@ -39,7 +39,7 @@ class ByClosure(Net):
     def __init__(self) -> None:
         super().__init__()
         model = weakref.proxy(self)
-        self.__dict__["how"] = lambda x, of=[self, model]: x * len(of)  # noqa: B006
+        self.__dict__["how"] = lambda x, of=[self, model]: x * len(of)
 
     def forward(self, x: Tensor) -> Any:
         return self.b(self.how(self.a(x)))
@@ -79,7 +79,9 @@ def test_two_thousand_cuts_leave_nothing() -> None:
             model: Any = (Net, ByClosure, Asks)[i % 3]()
             model.register_module(f"layer{count}_{i}", nn.Linear(4, 4))
             kind = type(model)
-            model.__class__ = type(kind)(kind.__name__, (kind,), {"forward": forward_through(f"layer{count}_{i}", kind)})
+            model.__class__ = type(kind)(
+                kind.__name__, (kind,), {"forward": forward_through(f"layer{count}_{i}", kind)}
+            )
             how: Any = {"live": True} if i % 10 == 1 else {"args": (X,)} if i % 3 == 2 else {}
             cut = truncate(model, "b", **how)
             if i % 60 == 0:
@@ -115,7 +117,9 @@ def test_letting_in_one_function_of_ours_runs_no_code() -> None:
     for module in (truncate(Net(), {"a": "a", "b": "b"}), freeze(truncate(Net(), {"a": "a", "b": "b"}))):
         file = io.BytesIO()
         torch.save(module, file)
-        rooms = [vars(part) for name, part in sys.modules.items() if name.startswith(("truncate._build", "truncate._live"))]
+        rooms = [
+            vars(part) for name, part in sys.modules.items() if name.startswith(("truncate._build", "truncate._live"))
+        ]
         ours = {one for room in rooms for one in room.values() if isinstance(one, types.FunctionType)}
         assert run_source_of_pickle in ours
         file.seek(0)

@@ -1,4 +1,4 @@
-"""Names and values that a model brings never become code: drawn for every place that generated source takes them from."""
+"""Names and values that a model brings never become code: drawn for each place where source takes them from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from truncate import CannotFollowError, FixedArgumentError, TruncateError, sourc
 PAYLOAD = "__import__('builtins').__dict__.__setitem__('RAN', True)"
 ODD = [
     "class", "None", "lambda", "layer-norm", "self", "super", "torch", "F", "nn", "Tensor", "model", "len", "getattr",
-    "ſ", "s", "ﬁ", "fi", "ª", "__x", "__debug__", "_", "x", "x_copy", "form", "options", "0", "1a", " ", "'", '"', "\\", "\\'",
+    "ſ", "s", "ﬁ", "fi", "ª", "__x", "__debug__", "_", "x", "x_copy", "form", "options", "0", "1a",
+    " ", "'", '"', "\\", "\\'",
     "a\nb", "\r", "\x00", "\u2028", "\x0c", "{x}", "%s", "#", ")", "]", "}:", "\ud800", "é", "e\u0301",
     PAYLOAD, f"a={PAYLOAD}, b", f"'+{PAYLOAD}+'", f'"+{PAYLOAD}+"', f"\n    {PAYLOAD}\n#", f"x): {PAYLOAD}\n    def f(",
 ]  # fmt: skip
@@ -35,7 +36,7 @@ class Says(str):
     __str__ = __repr__
 
 
-class Modality(str, enum.Enum):
+class Modality(str, enum.Enum):  # noqa: UP042 (a StrEnum prints itself as the string)
     IMAGE = "image"
     TEXT = "te xt"
 
@@ -94,11 +95,32 @@ class Draws:
         return list(found.values())
 
     def key(self) -> Any:
-        others = [7, -7, 1.5, float("inf"), True, None, (self.text(), 1), b"\n'", Named("key"), Color.RED, int, 10**2000]
+        others = [
+            7,
+            -7,
+            1.5,
+            float("inf"),
+            True,
+            None,
+            (self.text(), 1),
+            b"\n'",
+            Named("key"),
+            Color.RED,
+            int,
+            10**2000,
+        ]
         return self.random.choice([self.string(), self.string(), self.string(), *others])
 
     def value(self) -> Any:
-        others = [float("nan"), -0.0, 1j, complex("nan"), -(10**2000), [self.text(), [self.string()]], Named(self.text())]
+        others = [
+            float("nan"),
+            -0.0,
+            1j,
+            complex("nan"),
+            -(10**2000),
+            [self.text(), [self.string()]],
+            Named(self.text()),
+        ]
         others += [{self.key(): self.text()}, Named(7), torch.int8, torch.device("cpu"), ..., slice(1, None), Says]
         return self.random.choice([self.key(), *others])
 

@@ -28,6 +28,7 @@ from truncate._graph import (
     name_of,
     nodes_in,
 )
+from truncate._python import while_there
 
 _BINARY_SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
@@ -366,26 +367,24 @@ def base_name(node: Node) -> str:
     return base if is_plain_name(base) else "x"
 
 
-@functools.lru_cache(maxsize=1024)
+@while_there
 def _defaults(function: Any) -> dict[str, Any]:
     try:
-        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
+    return {name: p.default for name, p in parameters.items() if type(p.default) in _PLAIN}
+
+
+_PLAIN = (type(None), bool, int, float, str)
 
 
 def _without_defaults(node: Node) -> dict[str, Any]:
     """The keyword arguments that say something: torch passes on all of them, those left out too."""
     known = type(node.target) in (types.FunctionType, types.BuiltinFunctionType) and node.kwargs
-    defaults = _defaults(node.target) if known and getattr(node.target, "__closure__", None) is None else {}
-    plain = (type(None), bool, int, float, str)
+    defaults = _defaults(node.target) if known else {}
     return {
         name: value
         for name, value in node.kwargs.items()
-        if not (
-            name in defaults
-            and type(value) in plain
-            and type(defaults[name]) is type(value)
-            and defaults[name] == value
-        )
+        if not (name in defaults and type(defaults[name]) is type(value) and defaults[name] == value)
     }

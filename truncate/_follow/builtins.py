@@ -24,7 +24,7 @@ from truncate._follow.numbers import Traced, TracedBool
 from truncate._follow.objects import PLAIN
 from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
-from truncate._python import globals_of, is_theirs, names_in, reached, while_used
+from truncate._python import can_be_imported, globals_of, is_theirs, names_in, reached, while_used
 
 # Functions of torch that parse their arguments before a function mode sees the call, or that have none.
 _SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
@@ -49,20 +49,24 @@ def with_own_builtins(function: Any) -> Any:
     if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
     with _copying:
-        return _kept_copy(function) if _holds_no_object(function, set()) else _copied(function)
+        return _kept_copy(function) if _is_lasting(function, set()) else _copied(function)
 
 
-def _holds_no_object(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
-    """Whether nothing that a function holds can be, or hold, a model, which a cache would keep alive."""
+def _is_lasting(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
+    """Whether all that a function holds is kept alive by modules anyway: a cache may keep it too."""
     seen.add(function)
+    if getattr(sys.modules.get(function.__module__), "__dict__", None) is not function.__globals__:
+        return False
     held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # a cell that is still empty
             held.append(cell.cell_contents)
     return all(
-        value in seen or _holds_no_object(value, seen)
+        value in seen or _is_lasting(value, seen)
         if isinstance(value, types.FunctionType)
-        else isinstance(value, (type, types.ModuleType)) or type(value) in PLAIN
+        else can_be_imported(value)
+        if isinstance(value, type)
+        else type(value) in (*PLAIN, types.ModuleType)
         for value in held
     )
 

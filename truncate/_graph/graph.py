@@ -188,7 +188,7 @@ def pairs(container: Any) -> Iterable[tuple[Any, Any]]:
     return container.items() if isinstance(container, dict) else enumerate(container)
 
 
-@functools.lru_cache(maxsize=4096)
+# Not cached: a cache would keep the class alive, and what its methods lead to.
 def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
     """A function that takes the items out of a container of this class; None: it is no container."""
     if kind in (tuple, list):

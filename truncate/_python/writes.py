@@ -14,6 +14,7 @@ from torch import nn
 from truncate._python.bytecode import attributes_stored, names_in
 from truncate._python.frames import is_library
 from truncate._python.reach import reached
+from truncate._python.remembered import while_there
 
 
 def may_write(module: nn.Module) -> bool:
@@ -29,7 +30,7 @@ def may_write(module: nn.Module) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=4096)
+@while_there
 def _forward_writes(kind: Any) -> bool:
     """Whether the forward of a class, or a method or function that it names, may write."""
     found: set[FunctionType] = set()
