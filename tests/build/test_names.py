@@ -252,8 +252,38 @@ def test_an_argument_that_no_source_can_name() -> None:
     names = ("self", "ſ")
     parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     Net.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with pytest.raises(CannotFollowError, match="takes an argument called 'ſ', a name that no source can hold"):
+    with pytest.raises(CannotFollowError, match="takes an argument called 'ſ', a name that its source cannot hold"):
         truncate(Net(), before="b", live=False)
+
+
+class CallsItThis(Shadows):
+    def forward(this, self: Any, form: Tensor) -> Any:  # type: ignore[override]
+        return this.b(this.a(self) + form)
+
+
+class CallsTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = CallsItThis(), nn.Linear(4, 4)
+
+    def forward(self, form: Tensor, self_1: float = 1.0) -> Any:
+        return self.last(self.inner(self.inner(form, form), self_1))
+
+
+def test_arguments_by_the_names_that_generated_source_gives() -> None:
+    model, x = CallsItThis(), torch.randn(2, 4)
+    with pytest.raises(CannotFollowError, match="takes an argument called 'self', a name that its source cannot hold"):
+        truncate(model, "b", live=False)
+    assert equal(truncate(model, "b")(x, form=x), model(x, x))
+    twice = CallsTwice()
+    cut = truncate(twice, "inner.b", live=False)
+    assert equal(cut(x), twice.inner(twice.inner(x, x), 1.0))
+
+    class Net(Shadows):
+        def forward(self, form: Tensor) -> Any:  # type: ignore[override]
+            return self.b(self.a(form))
+
+    assert torch.jit.script(truncate(Net(), "b"))(x).shape == x.shape
 
 
 class Box:

@@ -25,8 +25,8 @@ def source_of(
     `guarded`: whether it refuses arguments that differ from those that were fixed.
     """
     slots = _slot_names(plan)
-    names = Names([*plan.used, *slots, FORM, *(p.name for p in plan.parameters or ())])
-    hints = {**declared_types(plan.module), FORM: int}
+    names = Names([*plan.used, *slots, _form_name(plan), *(p.name for p in plan.parameters or ())])
+    hints = declared_types(plan.module) | ({_form_name(plan): int} if plan.has_forms else {})
     define, opening, inputs = _head(plan, names, slots, hints)
     opening = opening if guarded or plan.slots else []
     spell = functools.partial(_spell, names, made)
@@ -44,13 +44,14 @@ def source_of(
         forms.append(_by_mode(bodies, spell, names))
     body = forms[-1]
     for form, lines in reversed(list(enumerate(forms[:-1]))):
-        body = _if_else(f"{FORM} == {form}", lines, body)
+        body = _if_else(f"{_form_name(plan)} == {form}", lines, body)
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
 
 
 def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
     if plan.path or not slots:
-        return head(names, plan.parameters, plan.forms[0].call, [*slots, *plan.used, *[FORM] * plan.has_forms], hints)
+        used = [*slots, *plan.used, *[_form_name(plan)] * plan.has_forms]
+        return head(names, plan.parameters, plan.forms[0].call, used, hints)
     # The model itself takes what crosses as one argument, as the piece before returns it.
     if len(slots) == 1:
         return f"def forward(self, {slots[0]}):", [], {}
@@ -61,7 +62,7 @@ def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> 
 
 def _slot_names(plan: Plan) -> list[str]:
     """A name for each value with which a forward is entered, such as a person would give to a variable."""
-    taken = Names([*plan.used, FORM, "crossing"])
+    taken = Names([*plan.used, _form_name(plan), "crossing"])
     slots: list[str] = []
     if not plan.path and plan.slots == 1:
         return ["x"]
@@ -77,7 +78,9 @@ def _slot_names(plan: Plan) -> list[str]:
     return slots
 
 
-FORM = "form"  # the argument that tells a rebuilt child, if it is called in different ways, which one it is
+def _form_name(plan: Plan) -> str:
+    """The argument that tells a rebuilt child, if it is called in different ways, which one it is."""
+    return next(name for name in numbered("form") if name not in plan.used)
 
 
 def _indented(lines: list[str]) -> list[str]:

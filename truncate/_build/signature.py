@@ -53,8 +53,8 @@ def head(
     inputs: dict[str, str] = {}
     for parameter in signature_kept:
         name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
-        if not is_plain_name(name):
-            raise CannotFollowError(f"a forward takes an argument called {name!r}, a name that no source can hold")
+        if not is_plain_name(name) or name == "self":
+            raise CannotFollowError(f"a forward takes an argument called {name!r}, a name that its source cannot hold")
         stars = _STARS.get(parameter.kind, "")
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
             written.append("*")

@@ -119,6 +119,7 @@ def _input_names(module: nn.Module, node: Node) -> list[str]:
             names.append(name)
         elif items_of(value):
             names += [f"{name}_{i}" for i, _ in enumerate(nodes_in(value))]
-    if len(names) != count or len(set(names)) != count or not all(map(is_plain_name, names)):
+    # Generated forwards call their module `self`.
+    if len(names) != count or len({*names, "self"}) != count + 1 or not all(map(is_plain_name, names)):
         names = [f"input_{i}" for i in range(count)]
     return names
