@@ -84,10 +84,11 @@ class _Document:
         made = self._expression(self._root, "", top=True)
         body = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
         used = set(re.findall(r"\w+", body))
-        # How a forward writes these modules if it has an argument of that name.
-        self._globals |= {name: module for name, module in (("torch_1", torch), ("F_1", F)) if name in used}
+        # The last two are how a forward writes these modules if it has an argument of that name.
+        named = {**self._globals, "torch_1": torch, "F_1": F}
+        self._globals = {name: value for name, value in named.items() if name in used}
         for name in list(self._globals):
-            if name in used and _is_ours(self._globals[name]):
+            if _is_ours(self._globals[name]):
                 self._write_out(name, self._globals.pop(name))
         imports = sorted(_import(name, value) for name, value in self._globals.items())
         return "".join([*imports, _HEAD, "\n\n", *(f"{text}\n\n" for text in self._written.values()), body])
