@@ -65,6 +65,17 @@ class Outer(nn.Module):
         return self.last(self.inner(x, flag=flag, mask=mask)) * count
 
 
+def test_torchscript() -> None:
+    model, x = Outer(), torch.randn(2, 4)
+    cut = truncate(model, "inner.a")
+    script = torch.jit.script(cut)
+    assert torch.equal(script(x), cut(x))
+    assert torch.equal(script(x, False, 2, "mean", None), cut(x))
+    for other in ({"flag": True}, {"count": 3}, {"how": "sum"}):
+        with pytest.raises(torch.jit.Error, match=f"this module was cut with {next(iter(other))}"):
+            script(x, **other)
+
+
 class Branching(Inner):
     def forward(self, x: Tensor, flag: bool = False, other: bool = True, mask: Any = None) -> Any:
         rows, columns = x.shape
