@@ -71,7 +71,7 @@ def test_torchscript() -> None:
     script = torch.jit.script(cut)
     assert torch.equal(script(x), cut(x))
     assert torch.equal(script(x, False, 2, "mean", None), cut(x))
-    for other in ({"flag": True}, {"count": 3}, {"how": "sum"}):
+    for other in ({"flag": True}, {"count": 3}, {"how": "sum"}, {"mask": x}):  # `mask` has no type that it knows
         with pytest.raises(torch.jit.Error, match=f"this module was cut with {next(iter(other))}"):
             script(x, **other)
 

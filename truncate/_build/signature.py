@@ -59,8 +59,10 @@ def head(
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
             written.append("*")
         text = f"{stars}{name}"
-        if hint := annotation(names, hints.get(name)):
-            text += f": {hint}"
+        hint = annotation(names, hints.get(name))
+        if not hint and parameter.default is None:  # TorchScript would take it for a tensor, which is never None
+            hint = annotation(names, Tensor | None)
+        text += f": {hint}" if hint else ""
         if parameter.default is not parameter.empty:
             text += f" = {_constant(names, parameter.default)}"
         written.append(text)
