@@ -210,6 +210,8 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
         return False
     if plan.own == bool(plan.captures) or len(plan.captures) > 1:
         return False
+    if any(branch.entry is not None and branch.entry.cloned for branch in plan.branches):
+        return False  # it copies what it is given
     names, kept = list(module._modules), list(pieces)
     first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
     return names[first : first + len(kept)] == kept

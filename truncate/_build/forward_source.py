@@ -139,7 +139,7 @@ def _write(
             bundles[node] = own + [inner[node, capture] for capture in sub.captures]
         if sub.parameters is None:
             form = branch.given[node]
-            sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
+            sources = {name.target: source for name, source in zip(form.call.inputs, node.given())}
             crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
             reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
     captured: dict[Capture, Any] = {}
@@ -151,7 +151,8 @@ def _write(
         value = tap.value if tap.inner is None else inner[tap.value, tap.inner]
         if tap in branch.cloned:
             key = (tap.moment, repr(map_nested(value, id)))
-            value = copies.setdefault(key, Copy(value, tap.moment, Tap())).copy
+            goes_on = tap.value if tap in branch.replaced else None
+            value = copies.setdefault(key, Copy(value, tap.moment, Tap(), goes_on)).kept
         captured[capture] = value
     live = list(branch.live)
 

@@ -22,6 +22,7 @@ from truncate._graph import (
     Node,
     called,
     is_dataclass_value,
+    is_made_for_child,
     is_plain_name,
     is_tensor,
     items_of,
@@ -44,11 +45,15 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Copy:
-    """A copy of a value (nested nodes and taps), as it is once all nodes before the index `moment` have run."""
+    """A value (nested nodes and taps) as it is once all nodes before the index `moment` have run.
+
+    It is a copy; or, if there is a `replaced`, that node is a copy from there on, and the value stays what it was.
+    """
 
     value: Any
     moment: int
-    copy: Tap
+    kept: Tap
+    replaced: Node | None = None
 
 
 class Writer:
@@ -146,6 +151,8 @@ class Writer:
                 return f"{self.names.builtin(abs)}({self.value(node.args[0])})"
         if node.target is getattr:
             return self.names.attribute(self._holder(node.args[0]), node.args[1])
+        if is_made_for_child(node):
+            return self.value(node.args[0])
         return f"{self._function(node.target)}({self._arguments(node.args, _without_defaults(node))})"
 
     def _function(self, function: Any) -> str:
@@ -288,9 +295,16 @@ class Writer:
 
     def _copy(self, copy: Copy) -> None:
         self._block(copy.value.context if type(copy.value) is Node else self._context)
-        value = self.value(copy.value)
-        copied = self._new_variable(f"{value}_copy" if value.isidentifier() else "copy", copy.copy)
-        self._line(f"{copied} = {self._copied(copy.value)}")
+        copied: Any = copy.value if copy.replaced is None else copy.replaced
+        name, expression = self.value(copied), self._copied(copied)
+        if copied is copy.value:
+            if copy.replaced is not None:
+                self._hold(name, copy.kept)
+            new = f"{name}_copy" if name.isidentifier() else "copy"
+            name = self._new_variable(new, copy.kept if copy.replaced is None else copy.replaced)
+        else:
+            self._hold(self.value(copy.value), copy.kept)
+        self._line(f"{name} = {expression}")
 
     def _copied(self, value: Any) -> str:
         certain = type(value) is Node and is_tensor(value)
@@ -362,6 +376,8 @@ def base_name(node: Node) -> str:
         base = f"{base_name(node.args[0])}_{node.args[1]}"
     elif node.target is operator.getitem:
         base = "item"
+    elif is_made_for_child(node):
+        base = "items"
     else:
         base = name_of(node).strip("_")
     return base if is_plain_name(base) else "x"

@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached, while_there
+from truncate._python import (
+    asks_of_values,
+    attributes_stored,
+    compares_two,
+    compares_with_bool,
+    names_in,
+    reached,
+    while_there,
+)
 
 
 def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
@@ -39,6 +47,12 @@ def attributes_set(cls: Any) -> frozenset[str]:
 def compares_bools(cls: Any) -> bool:
     """Whether the forward of a class, or a function that it reaches by name, compares by ``is`` with True or False."""
     return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
+
+
+@while_there
+def compares_values(cls: Any) -> bool:
+    """Whether the forward of a class, or a function that it reaches, compares two values by ``is``."""
+    return any(compares_two(function.__code__) for function in reached([inspect.unwrap(cls.forward)]))
 
 
 @while_there

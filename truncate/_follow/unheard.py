@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, NoneType
 from typing import Any
 
+from torch.utils import _pytree
+
 from truncate._follow.proxy import Proxy, Unread, proxies_in
 from truncate._graph import Node
 from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
@@ -52,13 +54,15 @@ class Functions:
         if event != "call":
             return
         code = frame.f_code
-        if "type" in code.co_names and "_answers_isinstance" not in frame.f_builtins and self._unheard is None:
+        theirs = _is_theirs(code)
+        if "type" in code.co_names and (theirs or code.co_filename == _PYTREE) and self._unheard is None:
             given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
-            if _is_theirs(code) and next(proxies_in(given), None) is not None:
+            asked = (proxy for proxy in proxies_in(given) if theirs or not proxy._tracer.is_surely_tensor(proxy))
+            if "_answers_isinstance" not in frame.f_builtins and next(asked, None) is not None:
                 self._unheard = "asks for the type of a value"
         names = self._parameters.get(code)
         if names is None:
-            kinds = _KINDS if _is_theirs(code) else ()
+            kinds = _KINDS if theirs else ()
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
             self._asked[kind] += proxies_in(frame.f_locals.get(name))
@@ -91,3 +95,6 @@ def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
 
 
 _KINDS: tuple[Any, ...] = (NoneType, bool)
+_PYTREE = (
+    _pytree.__file__
+)  # torch's own walk over containers, which would take a value of unknown form for no container

@@ -56,6 +56,10 @@ class Node:
         """The nodes whose values this one reads."""
         return [*nodes_in(self.args), *nodes_in(self.kwargs)]
 
+    def given(self) -> list[Node]:
+        """For a CHILD: what it is given, with the items of lists and dicts that were made for it in their place."""
+        return list(nodes_in(opened((self.args, self.kwargs))))
+
 
 @dataclasses.dataclass(eq=False)
 class Graph:
@@ -72,11 +76,17 @@ class Graph:
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
     recorded: bool = False  # on an example; otherwise it was followed on proxies
+    loses_changes: bool = False  # its own Python may change an object that it is given, which its nodes do not do
     fills: list[str] = dataclasses.field(default_factory=list)  # paths of attributes: lists and dicts that it changes
 
     @property
     def inputs(self) -> list[Node]:
         return [node for node in self.nodes if node.kind is Kind.INPUT]
+
+    @property
+    def may_change_containers(self) -> bool:
+        """Whether it changes a list or dict that it is given, or may."""
+        return self.filled is None or any(change is not None for change in self.filled)
 
 
 def descend(module: nn.Module, path: str) -> nn.Module:
@@ -231,6 +241,20 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     else:
         for item in items_of(value):
             yield from tensors_in(item)
+
+
+def is_made_for_child(node: Node) -> bool:
+    """Whether a node is a list or dict that is made of other values for a child, which may change it."""
+    return node.kind is Kind.FUNCTION and node.target in (list, dict) and type(node.args[0]) is node.target
+
+
+def opened(arguments: Any) -> Any:
+    """Arguments of a child, with the items of lists and dicts that were made for it in their place."""
+
+    def open_one(item: Any) -> Any:
+        return opened(item.args[0]) if type(item) is Node and is_made_for_child(item) else item
+
+    return map_nested(arguments, open_one)
 
 
 def nodes_in(value: Any) -> Iterator[Node]:

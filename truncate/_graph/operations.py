@@ -226,7 +226,7 @@ def name_operations(graph: Graph, module: nn.Module) -> None:
         )
         if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):
             sizes.add(node)
-        elif name != "setitem" and name.isidentifier():
+        elif name not in ("setitem", "list", "dict") and name.isidentifier():
             count = 0
             while (unique := f"{name}_{count}" if count else name) in used:
                 count += 1

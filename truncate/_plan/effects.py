@@ -47,6 +47,7 @@ class Summary:
     returned: frozenset[str]  # the result may be an alias of them
     state: bool = True  # it mutates tensors of its own, which its next call reads
     perhaps: frozenset[str] = frozenset()  # not mutated on the example; for other values, or in another mode, maybe
+    known: bool = True  # it was followed or observed; otherwise the worst is assumed
 
 
 class Effects:
@@ -68,7 +69,7 @@ class Effects:
         key = (id(module), call.key)
         if key not in self._summaries:
             names = frozenset(node.target for node in call.inputs)
-            self._summaries[key] = Summary(names, names)  # meanwhile, in case it calls itself
+            self._summaries[key] = Summary(names, names, known=False)  # meanwhile, in case it calls itself
             self._summaries[key] = self._summarize(module, path, call, names, observed)
         return self._summaries[key]
 
@@ -81,7 +82,7 @@ class Effects:
         self, module: nn.Module, path: str, call: Call, names: frozenset[str], observed: Observed | None
     ) -> Summary:
         if any(map(_is_foreign, (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))):
-            return Summary(names, names)  # they may do anything to what they are given
+            return Summary(names, names, known=False)  # they may do anything to what they are given
         try:
             graphs = self.traces.graphs(module, path, call)
         except TruncateError:
@@ -89,7 +90,7 @@ class Effects:
         if not graphs or any(graph.failure or graph.open_end for graph in graphs):
             observed = observed or self.traces.observed(module)
             if observed is None:
-                return Summary(names, names)
+                return Summary(names, names, known=False)
             none: frozenset[str] = frozenset()
             perhaps = names if self.may_write(module) else none
             return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=perhaps)
@@ -143,7 +144,7 @@ class GraphEffects:
     def _arguments(self, node: Node, names: frozenset[str]) -> list[Node]:
         """Those arguments of a call that the child knows by these names."""
         call = self._effects.traces.call(self._module, self._path, node)
-        return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
+        return [source for source, given in zip(node.given(), call.inputs) if given.target in names]
 
     @functools.cached_property
     def _alias_sets(self) -> dict[Node, Node]:
@@ -203,7 +204,7 @@ class GraphEffects:
             return False
         call = self._effects.traces.call(self._module, self._path, node)
         names: dict[Node, set[str]] = {}
-        for source, given in zip(node.inputs(), call.inputs):
+        for source, given in zip(node.given(), call.inputs):
             names.setdefault(self._alias_sets[source], set()).add(given.target)
         several = [each for each in names.values() if len(each) > 1]
         return bool(several) and any(each & self.child_summary(node).mutated for each in several)
@@ -236,7 +237,7 @@ class GraphEffects:
         this forward reads in another mode, which a later call may be in.
         """
         dead = [node for node in nodes if node not in live and node.kind not in _SOURCES]
-        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere, other_modes), *_leaving(dead, live)]
+        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere, other_modes), *leaving(dead, live)]
 
     def read_mutators(
         self,
@@ -317,6 +318,16 @@ class GraphEffects:
             self._alias_sets[target] is self._alias_sets[value] for node in later for target in self.mutated(node)
         )
 
+    def changing_arguments(self, nodes: Iterable[Node]) -> list[Node]:
+        """Those among nodes that are known to mutate an argument of this forward."""
+        given = {self._alias_sets[node] for node in self._graph.inputs}
+        return [
+            node
+            for node in nodes
+            if any(self._alias_sets[target] in given for target in self.mutated(node))
+            and (node.kind is not Kind.CHILD or node.observed is not None or self.child_summary(node).known)
+        ]
+
     def changed_by(self, nodes: Iterable[Node]) -> set[Node]:
         """The alias sets that some nodes mutate."""
         targets = [target for node in nodes if node.kind not in _SOURCES for target in self.mutated(node)]
@@ -334,7 +345,7 @@ def _is_of_attribute(node: Node) -> bool:
     return node.kind is Kind.ATTRIBUTE
 
 
-def _leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:
+def leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:
     """The calls among some nodes that change an object which a live node gets later."""
     changing = [(node, node.observed.changed) for node in nodes if node.observed is not None and node.observed.changed]
     if not changing:

@@ -10,6 +10,7 @@ from truncate._python.bytecode import (
     assigned_names,
     attributes_stored,
     compared_device_type,
+    compares_two,
     compares_with_bool,
     demanded,
     has_one_outcome,
@@ -24,7 +25,7 @@ from truncate._python.contexts import Contexts
 from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
 from truncate._python.reach import globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
-from truncate._python.writes import may_write
+from truncate._python.writes import changes_given, may_fill, may_write
 
 __all__ = [
     "Contexts",
@@ -36,7 +37,9 @@ __all__ = [
     "attributes_stored",
     "callers_frame",
     "can_be_imported",
+    "changes_given",
     "compared_device_type",
+    "compares_two",
     "compares_with_bool",
     "demanded",
     "globals_of",
@@ -45,6 +48,7 @@ __all__ = [
     "is_library",
     "is_only_asked",
     "is_theirs",
+    "may_fill",
     "may_write",
     "names_in",
     "names_tested_for_none",

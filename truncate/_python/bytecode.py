@@ -175,12 +175,28 @@ def asks_unheard(code: CodeType) -> str | None:
     instructions, _ = _instructions(code)
     if any(instruction.opname.startswith("MATCH_") for instruction in instructions):
         return "asks for the class or the items of a value with `match`"
-    for position, instruction in enumerate(instructions):
-        two = instructions[max(position - 2, 0) : position]
-        names = [name for i in two if i.opname.startswith("LOAD_FAST") for name in _names(i)]
-        if instruction.opname == "IS_OP" and two[-1].opname.startswith("LOAD_FAST") and len(names) >= 2:
-            return "compares two values with `is`"
-    return None
+    return "compares two values with `is`" if compares_two(code) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def compares_two(code: CodeType) -> bool:
+    """Whether a function asks if two of its values are the same object."""
+    instructions, _ = _instructions(code)
+    return any(
+        instruction.opname == "IS_OP" and not _is_of_constant(instructions, position)
+        for position, instruction in enumerate(instructions)
+    )
+
+
+def _is_of_constant(instructions: list[dis.Instruction], position: int) -> bool:
+    """Whether one side of ``is`` is a constant, a global or what the module holds, and so no value of a forward."""
+    last = instructions[position - 1]
+    if last.opname.startswith("LOAD_FAST"):
+        if len(_names(last)) > 1:  # both sides
+            return False
+        position -= 1
+        last = instructions[position - 1]
+    return last.opname == "LOAD_CONST" or _base(instructions, position - 1)[0] in (None, "self")
 
 
 @functools.lru_cache(maxsize=4096)

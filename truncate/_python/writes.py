@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -22,23 +23,41 @@ def may_write(module: nn.Module) -> bool:
 
     What such code did in one pass is not what it does in each: it may depend on the mode, or on what it is given.
     """
+    return any(vars(each).get("inplace") for each in module.modules()) or any(map(_writes, _code_of(module)))
+
+
+def may_fill(module: nn.Module) -> bool:
+    """Whether a module, or one below it, has code that may change a list or dict that it is given."""
+    return any(map(_fills, _code_of(module)))
+
+
+def changes_given(module: nn.Module) -> bool:
+    """Whether the forward of a module, without its children, has code that may change an object that it is given."""
+    patched = vars(module).get("forward")
+    codes = (
+        _code_of_forward(type(module)) if patched is None else {function.__code__ for function in reached([patched])}
+    )
+    return any(bool(attributes_stored(code)) or _fills(code, operators=False) for code in codes)
+
+
+def _code_of(module: nn.Module) -> Iterator[CodeType]:
+    """The code that runs when a module is called, as far as it is not a library's."""
     for each in module.modules():
         patched = reached([value for value in vars(each).values() if isinstance(value, FunctionType)])
+        yield from (function.__code__ for function in patched)
         kind: Any = type(each)
-        if vars(each).get("inplace") or _forward_writes(kind) or any(_writes(f.__code__) for f in patched):
-            return True
-    return False
+        yield from _code_of_forward(kind)
 
 
 @while_there
-def _forward_writes(kind: Any) -> bool:
-    """Whether the forward of a class, or a method or function that it names, may write."""
+def _code_of_forward(kind: Any) -> frozenset[CodeType]:
+    """The code of the forward of a class, and of the methods and functions that it names."""
     found: set[FunctionType] = set()
     names = frozenset(("forward",))
     while new := {method for name in names if (method := _method(kind, name))} - found:
         found |= reached(new)
         names = frozenset().union(*(names_in(function.__code__) for function in found))
-    return any(_writes(function.__code__) for function in found)
+    return frozenset(function.__code__ for function in found)
 
 
 def _method(kind: type, name: str) -> FunctionType | None:
@@ -62,6 +81,21 @@ def _writes(code: CodeType) -> bool:
         or (not _with_inplace().isdisjoint(names) and ("inplace" in names or any(c is True for c in code.co_consts)))
         or any(map(_writes, inner))
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _fills(code: CodeType, operators: bool = True) -> bool:
+    """Whether code has ``items.append(x)``, ``items[0] = x`` or the like; or ``items += [x]``, one of the operators."""
+    return (
+        any(_stores(one) and (operators or one.opname != "BINARY_OP") for one in dis.get_instructions(code))
+        or not _FILLING.isdisjoint(names_in(code))
+        or any(_fills(constant, operators) for constant in code.co_consts if isinstance(constant, CodeType))
+    )
+
+
+_FILLING = frozenset(
+    name for name in {*dir(list), *dir(dict)} - {*dir(tuple), "copy", "fromkeys", "get", "items", "keys", "values"}
+)
 
 
 def _stores(instruction: dis.Instruction) -> bool:

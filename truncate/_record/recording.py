@@ -9,6 +9,7 @@ into the graph. Children are leaves here too. What had to be fixed, such as the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from truncate._follow import (
     active,
     asks_for_none,
     compares_bools,
+    compares_values,
     entry_of,
     made_plain,
     traced,
@@ -42,10 +44,11 @@ from truncate._graph import (
     descend,
     mutated,
     observed_in,
+    pairs,
     returns_list,
     tensors_in,
 )
-from truncate._python import compared_device_type, users_frame
+from truncate._python import changes_given, compared_device_type, may_fill, users_frame
 from truncate._record.answers import QUESTIONS, Answers
 from truncate._record.values import Values, once
 from truncate._sandbox import python_draws_watched
@@ -82,6 +85,8 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     def record(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
         """Runs the forward on arguments that match `call`; returns the graph, and what the forward returned."""
+        if compares_values(type(self.module)):  # two names of one value here may be two values in another pass
+            raise self.fail("compares two values with `is`")
         with tracing_with(self), python_draws_watched() as drawn, self._contexts.running(), self:
             self._drawn = drawn
             attributes = dict(vars(self.module))
@@ -107,6 +112,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         result = None if self.open_end is not None else lowered
         graph = Graph(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
         graph.fills = proxies.filled
+        graph.loses_changes = self.is_given_objects and changes_given(self.module)
         graph.filled = self.known_changes(given.changes, given.containers)
         returned = self.real(returned)
         made_plain((args, kwargs, returned, list(self._states.values())))
@@ -152,8 +158,10 @@ class Recording(Values, Answers, TorchFunctionMode):
             made_plain((args, kwargs))  # for good; a list or dict stays the same object, as the child may change it
             plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
             return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
+        fillable: dict[int, tuple[Any, Node]] | None = {} if may_fill(descend(self.module, path)) else None
+        lower = functools.partial(self._lower_given, fillable=fillable)
         try:
-            lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+            lowered, named = tuple(map(lower, args)), {key: lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
             self._end_here(why)
             return self.child(path, args, kwargs)
@@ -165,7 +173,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             values_and_nodes = zip((*args, *kwargs.values()), (*lowered, *named.values()))
-            node.observed = observed_in(versions, returned, changed=lent.holders(values_and_nodes))
+            filled = [made for _, made in (fillable or {}).values()]
+            node.observed = observed_in(versions, returned, changed=[*lent.holders(values_and_nodes), *filled])
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
@@ -175,11 +184,42 @@ class Recording(Values, Answers, TorchFunctionMode):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
             if changes[number] is not None and back:
                 own[:], changes[number] = held, None
+        for number, own in enumerate(containers):
+            if fillable and id(own) in fillable:
+                self._refill(own, passed.containers[number], fillable[id(own)][1], changes[number] is not None)
+                changes[number] = None
         known = self.known_changes(changes, passed.containers)
         self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))
         if type(returned) not in PLAIN:
             self._returned[id(returned)] = node, returned
         return returned
+
+    def _lower_given(self, value: Any, fillable: dict[int, tuple[Any, Node]] | None) -> Any:
+        """The nodes of an argument. A list or dict which the child may fill is made before, so that it can be read."""
+        if fillable is None or type(value) not in (list, dict, tuple):
+            return self.lower(value)
+        if id(value) in fillable:
+            return fillable[id(value)][1]
+        lower = functools.partial(self._lower_given, fillable=fillable)
+        items = list(map(lower, value.values() if type(value) is dict else value))
+        lowered: Any = dict(zip(value, items)) if type(value) is dict else type(value)(items)
+        if type(value) is not tuple:
+            lowered = self.node(Kind.FUNCTION, type(value), (lowered,))
+            fillable[id(value)] = value, lowered
+        return lowered
+
+    def _refill(self, own: Any, held: Any, node: Node, changed: bool) -> None:
+        """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there."""
+        before = dict(pairs(own))
+        self.guard_items(node, held, decides=changed or not before)
+        own.clear()
+        for key, item in pairs(held):
+            is_new = key not in before or self.real(before[key]) is not item
+            if is_new and not isinstance(item, (torch.Tensor, int, float)):
+                raise self.fail("passes a list or dict to a child that puts something else than tensors into it")
+            read = is_new or isinstance(item, torch.Tensor)
+            kept = self._enter(item, self._part(node, operator.getitem, key)) if read else before[key]
+            own.append(kept) if type(own) is list else own.update({key: kept})
 
     def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
         """A hook that only looks may be registered: what it stores are known values, and no cut needs the hook."""

@@ -21,8 +21,10 @@ from truncate._follow import (
     Proxy,
     Traced,
     hides,
+    is_changeable,
     is_opaque,
     is_proxy_module,
+    objects_in,
     plain,
     plain_inside,
     real_of,
@@ -45,6 +47,7 @@ class Values(GraphBuilder, Guards):
         super().__init__()
         self.module = module
         self.constants: dict[str, torch.Tensor] = {}
+        self.is_given_objects = False
         self._found_before = found_before  # the tensors that existed before the pass, by id
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of a value -> its node, and the value, to keep it alive
         self._states: dict[int, tuple[Any, dict[str, Any]]] = {}  # of objects passed to children, their attributes then
@@ -57,6 +60,7 @@ class Values(GraphBuilder, Guards):
     def _enter_like(self, given: Any, value: Any) -> Any:
         """Enters arguments: where `given` has a node, the value is an input; the rest are constants, equal in both."""
         if type(given) is Node:
+            self.is_given_objects |= next(objects_in(plain(value)), None) is not None
             return self._enter(value, self.node(Kind.INPUT, given.target))
         if is_dataclass_value(given):
             fields = {f: self._enter_like(getattr(given, f), getattr(value, f)) for f in given.__dataclass_fields__}
@@ -181,7 +185,11 @@ class Values(GraphBuilder, Guards):
         if not is_opaque(value):
             if hides(value, lambda item: id(item) in self._values or issubclass(type(item), Traced)):
                 raise self.fail(f"hides a value in a {type(value).__name__}")
-            return value
+            if not is_changeable(value):
+                return value
+            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            self._values[id(value)] = node, value
+            return node
         state = vars(value)
         if self._holds_values(state):
             node = self.node(
