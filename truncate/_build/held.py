@@ -7,13 +7,13 @@ state are untouched. TorchScript, torch.compile and torch.export read `training`
 from __future__ import annotations
 
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from truncate._errors import TruncateError
+from truncate._python import while_used
 
 RECORD = "_parameters_frozen"  # the names of those parameters of a module that `freeze` turned off, kept by the module
 
@@ -100,25 +100,18 @@ def _make_held(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Modu
     return made
 
 
-_classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDictionary()
-
-
+@while_used
 def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
     """The class of held modules of a class. It has the same name: TorchScript and others look at names."""
-    known = _classes.get(kind)
-    made = known() if known is not None else None
-    if made is None:
-        members: dict[str, Any] = {
-            "_held_kind": kind,
-            **{name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN},
-            "__annotations__": _annotations(kind),
-            "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
-        }
-        if hasattr(kind, "__deepcopy__"):
-            members["__deepcopy__"] = _deepcopy
-        made = types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
-        _classes[kind] = weakref.ref(made)
-    return made
+    members: dict[str, Any] = {
+        "_held_kind": kind,
+        **{name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN},
+        "__annotations__": _annotations(kind),
+        "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
+    }
+    if hasattr(kind, "__deepcopy__"):
+        members["__deepcopy__"] = _deepcopy
+    return types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
 
 
 _WHERE_IT_IS_WRITTEN = ("__module__", "__qualname__", "__doc__", "__firstlineno__")  # the last since Python 3.13

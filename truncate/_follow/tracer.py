@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from truncate._follow.classes import compares_bools
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given
 from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.objects import PLAIN, hides, is_changeable
 from truncate._follow.proxy import Held, Proxy, Unread, active, proxies_in, tracing_with
-from truncate._follow.proxy_module import ProxyModules, compares_bools, entry_of, is_chain, is_proxy_module
+from truncate._follow.proxy_module import ProxyModules, entry_of, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
 from truncate._follow.unheard import Functions
 from truncate._graph import (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._graph.graph import Kind, Node, items_of, map_nested, nodes_in, opened
+from truncate._graph.graph import Kind, Node, is_plain_name, items_of, map_nested, nodes_in, opened
 from truncate._graph.structure import Known
 
 
@@ -125,6 +125,7 @@ def _input_names(module: nn.Module, node: Node) -> list[str]:
             names.append(name)
         elif items_of(value):
             names += [f"{name}_{i}" for i, _ in enumerate(nodes_in(value))]
-    if len(names) != count or len(set(names)) != count or not all(map(str.isidentifier, names)):
+    # Generated forwards call their module `self`.
+    if len(names) != count or len({*names, "self"}) != count + 1 or not all(map(is_plain_name, names)):
         names = [f"input_{i}" for i in range(count)]
     return names

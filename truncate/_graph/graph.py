@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import keyword
 import operator
 import types
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
@@ -96,7 +98,21 @@ def descend(module: nn.Module, path: str) -> nn.Module:
 
 def join(path: str, name: str) -> str:
     """The dotted path of `name` inside `path`."""
-    return f"{path}.{name}" if path and name else path or name
+    if path:
+        return ".".join((path, name)) if name else path
+    return name if type(name) is str else "".join((name,))  # what it says; an Enum says otherwise when it is printed
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether generated source may hold a name as it is: Python reads it there as this very name, and as nothing else.
+
+    Not so a keyword, a name that the parser takes for another one (``ſ`` for ``s``), or one that a class would mangle.
+    """
+    if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name) or name == "__debug__":
+        return False
+    if name.startswith("__") and not name.endswith("__"):
+        return False
+    return name.isascii() or unicodedata.is_normalized("NFKC", name)
 
 
 def is_dataclass_value(value: Any) -> bool:
@@ -182,7 +198,7 @@ def pairs(container: Any) -> Iterable[tuple[Any, Any]]:
     return container.items() if isinstance(container, dict) else enumerate(container)
 
 
-@functools.lru_cache(maxsize=4096)
+# Not cached: a cache would keep the class alive, and what its methods lead to.
 def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
     """A function that takes the items out of a container of this class; None: it is no container."""
     if kind in (tuple, list):

@@ -82,7 +82,13 @@ def name_of(node: Node) -> str:
     """The name of the function of a node: ``add_``, also for ``torch.ops.aten.add_.Tensor``."""
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.name.rpartition("::")[2]
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.target if isinstance(node.target, str) else called(node.target)
+
+
+def called(function: Any) -> str:
+    """The name that a function has; empty if it has none. An object may answer anything when it is asked for one."""
+    name = getattr(function, "__name__", "")
+    return name if type(name) is str else ""
 
 
 def returns_tensor(func: Any) -> bool:
@@ -92,13 +98,13 @@ def returns_tensor(func: Any) -> bool:
     if isinstance(func, torch._ops.OpOverload):
         schemas: tuple[Any, ...] = (func._schema,)
     else:
-        schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+        schemas = _schemas(func if isinstance(func, str) else called(func))
     return bool(schemas) and all([str(r.type) for r in schema.returns] == ["Tensor"] for schema in schemas)
 
 
 def returns_list(func: Any) -> bool:
     """Whether a torch function returns a list of tensors, whose length may depend on sizes, as ``split`` does."""
-    schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+    schemas = _schemas(func if isinstance(func, str) else called(func))
     return any(str(r.type) == "List[Tensor]" for schema in schemas for r in schema.returns)
 
 

@@ -24,6 +24,7 @@ from truncate._python.bytecode import (
 from truncate._python.contexts import Contexts
 from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
 from truncate._python.reach import globals_of, is_theirs, reached
+from truncate._python.remembered import can_be_imported, while_there, while_used
 from truncate._python.writes import changes_given, may_fill, may_write
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "assigned_names",
     "attributes_stored",
     "callers_frame",
+    "can_be_imported",
     "changes_given",
     "compared_device_type",
     "compares_two",
@@ -55,4 +57,6 @@ __all__ = [
     "source_line",
     "unpacked_items",
     "users_frame",
+    "while_there",
+    "while_used",
 ]

@@ -15,6 +15,7 @@ from torch import nn
 from truncate._python.bytecode import attributes_stored, names_in
 from truncate._python.frames import is_library
 from truncate._python.reach import reached
+from truncate._python.remembered import while_there
 
 
 def may_write(module: nn.Module) -> bool:
@@ -47,7 +48,7 @@ def _code_of(module: nn.Module) -> Iterator[CodeType]:
         yield from _code_of_forward(kind)
 
 
-@functools.lru_cache(maxsize=4096)
+@while_there
 def _code_of_forward(kind: Any) -> frozenset[CodeType]:
     """The code of the forward of a class, and of the methods and functions that it names."""
     found: set[FunctionType] = set()
