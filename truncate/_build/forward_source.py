@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from truncate._build.names import Names, numbered
+from truncate._build.names import Names, base_name, numbered
 from truncate._build.signature import head, refuse_branch
-from truncate._build.writer import Copy, Tap, Writer, base_name
+from truncate._build.writer import Copy, Tap, Writer
 from truncate._graph import Kind, Node, declared_types, map_nested
 from truncate._plan import Branch, Capture, Plan, Slot
 

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import keyword
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from truncate._follow import real_of
-from truncate._graph import called, is_plain_name
+from truncate._graph import Kind, Node, called, is_made_for_child, is_plain_name, name_of
 
 PROVIDED: dict[str, Any] = {"torch": torch, "torch_1": torch, "F": F, "F_1": F, "Tensor": Tensor}
-
-
 # Names that mean something else in every piece of source, as a whole file of it too.
 RESERVED = frozenset((*PROVIDED, "nn", "model", "self", *keyword.kwlist, *dir(builtins)))
 _PRINTED = (type(None), bool, int, float, str, bytes, type(...))
@@ -128,3 +127,25 @@ def numbered(base: str) -> Iterable[str]:
 def text_of(name: str) -> str:
     """What a string says, and nothing else: an Enum that is a string is printed otherwise."""
     return "".join((name, ""))
+
+
+def takes_apart(node: Node) -> bool:
+    return node.target in (getattr, operator.getitem)
+
+
+def base_name(node: Node) -> str:
+    """What a person would call the value of a node."""
+    if node.kind is Kind.CHILD:
+        *holders, last = node.target.split(".")
+        base = last if is_plain_name(last) else "_".join([*holders[-1:], last])
+    elif node.target is getattr:
+        base = node.args[1]
+    elif node.target is operator.getitem and type(node.args[1]) is int and takes_apart(node.args[0]):
+        base = f"{base_name(node.args[0])}_{node.args[1]}"
+    elif node.target is operator.getitem:
+        base = "item"
+    elif is_made_for_child(node):
+        base = "items"
+    else:
+        base = name_of(node).strip("_")
+    return base if is_plain_name(base) else "x"

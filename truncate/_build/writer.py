@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from truncate._build.names import Names, clone, numbered
+from truncate._build.names import Names, base_name, clone, numbered, takes_apart
 from truncate._graph import (
     INPLACE,
     Kind,
@@ -23,7 +23,6 @@ from truncate._graph import (
     called,
     is_dataclass_value,
     is_made_for_child,
-    is_plain_name,
     is_tensor,
     items_of,
     name_of,
@@ -270,7 +269,7 @@ class Writer:
     def _name(self, node: Node, dead: list[Node | Tap]) -> str:
         """The variable for a result: that of the first argument where the value flows on, as in ``x = self.fc(x)``."""
         first = node.args[0] if node.args else None
-        own_name = _takes_apart(node) or _about_sizes(node) or type(first) is not Node or _about_sizes(first)
+        own_name = takes_apart(node) or _about_sizes(node) or type(first) is not Node or _about_sizes(first)
         if not own_name and first in dead:
             name = self._expressions[first]
             self._hold(name, node)
@@ -359,28 +358,6 @@ def _values_in(value: Any) -> Iterable[Node | Tap]:
 def _about_sizes(node: Node) -> bool:
     """Whether a node reads or computes plain numbers: those are no targets, and have no name."""
     return node.kind in (Kind.FUNCTION, Kind.METHOD) and not node.name
-
-
-def _takes_apart(node: Node) -> bool:
-    return node.target in (getattr, operator.getitem)
-
-
-def base_name(node: Node) -> str:
-    """What a person would call the value of a node."""
-    if node.kind is Kind.CHILD:
-        *holders, last = node.target.split(".")
-        base = last if is_plain_name(last) else "_".join([*holders[-1:], last])
-    elif node.target is getattr:
-        base = node.args[1]
-    elif node.target is operator.getitem and type(node.args[1]) is int and _takes_apart(node.args[0]):
-        base = f"{base_name(node.args[0])}_{node.args[1]}"
-    elif node.target is operator.getitem:
-        base = "item"
-    elif is_made_for_child(node):
-        base = "items"
-    else:
-        base = name_of(node).strip("_")
-    return base if is_plain_name(base) else "x"
 
 
 @while_there
