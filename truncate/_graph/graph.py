@@ -209,7 +209,8 @@ def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
     if kind is slice:
         return lambda value: (value.start, value.stop, value.step)
     if _is_dataclass(kind):
-        return lambda value: tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+        # While one is being made, by its own Python, not all fields are there.
+        return lambda value: tuple(getattr(value, field.name, None) for field in dataclasses.fields(value))
     return (lambda value: tuple(value.values())) if issubclass(kind, dict) else None
 
 
