@@ -55,7 +55,7 @@ class Functions:
             return
         code = frame.f_code
         theirs = _is_theirs(code)
-        if "type" in code.co_names and (theirs or code.co_filename == _PYTREE) and self._unheard is None:
+        if "type" in code.co_names and (theirs or _is_walk(frame)) and self._unheard is None:
             given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
             asked = (proxy for proxy in proxies_in(given) if theirs or not proxy._tracer.is_surely_tensor(proxy))
             if "_answers_isinstance" not in frame.f_builtins and next(asked, None) is not None:
@@ -81,6 +81,15 @@ class Functions:
         if not self._seen or any(_asks_anything(code, kind, stored) for code in theirs):
             yield from values
         yield from (proxy._node for proxy in self._asked[kind] if type(proxy) is not Unread)
+
+
+def _is_walk(frame: FrameType | None) -> bool:
+    """Whether a function is of torch's walk over containers, called by code that is not torch's own."""
+    if frame is None or frame.f_code.co_filename != _PYTREE:
+        return False
+    while frame is not None and frame.f_code.co_filename == _PYTREE:
+        frame = frame.f_back
+    return frame is not None and _is_theirs(frame.f_code)
 
 
 def _is_theirs(code: CodeType) -> bool:
