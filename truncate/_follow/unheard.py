@@ -15,7 +15,9 @@ from typing import Any
 
 from torch.utils import _pytree
 
+from truncate._follow.objects import is_opaque
 from truncate._follow.proxy import Proxy, Unread, proxies_in
+from truncate._follow.replaced import ORIGINAL_CLASS
 from truncate._graph import Node
 from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
 
@@ -26,7 +28,7 @@ class Functions:
     def __init__(self) -> None:
         self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those that it asks about
         self._asked: dict[type, list[Proxy]] = {kind: [] for kind in _KINDS}  # the proxies passed for these
-        self._unheard: str | None = None
+        self.unheard: str | None = None  # a question that cannot be answered for any value, if one of them asked it
         self._watch: Callable[[Any], None] | None = None
         self._seen = True
 
@@ -55,24 +57,19 @@ class Functions:
             return
         code = frame.f_code
         theirs = _is_theirs(code)
-        if "type" in code.co_names and (theirs or _is_walk(frame)) and self._unheard is None:
+        if "type" in code.co_names and (theirs or _is_walk(frame)) and self.unheard is None:
             given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
             asked = (proxy for proxy in proxies_in(given) if theirs or not proxy._tracer.is_surely_tensor(proxy))
             if "_answers_isinstance" not in frame.f_builtins and next(asked, None) is not None:
-                self._unheard = "asks for the type of a value"
+                self.unheard = "asks for the type of a value"
+        if theirs and not self.unheard and asks_unheard(code) and any(map(_may_hold_values, frame.f_locals.values())):
+            self.unheard = asks_unheard(code)
         names = self._parameters.get(code)
         if names is None:
             kinds = _KINDS if theirs else ()
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
             self._asked[kind] += proxies_in(frame.f_locals.get(name))
-
-    @property
-    def unheard(self) -> str | None:
-        """A question that cannot be answered for any value, if one of the functions asked it."""
-        return self._unheard or next(
-            filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None
-        )
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
         """Those of the values that a function may have compared by ``is`` with a constant of this kind."""
@@ -90,6 +87,14 @@ def _is_walk(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename == _PYTREE:
         frame = frame.f_back
     return frame is not None and _is_theirs(frame.f_code)
+
+
+def _may_hold_values(value: Any) -> bool:
+    """Whether something that a function sees is, or holds, a proxy: other functions run for an import, say."""
+    if hasattr(type(value), ORIGINAL_CLASS):
+        return True
+    attributes = vars(value).values() if is_opaque(value) else ()
+    return next(proxies_in([value, *attributes]), None) is not None
 
 
 def _is_theirs(code: CodeType) -> bool:
