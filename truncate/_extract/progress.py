@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Bar:
-    """Counts rows on stderr, if that is a terminal."""
+    """Counts rows, or what `unit` says, on stderr, if that is a terminal."""
 
     def __init__(self, total: int | None, shown: bool = True, unit: str = "rows") -> None:
         from rich.console import Console

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from truncate._errors import TruncateError
 from truncate._extract import Bar, Batch, Reader, device_of, evaluating, mapped
 from truncate._probe.choose import chosen
 from truncate._probe.result import ProbedLayer, Probes
-from truncate._probe.scores import Measures, Trial, as_labels, measures, sklearn, trial
+from truncate._probe.scores import Measures, Trial, measures, sklearn, trial
 from truncate._probe.taps import Pass, Tap, cost, cut_at, rows_of, work
-from truncate._sandbox import Example, example_of, outside_inference_mode, random_state_kept
+from truncate._sandbox import example_of, outside_inference_mode, random_state_kept
 from truncate._show import count_parameters, layers
 from truncate._target import module_given
 
@@ -110,13 +110,13 @@ def probe(
 class _Batches:
     """The batches, of which the first is known before they are run."""
 
-    def __init__(self, given: Any, model: nn.Module) -> None:
+    def __init__(self, given: Iterable[Any], model: nn.Module) -> None:
         if isinstance(given, Tensor) or not isinstance(given, Iterable):
             raise TruncateError(
                 f"batches are a DataLoader or another iterable of batches, but got a {type(given).__name__}; a tensor "
                 "of all examples is given as tensor.split(64)"
             )
-        self._length = len(given) if hasattr(given, "__len__") else None
+        self._length = len(given) if isinstance(given, Sized) else None
         rest = iter(given)
         begin = list(itertools.islice(rest, 1))
         if not begin:

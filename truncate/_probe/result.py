@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from torch import nn
 
@@ -132,10 +132,12 @@ class Probes(Sequence[ProbedLayer]):
             TruncateError: There is no such row; or what `truncate` raises.
         """
         tap = self._taps[self._index(layer)]
+        path = tap.layer.removeprefix(BEFORE)
         with evaluating(self._model):
             return truncate(
                 self._model,
-                **{"before" if tap.target.before else "upto": tap.layer.removeprefix(BEFORE)},
+                upto=None if tap.target.before else path,
+                before=path if tap.target.before else None,
                 args=self._example.args,
                 kwargs=dict(self._example.kwargs),
                 pool=tap.pool,
@@ -201,11 +203,10 @@ class Probes(Sequence[ProbedLayer]):
             notes.append(f"± is the standard error over the {self.folds} folds; the same folds for each layer")
             notes.append(f"best: {_name(best)}; within its ±: {len(near)} of {len(self)}, cheapest: {_name(cheapest)}")
             last = self._rows[-1]
-            if last in near:
-                notes.append(f"the last row, {_name(last)}, is not told apart from the best")
-            else:
-                gap = (best.score or 0) - (last.score or 0)
-                notes.append(f"the last row, {_name(last)}, is {gap:.3f} below the best")
+            gap = f"{(best.score or 0) - (last.score or 0):.3f} below the best"
+            if last is not best:
+                gap += ", which is noise" if last in near else ", which is more than its ±"
+                notes.append(f"the last row, {_name(last)}, is {gap}")
         notes += [f"left out: {layer}, which {reason}" for layer, reason in self.left_out.items()]
         return notes
 

@@ -124,7 +124,9 @@ def _splits(labels: Array, is_numbers: bool, groups: Any, folds: int, seed: int)
     if not is_numbers:
         classes, counts = np.unique(labels, return_counts=True)
         if len(classes) < 2:
-            raise TruncateError(f"all {len(labels)} labels are {classes[0]!r}: a probe needs two classes to tell apart")
+            raise TruncateError(
+                f"all {len(labels)} labels are {classes[0].item()!r}: a probe needs two classes to tell apart"
+            )
         if counts.min() < folds:
             raise TruncateError(
                 f"the class {classes[counts.argmin()].item()!r} has {counts.min()} of {len(labels)} examples, and "
@@ -132,7 +134,9 @@ def _splits(labels: Array, is_numbers: bool, groups: Any, folds: int, seed: int)
                 "quantities are given as floats"
             )
     if (units := len(labels) if groups is None else len(np.unique(groups))) < folds:
-        raise TruncateError(f"folds={folds} needs as many {'examples' if groups is None else 'groups'}: there are {units}")
+        raise TruncateError(
+            f"folds={folds} needs as many {'examples' if groups is None else 'groups'}: there are {units}"
+        )
     kinds = {
         (False, False): selection.StratifiedKFold,
         (False, True): selection.StratifiedGroupKFold,
