@@ -222,7 +222,7 @@ class Probes(Sequence[ProbedLayer]):
         else:
             found, marks = [f"{row.intrinsic_dimension:.1f}", f"{row.effective_rank:.1f}", f"{row.agreement:.2f}"], {}
         work = "" if row.multiply_adds is None else f"{row.multiply_adds:,}"
-        time = "" if row.milliseconds is None else f"{row.milliseconds:.3g}"
+        time = "" if row.milliseconds is None else f"{row.milliseconds:.3f}"
         cells = [row.layer, row.pool, f"{row.dimension:,}", *found, f"{row.parameters:,}", work, percent(row.share)]
         return [*map(printable, cells), time, ", ".join(name for name, marked in marks.items() if marked is row)]
 
