@@ -71,8 +71,8 @@ def test_best_and_the_cheapest_within_its_error(result: Probes) -> None:
     equal = with_scores(result, (0.5, 0.0), (0.9, 0.0), (0.9, 0.0))
     assert equal.best is equal[1]
     assert "within its ±: 2 of 3, cheapest: block1 (avg)" in str(near)
-    assert "the last row, before fc, is 0.030 below the best, which is more than its ±" in str(near)
-    assert "the last row, before fc, is 0.015 below the best, which is noise" in str(far)
+    assert "the last row, before fc, is 0.030 below the best, more than its ±" in str(near)
+    assert "the last row, before fc, is 0.015 below the best, within its ±" in str(far)
     assert "the last row" not in str(with_scores(result, (0.5, 0.1), (0.6, 0.1), (0.7, 0.01)))
 
 

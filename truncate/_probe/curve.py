@@ -54,7 +54,7 @@ def page(title: str, x_name: str, y_name: str, points: Sequence[Point]) -> str:
         '<rect class="ground" width="100%" height="100%" rx="8"/>',
         f'<text class="title" x="16" y="28">{escape(title)}</text>',
         f'<text class="faint" x="{_LEFT + _WIDTH / 2}" y="{height - 14}" text-anchor="middle">{escape(x_name)}</text>',
-        f'<text class="faint" x="{_LEFT - 8}" y="{_TOP - 6}" text-anchor="end">{escape(y_name)}</text>',
+        f'<text class="faint" x="{_LEFT - 8}" y="{_TOP - 10}" text-anchor="end">{escape(y_name)}</text>',
     ]
     for step in range(6):
         (x, bottom), (left, y) = at(step / 5, low), at(0, low + step / 5 * (high - low))
@@ -82,8 +82,8 @@ def _labels(points: Sequence[tuple[float, float, str]]) -> Iterator[tuple[float,
     taken: list[tuple[float, float, float]] = []
     for x, y, name in points:
         wide = len(name) * _LETTER
-        left = x + 8 if x + 8 + wide < _LEFT + _WIDTH + _RIGHT else x - 8 - wide
-        base = y + 4
+        left = x + 6 if x + 6 + wide < _LEFT + _WIDTH + _RIGHT else x - 6 - wide
+        base = y - 6
         while any(abs(base - b) < _LINE and left < r and left + wide > a for a, r, b in taken):
             base += 2 if y < _TOP + _HEIGHT / 2 else -2
         if _TOP < base < _TOP + _HEIGHT + 4:

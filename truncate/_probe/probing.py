@@ -14,7 +14,7 @@ from truncate._errors import TruncateError
 from truncate._extract import Bar, Batch, Reader, device_of, evaluating, mapped
 from truncate._probe.choose import chosen
 from truncate._probe.result import ProbedLayer, Probes
-from truncate._probe.scores import Measures, Trial, measures, sklearn, trial
+from truncate._probe.scores import Trial, measures, sklearn, trial
 from truncate._probe.taps import Pass, Tap, cost, cut_at, rows_of, work
 from truncate._sandbox import example_of, outside_inference_mode, random_state_kept
 from truncate._show import count_parameters, layers
@@ -99,12 +99,32 @@ def probe(
     found = measures(features, seed) if judge is None else None
     rows: list[ProbedLayer] = []
     with Bar(len(features), progress, unit="layers") as bar:
-        for number, tap in enumerate(passed.taps):
-            scores = judge.scores(features[number]) if judge else ()
-            rows.append(_row(tap, features[number].shape[1], scores, costs[tap.layer], whole, found, number, passed))
+        for number, (tap, vectors) in enumerate(zip(passed.taps, features)):
+            parameters, multiply_adds = costs[tap.layer]
+            scores = judge.scores(vectors) if judge else ()
+            row = ProbedLayer(
+                layer=tap.layer,
+                pool=tap.how,
+                dimension=vectors.shape[1],
+                score=statistics.fmean(scores) if scores else None,
+                spread=statistics.stdev(scores) / len(scores) ** 0.5 if scores else None,
+                scores=scores,
+                intrinsic_dimension=None if found is None else found.intrinsic[number],
+                effective_rank=None if found is None else found.rank[number],
+                agreement=None if found is None else float(found.agreement[number, -1]),
+                parameters=parameters,
+                multiply_adds=multiply_adds,
+                share=_share((multiply_adds, whole[1]), (parameters, whole[0])),
+                milliseconds=passed.milliseconds(tap),
+            )
+            rows.append(row)
             bar.advance(1)
-    agreement, measured = (None, len(features[0])) if found is None else (found.agreement, found.examples)
-    return Probes(model, example, rows, passed.taps, features, judge, agreement, passed.left_out, measured)
+    return Probes(model, example, rows, passed, features, judge, found)
+
+
+def _share(*pairs: tuple[int | None, int | None]) -> float | None:
+    """The first share that is known, of something in a whole."""
+    return next((part / whole for part, whole in pairs if part is not None and whole), None)
 
 
 class _Batches:
@@ -157,35 +177,3 @@ def _check(features: list[np.ndarray[Any, Any]], taps: list[Tap], judge: Trial |
                 f"{tap.layer} gives values that are not finite, first for example {bad}: was the input finite, and is "
                 "the model in a type that holds its values? Leave the layer out of at=, or run the model in float32"
             )
-
-
-def _row(
-    tap: Tap,
-    dimension: int,
-    scores: tuple[float, ...],
-    needed: tuple[int, int | None],
-    whole: tuple[int, int | None],
-    found: Measures | None,
-    number: int,
-    passed: Pass,
-) -> ProbedLayer:
-    parameters, multiply_adds = needed
-    if whole[1] and multiply_adds is not None:
-        share: float | None = multiply_adds / whole[1]
-    else:
-        share = parameters / whole[0] if whole[0] else None
-    return ProbedLayer(
-        layer=tap.layer,
-        pool=tap.how,
-        dimension=dimension,
-        score=statistics.fmean(scores) if scores else None,
-        spread=statistics.stdev(scores) / len(scores) ** 0.5 if scores else None,
-        scores=scores,
-        intrinsic_dimension=None if found is None else found.intrinsic[number],
-        effective_rank=None if found is None else found.rank[number],
-        agreement=None if found is None else float(found.agreement[number, -1]),
-        parameters=parameters,
-        multiply_adds=multiply_adds,
-        share=share,
-        milliseconds=passed.milliseconds(tap),
-    )

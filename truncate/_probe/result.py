@@ -18,8 +18,8 @@ from truncate._extract import evaluating
 from truncate._files import whole
 from truncate._probe import curve
 from truncate._probe.choose import BEFORE
-from truncate._probe.scores import Array, Trial
-from truncate._probe.taps import Tap
+from truncate._probe.scores import Array, Measures, Trial
+from truncate._probe.taps import Pass
 from truncate._sandbox import Example
 from truncate._show import percent, plain
 from truncate._tune import WithHead
@@ -58,20 +58,19 @@ class Probes(Sequence[ProbedLayer]):
         model: nn.Module,
         example: Example,
         rows: Sequence[ProbedLayer],
-        taps: Sequence[Tap],
+        passed: Pass,
         features: Sequence[Array],
         trial: Trial | None,
-        agreement: Array | None,
-        left_out: dict[str, str],
-        measured: int,
+        found: Measures | None,
     ) -> None:
-        self._model, self._example, self._trial, self._measured = model, example, trial, measured
-        self._rows, self._taps = tuple(rows), tuple(taps)
+        self._model, self._example, self._trial = model, example, trial
+        self._rows, self._taps = tuple(rows), tuple(passed.taps)
         self.features = tuple(features)  #: for each row the vectors of all examples: float32, (examples, dimension)
         self.examples = len(features[0])  #: how many there are
         self.classes = None if trial is None else trial.classes  #: what the columns of `pipeline` stand for
-        self.agreement = agreement  #: without labels: the agreement of each two rows; None with labels
-        self.left_out = left_out  #: the layers that give no vector for each example, and why
+        self.agreement = None if found is None else found.agreement  #: without labels: that of each two rows
+        self.left_out = passed.left_out  #: the layers that give no vector for each example, and why
+        self._measured = 0 if found is None else found.examples
 
     @overload
     def __getitem__(self, index: int) -> ProbedLayer: ...
@@ -90,7 +89,7 @@ class Probes(Sequence[ProbedLayer]):
         Raises:
             TruncateError: There are no labels, by which one would be better than another.
         """
-        return max(self._scored(), key=lambda row: (row.score, -self._cost(row)))
+        return max(self._scored(), key=lambda row: (row.score, -(row.share or 0)))
 
     @property
     def cheapest(self) -> ProbedLayer:
@@ -99,8 +98,7 @@ class Probes(Sequence[ProbedLayer]):
         Raises:
             TruncateError: There are no labels.
         """
-        near = self._near()
-        return min(near, key=lambda row: (self._cost(row), -(row.score or 0)))
+        return min(self._near(), key=lambda row: (row.share or 0, -(row.score or 0)))
 
     def _near(self) -> list[ProbedLayer]:
         best = self.best
@@ -113,9 +111,6 @@ class Probes(Sequence[ProbedLayer]):
                 "without labels no layer is better than another: give labels=, or name a layer of the table"
             )
         return self._rows
-
-    def _cost(self, row: ProbedLayer) -> float:
-        return row.share or 0.0
 
     # -- modules -------------------------------------------------------------------------------------------------------
 
@@ -205,7 +200,7 @@ class Probes(Sequence[ProbedLayer]):
             last = self._rows[-1]
             gap = f"{(best.score or 0) - (last.score or 0):.3f} below the best"
             if last is not best:
-                gap += ", which is noise" if last in near else ", which is more than its ±"
+                gap += ", within its ±" if last in near else ", more than its ±"
                 notes.append(f"the last row, {_name(last)}, is {gap}")
         notes += [f"left out: {layer}, which {reason}" for layer, reason in self.left_out.items()]
         return notes

@@ -93,17 +93,13 @@ class Pass:
 
     def _hooks(self, cut: nn.Module) -> Iterator[RemovableHandle]:
         yield cut.register_forward_pre_hook(lambda module, args: self._clock.start())
+        kept = dict(cut.named_modules(remove_duplicate=False))
         for layer, target in self._targets.items():
-            with contextlib.suppress(AttributeError):  # an input of what is not kept
-                module = cut.get_submodule(target.path) if target.is_module and target.call == -1 else None
-                if module is not None and module is not cut:
-                    yield self._timed(module, layer, target.before)
+            if target.is_module and target.call == -1 and target.path in kept:
+                module = kept[target.path]
+                register = module.register_forward_pre_hook if target.before else module.register_forward_hook
+                yield register(lambda *_, layer=layer: self._clock.mark(layer))
         yield cut.register_forward_hook(lambda module, args, output: self._pooled(output))
-
-    def _timed(self, module: nn.Module, layer: str, before: bool) -> RemovableHandle:
-        if before:
-            return module.register_forward_pre_hook(lambda *_: self._clock.mark(layer))
-        return module.register_forward_hook(lambda *_: self._clock.mark(layer))
 
     def _pooled(self, output: list[Any]) -> list[Tensor]:
         self._clock.mark("")
