@@ -25,17 +25,21 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Two blocks inside a module that occurs once, another one beside it, a head, and what never runs."""
+    """Two blocks inside a list, another one beside it, a head, and what runs never or in training alone."""
 
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.Linear(4, 2)  # registered first, and run last
         self.stem = nn.Conv2d(3, 4, 3)
         self.body = nn.Sequential(nn.Sequential(Block(), Block()), Block())
-        self.unused = Block()
+        self.unused, self.only_in_training = Block(), Block()
+        self.stem_again = self.stem
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(self.stem(x)).mean((2, 3)))
+        x = self.body(self.stem(x))
+        if self.training:
+            self.only_in_training(x)
+        return self.head(x.mean((2, 3)))
 
 
 class Plain(nn.Module):
@@ -50,7 +54,7 @@ class Plain(nn.Module):
 
 
 def names(model: nn.Module, at: Any = None) -> list[str]:
-    return list(chosen(model, at, layers(model)))
+    return list(chosen(model.eval(), at, layers(model)))
 
 
 def test_blocks_and_what_the_head_is_given() -> None:

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from truncate import TruncateError, extract, probe, truncate
+from truncate import ContentWarning, TruncateError, extract, probe, truncate
 
 
 class Convolutions(nn.Module):
@@ -124,6 +124,30 @@ def test_costs_are_those_of_the_cuts() -> None:
     whole = 64 * 9 * 4 + 9 * 9 * 4 * 8 + 72 * 10
     assert (block1.share, last.share) == (64 * 9 * 4 / whole, last.multiply_adds / whole)
     assert 0 < block1.milliseconds < block2.milliseconds <= last.milliseconds < 1000
+
+
+def test_a_share_of_the_parameters_where_work_cannot_be_counted() -> None:
+    class Branching(Convolutions):
+        def forward(self, images: Tensor) -> Tensor:
+            found = self.block1(images)
+            return self.fc(self.block2(found if found.sum() == found.sum() else -found).flatten(1))
+
+    model = Branching()
+    result = probe(model, BATCHES, LABELS)
+    whole = sum(p.numel() for p in model.parameters())
+    assert [row.multiply_adds for row in result] == [None] * 3
+    assert [row.share for row in result] == [row.parameters / whole for row in result]
+    assert "share of the parameters" in result.draw()
+    with pytest.warns(ContentWarning, match="decides by the content of a tensor"):
+        cut = result.cut("block2")
+    assert cut(IMAGES).shape == (240, 8)
+
+
+def test_an_exported_program_of_one_batch_size() -> None:
+    program = torch.export.export(Convolutions().eval(), (IMAGES[:60],))
+    result = probe(program, IMAGES.split(60), LABELS, ["block1", "before fc"], args=(IMAGES[:60],))
+    assert [row.dimension for row in result] == [4, 72]
+    assert result.features[1].shape == (240, 72)
 
 
 def test_tokens_are_pooled_in_two_ways_and_arguments_are_passed() -> None:

@@ -85,7 +85,7 @@ def test_it_prints_as_a_table(result: Probes) -> None:
     assert rows[0][1:3] == ["avg", "4"] and rows[0][4:7] == ["40", "1,296", "25.7 %"]
     assert rows[0][3] == f"{result[0].score:.3f} ± {result[0].spread:.3f}"
     assert any(row[-1] in ("best", "cheapest", "best, cheapest") for row in rows)
-    assert lines[5] == "± is the standard error over the 5 folds; the same folds for each layer"
+    assert lines[5] == "± is the standard error over the 5 folds, the same for each layer"
     assert repr(result) == "<3 probed layers of Net>"
 
 
@@ -198,6 +198,11 @@ def test_the_curve(result: Probes, unlabelled: Probes, tmp_path: Path) -> None:
     }
     heights = [by_name[row.layer] for row, _ in ordered]
     assert heights == sorted(heights, reverse=True)  # the better, the higher
+    first, last = result[0], result[2]
+    scale = (by_name["block1"] - by_name["before fc"]) / (last.score - first.score)  # how many units a score of 1 is
+    bars = {group[0].text.partition(":")[0]: group.find(f"{space}path").get("d") for group in root.iter(f"{space}g")}
+    top, bottom = map(float, re.split("[ V]", bars["block1 (avg)"])[1:])
+    assert bottom - top == pytest.approx(2 * first.spread * scale, abs=0.3) and first.spread > 0
     assert "share of the multiply-adds" in drawn and ">accuracy<" in drawn
     assert ">intrinsic dimension<" in unlabelled.draw()
 

@@ -27,7 +27,7 @@ def chosen(model: nn.Module, at: Any, rows: Iterable[LayerInfo]) -> dict[str, Ta
         at: What the user asks for, as `probe` takes it; None for the default.
         rows: The layers of the model in running order.
     """
-    run = {row.path: row for row in rows if row.calls != 0 and not row.same_as and not row.mode}
+    run = {row.path: row for row in rows if not row.same_as and not row.mode}
     if at is None:
         names = _default(model, run)
         if not names:

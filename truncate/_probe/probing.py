@@ -54,7 +54,7 @@ def probe(
             layer is given, a type of module, a module of the model; or a list of these. None: each block's output, and
             what the last layer is given.
         args: Positional arguments of an example call, for forwards that have to be recorded. None: two rows of the
-            first batch.
+            first batch, which a model that takes one batch size alone refuses: give it ``args=(batch,)``.
         kwargs: Keyword arguments of that call.
         pool: How the output of a layer becomes one vector. ``"auto"``: by its shape, maps (N, C, H, W) or (N, H, W, C)
             by their mean, and tokens (N, L, C) in two rows, by the first of them and by their mean. Otherwise what
@@ -95,7 +95,10 @@ def probe(
             judge = trial(_single(read), groups, estimator, score, folds, seed)
         _check(features, passed.taps, judge)
         costs = {layer: cost(model, targets[layer], example, first) for layer in {tap.layer for tap in passed.taps}}
-        whole = count_parameters(model), work(model, first)
+        whole = work(model, first)
+    if not whole or any(multiply_adds is None for _, multiply_adds in costs.values()):
+        costs = {layer: (parameters, None) for layer, (parameters, _) in costs.items()}
+        whole = count_parameters(model)
     found = measures(features, seed) if judge is None else None
     rows: list[ProbedLayer] = []
     with Bar(len(features), progress, unit="layers") as bar:
@@ -114,17 +117,12 @@ def probe(
                 agreement=None if found is None else float(found.agreement[number, -1]),
                 parameters=parameters,
                 multiply_adds=multiply_adds,
-                share=_share((multiply_adds, whole[1]), (parameters, whole[0])),
+                share=(parameters if multiply_adds is None else multiply_adds) / whole if whole else None,
                 milliseconds=passed.milliseconds(tap),
             )
             rows.append(row)
             bar.advance(1)
     return Probes(model, example, rows, passed, features, judge, found)
-
-
-def _share(*pairs: tuple[int | None, int | None]) -> float | None:
-    """The first share that is known, of something in a whole."""
-    return next((part / whole for part, whole in pairs if part is not None and whole), None)
 
 
 class _Batches:

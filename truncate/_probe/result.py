@@ -42,8 +42,8 @@ class ProbedLayer:
     effective_rank: float | None  #: without labels: over how many directions the vectors spread
     agreement: float | None  #: without labels: the share of ten nearest neighbours that the last row has as well
     parameters: int  #: how many are needed up to there
-    multiply_adds: int | None  #: of one example up to there; None if they cannot be counted
-    share: float | None  #: of the multiply-adds of the whole model, from 0 to 1 (of its parameters if not counted)
+    multiply_adds: int | None  #: of one example up to there; None if they cannot be counted in all layers
+    share: float | None  #: in the whole model's multiply-adds, from 0 to 1; in its parameters if those are None
     milliseconds: float | None  #: of one example up to there, in the one pass; None if that cannot be seen
 
 
@@ -195,7 +195,8 @@ class Probes(Sequence[ProbedLayer]):
         notes = []
         if self._trial is not None:
             best, cheapest, near = self.best, self.cheapest, self._near()
-            notes.append(f"± is the standard error over the {self.folds} folds; the same folds for each layer")
+            few = f", and with {self.examples} examples itself a guess" if self.examples < 100 else ""
+            notes.append(f"± is the standard error over the {self.folds} folds, the same for each layer{few}")
             notes.append(f"best: {_name(best)}; within its ±: {len(near)} of {len(self)}, cheapest: {_name(cheapest)}")
             last = self._rows[-1]
             gap = f"{(best.score or 0) - (last.score or 0):.3f} below the best"
