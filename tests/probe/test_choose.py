@@ -25,7 +25,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Two blocks inside a list, another one beside it, a head, and what runs never or in training alone."""
+    """Two blocks in a list, one that runs under two names, a head, and blocks that do not run in evaluation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,10 +33,10 @@ class Blocks(nn.Module):
         self.stem = nn.Conv2d(3, 4, 3)
         self.body = nn.Sequential(nn.Sequential(Block(), Block()), Block())
         self.unused, self.only_in_training = Block(), Block()
-        self.stem_again = self.stem
+        self.again = self.body[1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.body(self.stem(x))
+        x = self.again(self.body(self.stem(x)))
         if self.training:
             self.only_in_training(x)
         return self.head(x.mean((2, 3)))
