@@ -135,6 +135,45 @@ def extract(**given: Any) -> int:
     return extracting.extract(**given)
 
 
+@cli.command(
+    epilog=options.examples(
+        "probe resnet18 images --weights DEFAULT --svg curve.svg",
+        'probe vit_b_16 images --labels labels.csv --at "encoder.layers.*" --folds 10',
+    ),
+)
+@options.model
+@click.argument("folder", shell_complete=complete_file)
+@click.option("--at", multiple=True, metavar="TARGET", help="What to probe, also a pattern [default: each block].")
+@click.option(
+    "--labels",
+    type=Path,
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="A table (.csv) with the columns path and label [default: each class has a folder].",
+)
+@options.weights
+@options.trust
+@click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="How maps become vectors.")
+@click.option(
+    "--estimator", default="linear", show_default=True, type=click.Choice(["linear", "knn"]), help="The probe."
+)
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Of the cross-validation.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides the folds.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores].")
+@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--svg", type=Path, metavar="FILE", shell_complete=complete_file, help="Draw the curve.")
+def probe(**given: Any) -> int:
+    """Find the layer that suits a folder of images: how well each block tells the classes apart, and what it costs.
+
+    Images that are in no folders of classes have no labels: then it prints measures that need none.
+    """
+    from truncate._cli import choosing
+
+    return choosing.choose(**given)
+
+
 def script() -> int:
     """The installed command. `python -m truncate` is the same, but no shell completes that."""
     if not sys.flags.safe_path:

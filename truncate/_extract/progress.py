@@ -7,16 +7,16 @@ from typing import Any
 
 
 class Bar:
-    """Counts rows on stderr, if that is a terminal."""
+    """Counts rows, or what `unit` says, on stderr, if that is a terminal."""
 
-    def __init__(self, total: int | None, shown: bool = True) -> None:
+    def __init__(self, total: int | None, shown: bool = True, unit: str = "rows") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 
         class Rate(ProgressColumn):
             def render(self, task: Task) -> str:
                 speed = task.finished_speed or task.speed
-                return f"{speed:,.1f} rows/s" if speed else ""
+                return f"{speed:,.1f} {unit}/s" if speed else ""
 
         console = Console(stderr=True)
         columns: list[Any] = [BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
