@@ -303,8 +303,9 @@ def _compile(source: str) -> tuple[Any, str]:
 
 def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
     code, _ = _compile(source)
-    # Not a name of ours: a cut that is cut again is followed like anyone's code.
-    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated"}
+    # Without the name of a module: a cut that is cut again is followed like anyone's code, and torch.compile, which
+    # imports what is named there to find globals, takes these from the function.
+    space: dict[str, Any] = {**PROVIDED, **names}
     exec(code, space)
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
     return type(name, (Truncated,), {**members, "__module__": __name__})
