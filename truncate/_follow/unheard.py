@@ -15,7 +15,7 @@ from typing import Any
 
 from truncate._follow.proxy import Proxy, Unread, proxies_in
 from truncate._graph import Node
-from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
+from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_importing, is_library
 
 
 class Functions:
@@ -52,6 +52,8 @@ class Functions:
         if event != "call":
             return
         code = frame.f_code
+        if code not in self._parameters and _is_theirs(code) and is_importing(frame):
+            return
         if "type" in code.co_names and "_answers_isinstance" not in frame.f_builtins and self._unheard is None:
             given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
             if _is_theirs(code) and next(proxies_in(given), None) is not None:
