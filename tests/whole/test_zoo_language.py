@@ -128,7 +128,7 @@ DECODERS = {
     "gemma2": tiny("Gemma2Model", {**GROUPED, "head_dim": 8}, text),
     "phi": tiny("PhiModel", TINY, text),
     "bloom": tiny("BloomModel", {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4}, text),
-    "falcon": tiny("FalconModel", TINY, text),
+    "falcon": tiny("FalconModel", TINY, text, keeps=("h.0.self_attention", "h.1.self_attention")),
     "stablelm": tiny("StableLmModel", GROUPED, text),
     "olmo": tiny("OlmoModel", GROUPED, text),
 }
@@ -149,13 +149,12 @@ ENCODER_DECODERS = {
     "t5": tiny("T5Model", T5, text_to_text, train="encoder", keeps=("decoder.",)),
     "bart": tiny("BartModel", SEQ2SEQ, text_to_text, train="encoder"),
     "mbart": tiny("MBartModel", SEQ2SEQ, text_to_text, train="encoder"),
-    "pegasus": tiny("PegasusModel", SEQ2SEQ, text_to_text, train="encoder", keeps=("decoder.embed_positions",)),
+    "pegasus": tiny("PegasusModel", SEQ2SEQ, text_to_text, train="encoder"),
     "marian": tiny(
         "MarianModel",
         {**SEQ2SEQ, "decoder_start_token_id": 0},
         text_to_text,
         train="encoder",
-        keeps=("decoder.embed_positions",),
     ),
 }
 VISION = {
@@ -283,7 +282,13 @@ OTHERS = {
     "lstm": Entry(functools.partial(Recurrent, nn.LSTM), tokens, cuts=4),
     "gru": Entry(functools.partial(Recurrent, nn.GRU), tokens, cuts=4),
     "parametrized": Entry(parametrized, pictures, wanted=("layer1.0.conv1", "layer1.1.bn2", "layer3")),
-    "lora": Entry(with_lora, text, wanted=(*DEPTHS, "lora_A"), train="base_model.model.embeddings"),
+    "lora": Entry(
+        with_lora,
+        text,
+        wanted=(*DEPTHS, "lora_A"),
+        train="base_model.model.embeddings",
+        keeps=("base_model.model.encoder.layer.0.attention.self.query",),
+    ),
     "checkpointing": Entry(checkpointing, text, wanted=DEPTHS),
     "checkpointing-vision": Entry(checkpointing_vision, lambda size: ((torch.rand(2 + size, 3, 160, 160),), {})),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from truncate._graph import (
     Graph,
     Kind,
     Node,
+    Observed,
     aliases_of,
     descend,
     is_mode,
@@ -27,6 +28,7 @@ from truncate._graph import (
     mutated,
     nodes_in,
 )
+from truncate._python import may_write
 from truncate._record import Traces
 
 
@@ -44,6 +46,7 @@ class Summary:
     mutated: frozenset[str]  # changed in place
     returned: frozenset[str]  # the result may be an alias of them
     state: bool = True  # it mutates tensors of its own, which its next call reads
+    perhaps: frozenset[str] = frozenset()  # not mutated on the example; for other values, or in another mode, maybe
 
 
 class Effects:
@@ -53,22 +56,30 @@ class Effects:
         self.traces = traces
         self._of: dict[Graph, GraphEffects] = {}
         self._summaries: dict[tuple[int, str], Summary] = {}
+        self._may_write: dict[int, bool] = {}
 
     def of(self, module: nn.Module, path: str, graph: Graph) -> GraphEffects:
         if graph not in self._of:
             self._of[graph] = GraphEffects(self, module, path, graph)
         return self._of[graph]
 
-    def summary(self, module: nn.Module, path: str, call: Call) -> Summary:
-        """What a call does to its inputs; the worst case for each of them if the forward cannot be followed."""
+    def summary(self, module: nn.Module, path: str, call: Call, observed: Observed | None = None) -> Summary:
+        """What a call does to its inputs; if the forward cannot be followed, what was observed, or the worst case."""
         key = (id(module), call.key)
         if key not in self._summaries:
             names = frozenset(node.target for node in call.inputs)
             self._summaries[key] = Summary(names, names)  # meanwhile, in case it calls itself
-            self._summaries[key] = self._summarize(module, path, call, names)
+            self._summaries[key] = self._summarize(module, path, call, names, observed)
         return self._summaries[key]
 
-    def _summarize(self, module: nn.Module, path: str, call: Call, names: frozenset[str]) -> Summary:
+    def may_write(self, module: nn.Module) -> bool:
+        if id(module) not in self._may_write:
+            self._may_write[id(module)] = may_write(module)
+        return self._may_write[id(module)]
+
+    def _summarize(
+        self, module: nn.Module, path: str, call: Call, names: frozenset[str], observed: Observed | None
+    ) -> Summary:
         if any(map(_is_foreign, (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))):
             return Summary(names, names)  # they may do anything to what they are given
         try:
@@ -76,10 +87,12 @@ class Effects:
         except TruncateError:
             graphs = []
         if not graphs or any(graph.failure or graph.open_end for graph in graphs):
-            observed = self.traces.observed(module)
+            observed = observed or self.traces.observed(module)
             if observed is None:
                 return Summary(names, names)
-            return Summary(names if observed.mutates else frozenset(), names if observed.aliases else frozenset())
+            none: frozenset[str] = frozenset()
+            perhaps = names if self.may_write(module) else none
+            return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=perhaps)
         changed: set[str] = set()
         returned: set[str] = set()
         for graph in graphs:
@@ -109,17 +122,27 @@ class GraphEffects:
         if node.kind is Kind.ASSIGN:
             return [node]
         if node.kind is Kind.CHILD:
-            return self._arguments(node, lambda summary: summary.mutated)
+            return self._mutated_by_call(node)
         return mutated(node)
 
-    def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
+    def _mutated_by_call(self, node: Node) -> list[Node]:
+        """What a child did on the example tells that it mutates, not that it never does: another mode may."""
         if node.observed is not None:
-            every = frozenset(map(str, range(len(node.inputs()))))
-            none: frozenset[str] = frozenset()
-            seen = Summary(every if node.observed.mutates else none, every if node.observed.aliases else none)
-            return node.inputs() if which(seen) else []
+            if node.observed.mutates:
+                return node.inputs()
+            if not self._effects.may_write(descend(self._module, node.target)):
+                return []
+        return self._arguments(node, self.child_summary(node).mutated)
+
+    def _perhaps(self, node: Node) -> list[Node]:
+        """What a call may mutate, though it did not on the example."""
+        if node.kind is not Kind.CHILD or not self._effects.may_write(descend(self._module, node.target)):
+            return []
+        return self._arguments(node, self.child_summary(node).perhaps)
+
+    def _arguments(self, node: Node, names: frozenset[str]) -> list[Node]:
+        """Those arguments of a call that the child knows by these names."""
         call = self._effects.traces.call(self._module, self._path, node)
-        names = which(self.child_summary(node))
         return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
 
     @functools.cached_property
@@ -139,7 +162,7 @@ class GraphEffects:
             if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node):
                 shared += [held.setdefault(memory, node) for memory in (node.target, self._memory_of(node))]
             if node.kind is Kind.CHILD:
-                shared += self._arguments(node, lambda summary: summary.returned)
+                shared += self._arguments(node, self.child_summary(node).returned)
             else:
                 shared += aliases_of(node)
             for source in shared:
@@ -168,7 +191,22 @@ class GraphEffects:
 
     def child_summary(self, node: Node) -> Summary:
         call = self._effects.traces.call(self._module, self._path, node)
-        return self._effects.summary(descend(self._module, node.target), join(self._path, node.target), call)
+        child, path = descend(self._module, node.target), join(self._path, node.target)
+        return self._effects.summary(child, path, call, node.observed)
+
+    def is_given_twice(self, node: Node) -> bool:
+        """Whether a child gets one tensor, or views of it, as several arguments, and mutates one of them.
+
+        To a forward that is followed its arguments are different values. With an example, its check tells.
+        """
+        if self._effects.traces.has_example:
+            return False
+        call = self._effects.traces.call(self._module, self._path, node)
+        names: dict[Node, set[str]] = {}
+        for source, given in zip(node.inputs(), call.inputs):
+            names.setdefault(self._alias_sets[source], set()).add(given.target)
+        several = [each for each in names.values() if len(each) > 1]
+        return bool(several) and any(each & self.child_summary(node).mutated for each in several)
 
     def inputs_among(self, nodes: Iterable[Node]) -> set[str]:
         """The names of the inputs that may share memory with one of the nodes."""
@@ -220,7 +258,7 @@ class GraphEffects:
             if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
         ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
-        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node))]
+        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node) or self._perhaps(node))]
         if not mutators:
             return stateful
         alias_sets = self._alias_sets

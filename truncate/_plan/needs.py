@@ -65,6 +65,11 @@ class Needs:
         while found := missed():
             for node in found:
                 self._need(node, whole, value=False)
+        for node in self._live:
+            if plan.child_of(node) is not None and effects.is_given_twice(node):
+                raise CannotFollowError(
+                    f"{join(plan.path, node.target)!r} gets one tensor as several arguments, and changes it in place"
+                )
         end = len(branch.graph.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
         rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
         mutators = effects.read_mutators(rebuilt, self._live, reads, plan.own, plan.mutates)

@@ -32,6 +32,7 @@ from truncate._python.frames import (
     users_frame,
 )
 from truncate._python.reach import globals_of, is_theirs, reached
+from truncate._python.writes import may_write
 
 __all__ = [
     "Contexts",
@@ -53,6 +54,7 @@ __all__ = [
     "is_library",
     "is_only_asked",
     "is_theirs",
+    "may_write",
     "names_in",
     "names_tested_for_none",
     "only_shows_text",
