@@ -22,8 +22,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from truncate import truncate
+from truncate.__main__ import script
 from truncate._cli import verifying as _verify
-from truncate._cli.commands import main, script
+from truncate._cli.commands import main
 
 
 @pytest.fixture(autouse=True)
