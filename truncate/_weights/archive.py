@@ -69,7 +69,7 @@ class Archive:
         last = (tensor.storage_offset() + span(tensor)) * tensor.dtype.itemsize
         if record not in self._records or not last <= self._records[record].file_size == storage.nbytes():
             raise WeightsError(f"{self._path} is {DAMAGED}: it does not hold the numbers of {name!r}. Save it again")
-        return self._begin(record) + tensor.storage_offset() * tensor.dtype.itemsize
+        return self._begin(record) + int(tensor.storage_offset()) * tensor.dtype.itemsize
 
     def _bytes(self, name: str) -> bytes:
         """A whole record. Its checksum is not looked at: torch may leave it out, and does not look at it either."""
