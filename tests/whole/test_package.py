@@ -133,4 +133,4 @@ def test_the_top_level_is_tidy() -> None:
         "setup.cfg setup.py truncate tests docs README.md benchmarks examples LICENSE CONTRIBUTING.md CHANGELOG.md"
     )
     found = {path.split("/")[0] for path in listed.stdout.splitlines()}
-    assert {"setup.cfg", "truncate"} <= found <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml"}
+    assert {"setup.cfg", "truncate"} <= found <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml", "noxfile.py"}
