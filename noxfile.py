@@ -14,24 +14,21 @@ from pathlib import Path
 import nox
 from nox.command import CommandFailed
 
+# The interpreters of pyenv, whether they are switched on or not.
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+os.environ["PATH"] = os.pathsep.join([*map(str, PYENV.glob("3.1?.*/bin")), os.environ["PATH"]])
 nox.options.error_on_missing_interpreters = False  # nox would stop there where CI is set
+nox.options.download_python = "never"
 
 # Three minutes of them: what meets torch and Python in the most ways.
 TESTS = "files follow python record sandbox target weights live tune/test_frozen_modules.py whole/test_package.py"
-TOOLS = "expecttest hypothesis pytest pytest-randomly pytest-timeout pytest-xdist safetensors setuptools"
+TOOLS = "expecttest hypothesis pytest pytest-randomly pytest-timeout pytest-xdist safetensors setuptools timm"
 TRIED = """
 import platform
 from importlib.metadata import version
 names = ["torch", "torchvision", "numpy", "click", "rich", "pillow"]
 print("Tried: Python", platform.python_version(), *(f"{name} {version(name)}" for name in names))
 """
-
-
-def python(wanted: str) -> str:
-    """An interpreter of pyenv, whether it is switched on or not; else one on the PATH, if there is one."""
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = sorted((root / "versions").glob(f"{wanted}.*/bin/python"))
-    return str(found[-1]) if found else wanted
 
 
 def required() -> list[str]:
@@ -53,13 +50,13 @@ def run_tests(session: nox.Session, *packages: str) -> None:
     session.run("pytest", "-n", "auto", "--ignore=tests/live/test_gallery_live.py", *(session.posargs or tests))
 
 
-@nox.session(python=python("3.11"))
+@nox.session(python="3.11")
 def lowest(session: nox.Session) -> None:
     """The lowest versions that setup.cfg allows."""
     run_tests(session, *(package.replace(">=", "==") for package in required()))
 
 
-@nox.session(python=[python("3.12"), python("3.13")])
+@nox.session(python=["3.12", "3.13"])
 def newer(session: nox.Session) -> None:
     """Other versions of Python, with the versions at hand of torch and torchvision."""
     borrow_cuda(session)
@@ -67,7 +64,7 @@ def newer(session: nox.Session) -> None:
 
 
 def borrow_cuda(session: nox.Session) -> None:
-    """Links to the libraries of CUDA that nox has beside it: of one torch they are the same for each Python, and 4 GB."""
+    """Links to the libraries of CUDA beside nox: of one torch they are the same for each Python, and take 4 GB."""
     purelib = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
     for path in Path(sysconfig.get_path("purelib")).glob("nvidia*"):
         link = Path(str(purelib).strip(), path.name)

@@ -1,4 +1,4 @@
-"""What older versions cannot do, which is not this library's to mend: such a test is skipped, for the reason given here.
+"""What older versions cannot do, and this library cannot mend: such a test is skipped, for the reason given here.
 
 Each was seen to fail with torch 2.6, and is skipped below the first version that it was seen to pass with.
 """
