@@ -305,8 +305,9 @@ def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Trun
     if run is not exec:
         raise TruncateError("a pickle of a cut runs the source in it with `exec`, and this one names something else")
     code, module, loader = _compile(source)
-    # Not a name of ours: a cut that is cut again is followed like anyone's code.
-    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated", "__loader__": loader}
+    # Without the name of a module: a cut that is cut again is followed like anyone's code, and torch.compile, which
+    # imports what is named there to find globals, takes these from the function.
+    space: dict[str, Any] = {**PROVIDED, **names, "__loader__": loader}
     run(code, space)
     space["forward"].__module__ = module
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}

@@ -16,12 +16,14 @@ from truncate._errors import TruncateError
 from truncate._python import while_used
 
 RECORD = "_parameters_frozen"  # the names of those parameters of a module that `freeze` turned off, kept by the module
+ASKED = "_mode_asked"  # what a held module would have as `training`, kept by the module
 
 
 def hold(module: nn.Module) -> None:
     """From now on `training` of this one module is False. Its children are not looked at."""
     if not isinstance(module, Held):
         module.__class__ = _held_class(type(module))
+        module.training = module.__dict__.get("training", True)  # nothing yet, if it is being unpickled
 
 
 def release(module: nn.Module) -> None:
@@ -35,13 +37,14 @@ def release(module: nn.Module) -> None:
             f"what changed it (torch.nn.utils.parametrize does such a thing), then unfreeze"
         )
     module.__class__ = original
+    module.training = module.__dict__.pop(ASKED)
 
 
 def carry_over(original: nn.Module, made: nn.Module) -> None:
     """Freezes what takes the place of a frozen module, or of a part of it."""
     if isinstance(original, Held):
-        made.__dict__["training"] = original.__dict__["training"]
         hold(made)
+        made.training = original.__dict__[ASKED]
     names = [name for name in original.__dict__.get(RECORD, ()) if name in made._parameters]
     if names:
         made.__dict__[RECORD] = names
@@ -56,10 +59,13 @@ def _keep(self: Any, mode: bool) -> None:
 
 
 class _Mode(property):
-    """Reads as False. What is assigned goes where an ordinary module keeps it, for when the module is released."""
+    """Reads as False, and what is assigned is kept for when the module is released.
+
+    Where an ordinary module keeps it is False too: with torch 2.6 Dynamo looks there, past any property.
+    """
 
     def __set__(self, module: Any, mode: bool) -> None:
-        module.__dict__["training"] = mode
+        module.__dict__.update({"training": False, ASKED: mode})
 
 
 class Held:

@@ -9,8 +9,9 @@ import io
 import os
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +22,13 @@ from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief, 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-class _Shape(click.ParamType[tuple[int, ...]]):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[tuple[int, ...]]
+else:  # before click 8.4 it takes no type
+    _ParamType = click.ParamType
+
+
+class _Shape(_ParamType):
     """A shape such as ``1,3,224,224``."""
 
     name = "N,C,H,W"
@@ -46,6 +53,9 @@ def cli() -> None:
     A MODEL is a name that torchvision knows (resnet18), timm:NAME, or package.module:callable,
     where calling it returns the model.
     """
+    for module in ("torchvision", "torchinfo", "rich", "PIL"):
+        if find_spec(module) is None:
+            raise NotUsable(f"the command line needs {module}, which is missing: pip install 'torch-truncate[cli]'")
 
 
 @cli.command(
@@ -172,13 +182,6 @@ def probe(**given: Any) -> int:
     from truncate._cli import choosing
 
     return choosing.choose(**given)
-
-
-def script() -> int:
-    """The installed command. `python -m truncate` is the same, but no shell completes that."""
-    if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it, so that a MODEL may be in a file here
-    return run(program="torch-truncate")
 
 
 def run(program: str = options.PROGRAM) -> int:

@@ -27,7 +27,12 @@ from truncate._follow.replaced import ASKING, OWN, computed, fixing
 from truncate._python import can_be_imported, globals_of, is_theirs, names_in, reached, while_used
 
 # Functions of torch that parse their arguments before a function mode sees the call, or that have none.
-_SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
+_SIZED = frozenset(
+    """
+    arange bartlett_window blackman_window empty empty_strided eye finfo full hamming_window hann_window iinfo
+    kaiser_window linspace logspace ones rand randint randn randperm scalar_tensor tril_indices triu_indices zeros
+    """.split()
+)
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
@@ -291,6 +296,8 @@ _FUNCTIONS: dict[int, Any] = {
     for function in vars(math).values()
     if isinstance(function, types.BuiltinFunctionType)
 }
+# Those of torch too that are imported by name.
+_FUNCTIONS.update((id(real), _parsing(real)) for name in _SIZED if not isinstance(real := getattr(torch, name), type))
 
 
 class _NumpyView:

@@ -41,7 +41,7 @@ from truncate._graph import (
     returns_tensor,
     tensors_in,
 )
-from truncate._python import assigned_names, names_tested_for_none, users_frame
+from truncate._python import assigned_names, is_aside, names_tested_for_none, users_frame
 from truncate._sandbox import random_state_watched
 
 
@@ -337,7 +337,8 @@ class Tracer(GraphBuilder):
             self._contexts.grad_was_set(*args)
         name = getattr(func, "__name__", "")
         on_nothing = next(proxies_in((args, kwargs)), None) is None
-        if on_nothing and not returns_tensor(func) and (not name.endswith("_") or name.endswith("__")):
+        makes_none = not returns_tensor(func) and (not name.endswith("_") or name.endswith("__"))
+        if on_nothing and (makes_none or is_aside()):
             return func(*args, **kwargs)
         self._refuse_hidden_module()
         if name in ("__get__", "__set__"):

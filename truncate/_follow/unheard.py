@@ -15,11 +15,9 @@ from typing import Any
 
 from torch.utils import _pytree
 
-from truncate._follow.objects import is_opaque
 from truncate._follow.proxy import Proxy, Unread, proxies_in
-from truncate._follow.replaced import ORIGINAL_CLASS
 from truncate._graph import Node
-from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
+from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_importing, is_library
 
 
 class Functions:
@@ -57,16 +55,17 @@ class Functions:
             return
         code = frame.f_code
         theirs = _is_theirs(code)
+        if code not in self._parameters and theirs and is_importing(frame):
+            return
         if "type" in code.co_names and (theirs or _is_walk(frame)) and self.unheard is None:
             given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
             asked = (proxy for proxy in proxies_in(given) if theirs or not proxy._tracer.is_surely_tensor(proxy))
             if "_answers_isinstance" not in frame.f_builtins and next(asked, None) is not None:
                 self.unheard = "asks for the type of a value"
-        if theirs and not self.unheard and asks_unheard(code) and any(map(_may_hold_values, frame.f_locals.values())):
-            self.unheard = asks_unheard(code)
         names = self._parameters.get(code)
         if names is None:
             kinds = _KINDS if theirs else ()
+            self.unheard = self.unheard or (asks_unheard(code) if theirs else None)
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
             self._asked[kind] += proxies_in(frame.f_locals.get(name))
@@ -87,14 +86,6 @@ def _is_walk(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename == _PYTREE:
         frame = frame.f_back
     return frame is not None and _is_theirs(frame.f_code)
-
-
-def _may_hold_values(value: Any) -> bool:
-    """Whether something that a function sees is, or holds, a proxy: other functions run for an import, say."""
-    if hasattr(type(value), ORIGINAL_CLASS):
-        return True
-    attributes = vars(value).values() if is_opaque(value) else ()
-    return next(proxies_in([value, *attributes]), None) is not None
 
 
 def _is_theirs(code: CodeType) -> bool:

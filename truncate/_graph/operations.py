@@ -52,7 +52,7 @@ _CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.f
 def _schemas(name: str) -> tuple[Any, ...]:
     """The schemas of the ATen operator of that name, which say what it returns, views and mutates."""
     packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
-    if packet is None:
+    if not isinstance(packet, torch._ops.OpOverloadPacket):  # but a method of Python's, such as `__eq__`
         return ()
     return tuple(getattr(packet, overload)._schema for overload in packet.overloads())
 

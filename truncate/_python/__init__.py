@@ -22,7 +22,16 @@ from truncate._python.bytecode import (
     unpacked_items,
 )
 from truncate._python.contexts import Contexts
-from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
+from truncate._python.frames import (
+    OWN,
+    TORCH,
+    callers_frame,
+    is_aside,
+    is_importing,
+    is_library,
+    source_line,
+    users_frame,
+)
 from truncate._python.reach import globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
 from truncate._python.writes import changes_given, may_fill, may_write
@@ -45,6 +54,8 @@ __all__ = [
     "globals_of",
     "has_one_outcome",
     "identity_tests",
+    "is_aside",
+    "is_importing",
     "is_library",
     "is_only_asked",
     "is_theirs",

@@ -47,7 +47,7 @@ from truncate._graph import (
     returns_list,
     tensors_in,
 )
-from truncate._python import changes_given, compared_device_type, may_fill, users_frame
+from truncate._python import changes_given, compared_device_type, is_aside, may_fill, users_frame
 from truncate._record.answers import QUESTIONS, Answers
 from truncate._record.values import Values, once
 from truncate._sandbox import python_draws_watched
@@ -266,7 +266,7 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
-        if self.open_end is None:
+        if self.open_end is None and (self._holds_values((args, kwargs)) or not is_aside()):
             try:
                 return self._recorded(func, args, kwargs)
             except Unfollowable as why:
