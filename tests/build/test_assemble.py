@@ -65,9 +65,11 @@ def test_the_source_is_found_after_its_cache_was_cleared() -> None:
     assert torch.equal(truncate(whole, "a", live=True)(X), whole(X)["a"])
     linecache.clearcache()
     assert torch.equal(truncate(whole, "a")(X), whole(X)["a"])
-    linecache.clearcache()
+
+
+def test_an_error_shows_the_line() -> None:
     with pytest.raises(RuntimeError) as caught:
-        whole(torch.ones(2, 3))
+        truncate(Net(), {"a": "a", "b": "b"})(torch.ones(2, 3))
     assert "x = self.inner(x)" in "".join(traceback.format_exception(caught.value))
 
 

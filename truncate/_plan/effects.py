@@ -320,11 +320,14 @@ class GraphEffects:
 
     def changing_arguments(self, nodes: Iterable[Node]) -> list[Node]:
         """Those among nodes that are known to mutate an argument of this forward."""
+        mutators = [(node, targets) for node in nodes if node.kind not in _SOURCES and (targets := self.mutated(node))]
+        if not mutators:
+            return []
         given = {self._alias_sets[node] for node in self._graph.inputs}
         return [
             node
-            for node in nodes
-            if any(self._alias_sets[target] in given for target in self.mutated(node))
+            for node, targets in mutators
+            if any(self._alias_sets[target] in given for target in targets)
             and (node.kind is not Kind.CHILD or node.observed is not None or self.child_summary(node).known)
         ]
 

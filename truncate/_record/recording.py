@@ -158,7 +158,10 @@ class Recording(Values, Answers, TorchFunctionMode):
             made_plain((args, kwargs))  # for good; a list or dict stays the same object, as the child may change it
             plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
             return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
-        fillable: dict[int, tuple[Any, Node]] | None = {} if may_fill(descend(self.module, path)) else None
+        containers = list(containers_in((*args, *kwargs.values())))
+        fillable: dict[int, tuple[Any, Node]] | None = None
+        if containers and may_fill(descend(self.module, path)):
+            fillable = {}
         lower = functools.partial(self.lower_given, fillable=fillable)
         try:
             lowered, named = tuple(map(lower, args)), {key: lower(value) for key, value in kwargs.items()}
@@ -167,7 +170,6 @@ class Recording(Values, Answers, TorchFunctionMode):
             return self.child(path, args, kwargs)
         node = self.node(Kind.CHILD, path, lowered, named)
         given = self.real(args), self.real(kwargs)
-        containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
         with self.objects_lent(path, given) as lent, self.paused(), tracing_with(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
