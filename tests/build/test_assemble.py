@@ -69,7 +69,7 @@ def test_the_source_is_found_after_its_cache_was_cleared() -> None:
 
 def test_an_error_shows_the_line() -> None:
     with pytest.raises(RuntimeError) as caught:
-        truncate(Net(), {"a": "a", "b": "b"})(torch.ones(2, 3))
+        truncate(Net(), {"of its own": "a", "b": "b"})(torch.ones(2, 3))
     assert "x = self.inner(x)" in "".join(traceback.format_exception(caught.value))
 
 
