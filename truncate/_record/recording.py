@@ -188,7 +188,7 @@ class Recording(Values, Answers, TorchFunctionMode):
                 own[:], changes[number] = held, None
         for number, own in enumerate(containers):
             if fillable and id(own) in fillable:
-                self.refill(own, passed.containers[number], fillable[id(own)][1], changes[number] is not None)
+                self.refill(own, passed, number, fillable[id(own)][1])
                 changes[number] = None
         known = self.known_changes(changes, passed.containers)
         self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))

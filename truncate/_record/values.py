@@ -16,6 +16,7 @@ from torch import nn
 from truncate._follow import (
     NOT_OPENED,
     PLAIN,
+    Given,
     GraphBuilder,
     Lent,
     Proxy,
@@ -177,17 +178,17 @@ class Values(GraphBuilder, Guards):
             fillable[id(value)] = value, lowered
         return lowered
 
-    def refill(self, own: Any, held: Any, node: Node, changed: bool) -> None:
+    def refill(self, own: Any, passed: Given, number: int, node: Node) -> None:
         """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there."""
-        before = dict(pairs(own))
-        self.guard_items(node, held, decides=changed or not before)
+        given, held, known = dict(pairs(passed.before[number])), passed.containers[number], dict(pairs(own))
+        self.guard_items(node, held, decides=not given or passed.changes[number] is not None)
         own.clear()
         for key, item in pairs(held):
-            is_new = key not in before or self.real(before[key]) is not item
+            is_new = key not in given or given[key] is not item
             if is_new and not isinstance(item, (torch.Tensor, int, float)):
                 raise self.fail("passes a list or dict to a child that puts something else than tensors into it")
             read = is_new or isinstance(item, torch.Tensor)
-            kept = self._enter(item, self._part(node, operator.getitem, key)) if read else before[key]
+            kept = self._enter(item, self._part(node, operator.getitem, key)) if read else known[key]
             own.append(kept) if type(own) is list else own.update({key: kept})
 
     def _constant(self, tensor: torch.Tensor) -> Node:
