@@ -196,7 +196,24 @@ def _is_of_constant(instructions: list[dis.Instruction], position: int) -> bool:
             return False
         position -= 1
         last = instructions[position - 1]
-    return last.opname == "LOAD_CONST" or _base(instructions, position - 1)[0] in (None, "self")
+    return last.opname == "LOAD_CONST" or base_of(instructions, position - 1)[0] in (None, "self")
+
+
+@functools.lru_cache(maxsize=4096)
+def changes_parameter(code: CodeType, filling: frozenset[str]) -> bool:
+    """Whether a function has ``given.x = y`` or ``given.x[0] = y``, or calls a method named in `filling` on a part."""
+    instructions, _ = _instructions(code)
+    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"self"}
+    for position, instruction in enumerate(instructions):
+        if instruction.opname == "STORE_SUBSCR":
+            if any(not given.isdisjoint(_names(before)) for before in instructions[max(position - 6, 0) : position]):
+                return True
+        elif instruction.opname == "STORE_ATTR" or (
+            instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and instruction.argval in filling
+        ):
+            if base_of(instructions, position - 1)[0] in given:
+                return True
+    return any(changes_parameter(inner, filling) for inner in _inside(code))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -233,9 +250,9 @@ def identity_tests(code: CodeType, kind: type) -> IdentityTests:
     attributes, others = set(), False
     for position, instruction in enumerate(instructions):
         if kind is NoneType and ("IF_NONE" in instruction.opname or "IF_NOT_NONE" in instruction.opname):
-            base, attribute = _base(instructions, position - 1)
+            base, attribute = base_of(instructions, position - 1)
         elif _is_test(instructions, position, kind):
-            base, attribute = _base(instructions, position - 2)
+            base, attribute = base_of(instructions, position - 2)
         else:
             continue
         if base == "self" and attribute:
@@ -283,7 +300,7 @@ def _names(instruction: dis.Instruction) -> tuple[str, ...]:
     return argument if isinstance(argument, tuple) else (argument,) if isinstance(argument, str) else ()
 
 
-def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
+def base_of(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
     """The variable and the first attribute of ``name.attribute[constant]``, which ends at `position`.
 
     The variable is None for a global, which is no value of a forward, and empty for any other expression.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._python.bytecode import attributes_stored, names_in
+from truncate._python.bytecode import attributes_stored, changes_parameter, names_in
 from truncate._python.frames import is_library
 from truncate._python.reach import reached
 from truncate._python.remembered import while_there
@@ -36,7 +36,7 @@ def changes_given(module: nn.Module) -> bool:
     kind: Any = type(module)
     patched = vars(module).get("forward")
     codes = _code_of_forward(kind) if patched is None else {function.__code__ for function in reached([patched])}
-    return any(bool(attributes_stored(code)) or _fills(code, operators=False) for code in codes)
+    return any(changes_parameter(code, _FILLING) for code in codes)
 
 
 def _code_of(module: nn.Module) -> Iterator[CodeType]:
@@ -83,12 +83,12 @@ def _writes(code: CodeType) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _fills(code: CodeType, operators: bool = True) -> bool:
-    """Whether code has ``items.append(x)``, ``items[0] = x`` or the like; or ``items += [x]``, one of the operators."""
+def _fills(code: CodeType) -> bool:
+    """Whether code has ``items.append(x)``, ``items[0] = x``, ``items += [x]`` or the like."""
     return (
-        any(_stores(one) and (operators or one.opname != "BINARY_OP") for one in dis.get_instructions(code))
+        any(map(_stores, dis.get_instructions(code)))
         or not _FILLING.isdisjoint(names_in(code))
-        or any(_fills(constant, operators) for constant in code.co_consts if isinstance(constant, CodeType))
+        or any(_fills(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     )
 
 

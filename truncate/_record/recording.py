@@ -186,8 +186,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
             if changes[number] is not None and back:
                 own[:], changes[number] = held, None
-        for number, own in enumerate(containers):
-            if fillable and id(own) in fillable:
+            elif fillable and id(own) in fillable:
                 self.refill(own, passed, number, fillable[id(own)][1])
                 changes[number] = None
         known = self.known_changes(changes, passed.containers)
