@@ -110,7 +110,7 @@ def layers(**given: Any) -> None:
     ),
 )
 @options.model
-@click.argument("folder", shell_complete=complete_file)
+@options.folder
 @options.upto
 @click.option(
     "--out",
@@ -123,9 +123,9 @@ def layers(**given: Any) -> None:
 @options.weights
 @options.trust
 @click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores].")
-@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@options.batch_size
+@options.workers
+@options.device
 @click.option(
     "--dtype",
     default="float32",
@@ -152,7 +152,7 @@ def extract(**given: Any) -> int:
     ),
 )
 @options.model
-@click.argument("folder", shell_complete=complete_file)
+@options.folder
 @click.option("--at", multiple=True, metavar="TARGET", help="What to probe, also a pattern [default: each block].")
 @click.option(
     "--labels",
@@ -169,9 +169,9 @@ def extract(**given: Any) -> int:
 )
 @click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Of the cross-validation.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides the folds.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores].")
-@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@options.batch_size
+@options.workers
+@options.device
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--svg", type=Path, metavar="FILE", shell_complete=complete_file, help="Draw the curve.")
 def probe(**given: Any) -> int:
