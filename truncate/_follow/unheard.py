@@ -54,21 +54,28 @@ class Functions:
         if event != "call":
             return
         code = frame.f_code
-        theirs = _is_theirs(code)
-        if code not in self._parameters and theirs and is_importing(frame):
-            return
-        if "type" in code.co_names and (theirs or _is_walk(frame)) and self.unheard is None:
-            given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
-            asked = (proxy for proxy in proxies_in(given) if theirs or not proxy._tracer.is_surely_tensor(proxy))
-            if "_answers_isinstance" not in frame.f_builtins and next(asked, None) is not None:
-                self.unheard = "asks for the type of a value"
         names = self._parameters.get(code)
+        if names is None and _is_theirs(code) and is_importing(frame):
+            return
+        if "type" in code.co_names and self.unheard is None:
+            self._see_type(frame)
         if names is None:
+            theirs = _is_theirs(code)
             kinds = _KINDS if theirs else ()
             self.unheard = self.unheard or (asks_unheard(code) if theirs else None)
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
             self._asked[kind] += proxies_in(frame.f_locals.get(name))
+
+    def _see_type(self, frame: FrameType) -> None:
+        """A function that asks for the type of something is called."""
+        code = frame.f_code
+        theirs = _is_theirs(code)
+        if "_answers_isinstance" in frame.f_builtins or not (theirs or _is_walk(frame)):
+            return
+        given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+        if any(theirs or not proxy._tracer.is_surely_tensor(proxy) for proxy in proxies_in(given)):
+            self.unheard = "asks for the type of a value"
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
         """Those of the values that a function may have compared by ``is`` with a constant of this kind."""
@@ -100,6 +107,5 @@ def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
 
 
 _KINDS: tuple[Any, ...] = (NoneType, bool)
-_PYTREE = (
-    _pytree.__file__
-)  # torch's own walk over containers, which would take a value of unknown form for no container
+# Torch's own walk over containers, which would take a value of unknown form for no container.
+_PYTREE = _pytree.__file__

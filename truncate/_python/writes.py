@@ -92,9 +92,7 @@ def _fills(code: CodeType) -> bool:
     )
 
 
-_FILLING = frozenset(
-    name for name in {*dir(list), *dir(dict)} - {*dir(tuple), "copy", "fromkeys", "get", "items", "keys", "values"}
-)
+_FILLING = frozenset((*dir(list), *dir(dict))) - {*dir(tuple), "copy", "fromkeys", "get", "items", "keys", "values"}
 
 
 def _stores(instruction: dis.Instruction) -> bool:
