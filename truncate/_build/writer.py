@@ -294,15 +294,14 @@ class Writer:
 
     def _copy(self, copy: Copy) -> None:
         self._block(copy.value.context if type(copy.value) is Node else self._context)
-        copied: Any = copy.value if copy.replaced is None else copy.replaced
+        replaced = copy.replaced
+        copied: Any = copy.value if replaced is None else replaced
         name, expression = self.value(copied), self._copied(copied)
-        if copied is copy.value:
-            if copy.replaced is not None:
-                self._hold(name, copy.kept)
-            new = f"{name}_copy" if name.isidentifier() else "copy"
-            name = self._new_variable(new, copy.kept if copy.replaced is None else copy.replaced)
-        else:
+        if replaced is not None:  # the value keeps its variable
             self._hold(self.value(copy.value), copy.kept)
+        if copied is copy.value:
+            new = f"{name}_copy" if name.isidentifier() else "copy"
+            name = self._new_variable(new, copy.kept if replaced is None else replaced)
         self._line(f"{name} = {expression}")
 
     def _copied(self, value: Any) -> str:

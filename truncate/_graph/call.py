@@ -98,22 +98,23 @@ def declared_types(module: nn.Module) -> dict[str, Any]:
 
 def call_of_node(module: nn.Module, node: Node, structure: Callable[[Node], Any]) -> Call:
     """The call of a child that a node of its parent's graph makes; `structure` gives what is known of its arguments."""
-    names = iter(_input_names(module, node))
+    args, kwargs = opened(node.args), opened(node.kwargs)
+    names = iter(_input_names(module, args, kwargs))
 
     def enter(value: Any) -> Any:
         if type(value) is not Node:
             return value
         return Node(Kind.INPUT, next(names), known=functools.partial(structure, value))
 
-    call = Call(map_nested(opened(node.args), enter), map_nested(opened(node.kwargs), enter))
+    call = Call(map_nested(args, enter), map_nested(kwargs, enter))
     if module._forward_pre_hooks:  # the hooks see all arguments, as they are
         call.parameters = tuple(inspect.signature(module.forward).parameters.values())
     return call
 
 
-def _input_names(module: nn.Module, node: Node) -> list[str]:
+def _input_names(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     """A name for each node among the arguments: that of the parameter, with a number if the node is in a container."""
-    args, kwargs, count = opened(node.args), opened(node.kwargs), len(node.given())
+    count = sum(1 for _ in nodes_in((args, kwargs)))
     try:
         bound = inspect.signature(module.forward).bind_partial(*args).arguments
         given = [*bound.items(), *kwargs.items()]

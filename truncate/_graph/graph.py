@@ -58,7 +58,8 @@ class Node:
 
     def given(self) -> list[Node]:
         """For a CHILD: what it is given, with the items of lists and dicts that were made for it in their place."""
-        return list(nodes_in(opened((self.args, self.kwargs))))
+        found = [node.given() if is_made_for_child(node) else [node] for node in self.inputs()]
+        return [node for nodes in found for node in nodes]
 
 
 @dataclasses.dataclass(eq=False)

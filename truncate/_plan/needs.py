@@ -81,15 +81,16 @@ class Needs:
     def _refuse_rebuilt_children(self) -> None:
         """Refuses children that would not do to their arguments what they do as they are."""
         for node in self._live:
-            child, where = self._plan.child_of(node), repr(join(self._plan.path, str(node.target)))
+            child = self._plan.child_of(node)
             if child is None or isinstance(child, LivePlan):
                 continue
+            where = repr(join(self._plan.path, str(node.target)))
             if self._of_graph.is_given_twice(node):
                 raise CannotFollowError(f"{where} gets one tensor as several arguments, and changes it in place")
-            later = {source for other in self._live if other.index > node.index for source in other.inputs()}
-            made = [source for source in node.inputs() if is_made_for_child(source)]
-            may_change = any(branch.graph.may_change_containers for branch in child.branches)
-            if made and may_change and (child.own or not later.isdisjoint(made)):
+            made = set(filter(is_made_for_child, node.inputs()))
+            if not made or not any(branch.graph.may_change_containers for branch in child.branches):
+                continue
+            if child.own or any(n.index > node.index and not made.isdisjoint(n.inputs()) for n in self._live):
                 raise CannotFollowError(f"{where} changes a list or dict that it is given, and would be cut")
 
     def _need(self, node: Node, whole: set[int], value: bool = True) -> None:

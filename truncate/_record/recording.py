@@ -159,10 +159,10 @@ class Recording(Values, Answers, TorchFunctionMode):
             plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
             return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
         containers = list(containers_in((*args, *kwargs.values())))
-        fillable: dict[int, tuple[Any, Node]] | None = None
+        made: dict[int, tuple[Any, Node]] = {}  # lists and dicts that the child may fill, by id
+        lower: Callable[[Any], Any] = self.lower
         if containers and may_fill(descend(self.module, path)):
-            fillable = {}
-        lower = functools.partial(self.lower_given, fillable=fillable)
+            lower = functools.partial(self.lower_given, made=made)
         try:
             lowered, named = tuple(map(lower, args)), {key: lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
@@ -175,8 +175,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             values_and_nodes = zip((*args, *kwargs.values()), (*lowered, *named.values()))
-            filled = [made for _, made in (fillable or {}).values()]
-            node.observed = observed_in(versions, returned, changed=[*lent.holders(values_and_nodes), *filled])
+            changed = [*lent.holders(values_and_nodes), *(filled for _, filled in made.values())]
+            node.observed = observed_in(versions, returned, changed=changed)
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
@@ -186,8 +186,9 @@ class Recording(Values, Answers, TorchFunctionMode):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
             if changes[number] is not None and back:
                 own[:], changes[number] = held, None
-            elif fillable and id(own) in fillable:
-                self.refill(own, passed, number, fillable[id(own)][1])
+            elif id(own) in made:
+                before, decides = passed.before[number], back or changes[number] is not None
+                self.refill(own, before, held, made[id(own)][1], decides)
                 changes[number] = None
         known = self.known_changes(changes, passed.containers)
         self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))
@@ -314,7 +315,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             return result
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):
-            self.guard_length(node, len(result))
+            self.guard_items(node, result)
         if isinstance(result, torch.Tensor) and mutated(node):
             self._values[id(result)] = node, result
             return result

@@ -16,7 +16,6 @@ from torch import nn
 from truncate._follow import (
     NOT_OPENED,
     PLAIN,
-    Given,
     GraphBuilder,
     Lent,
     Proxy,
@@ -164,24 +163,27 @@ class Values(GraphBuilder, Guards):
             return map_nested(value, self.lower)
         return self._opaque(value)
 
-    def lower_given(self, value: Any, fillable: dict[int, tuple[Any, Node]] | None) -> Any:
+    def lower_given(self, value: Any, made: dict[int, tuple[Any, Node]]) -> Any:
         """The nodes of an argument. A list or dict which the child may fill is made before, so that it can be read."""
-        if fillable is None or type(value) not in (list, dict, tuple):
+        if type(value) not in (list, dict, tuple):
             return self.lower(value)
-        if id(value) in fillable:
-            return fillable[id(value)][1]
-        lower = functools.partial(self.lower_given, fillable=fillable)
+        if id(value) in made:
+            return made[id(value)][1]
+        lower = functools.partial(self.lower_given, made=made)
         items = list(map(lower, value.values() if type(value) is dict else value))
         lowered: Any = dict(zip(value, items)) if type(value) is dict else type(value)(items)
         if type(value) is not tuple:
             lowered = self.node(Kind.FUNCTION, type(value), (lowered,))
-            fillable[id(value)] = value, lowered
+            made[id(value)] = value, lowered
         return lowered
 
-    def refill(self, own: Any, passed: Given, number: int, node: Node) -> None:
-        """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there."""
-        given, held, known = dict(pairs(passed.before[number])), passed.containers[number], dict(pairs(own))
-        self.guard_items(node, held, decides=not given or passed.changes[number] is not None)
+    def refill(self, own: Any, before: Any, held: Any, node: Node, decides: bool) -> None:
+        """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there.
+
+        `before`, `held`: what the child was given in its place, as it was then and as it is now.
+        """
+        given, known = dict(pairs(before)), dict(pairs(own))
+        self.guard_items(node, held, decides=decides or not given)
         own.clear()
         for key, item in pairs(held):
             is_new = key not in given or given[key] is not item
