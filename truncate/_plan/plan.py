@@ -72,8 +72,9 @@ class Branch:
 
     @property
     def end(self) -> int:
-        """How many nodes have run when the last tap is taken."""
-        return max((tap.moment for tap in self.taps if tap is not None), default=0)
+        """How many nodes have run when the last tap is taken, or the forward is left."""
+        left = 0 if self.exit is None else self.exit.site.index + (self.exit.inner is None)
+        return max((tap.moment for tap in self.taps if tap is not None), default=left)
 
     def decided_up_to(self, own: bool) -> int:
         """How many nodes have run when all is decided that the targets depend on; `own`: so does the result."""
