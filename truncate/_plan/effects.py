@@ -25,6 +25,7 @@ from truncate._graph import (
     is_mode,
     is_tensor,
     join,
+    may_return_tensor,
     memory_of,
     mutated,
     nodes_in,
@@ -134,7 +135,11 @@ class GraphEffects:
     @functools.cached_property
     def _for_its_effect(self) -> set[Node]:
         """The methods of something that may be no tensor whose value nobody reads: ``found.add(x)`` of a set."""
-        called = {node for node in self._graph.nodes if node.kind is Kind.METHOD and not is_tensor(node.args[0])}
+        called = {
+            node
+            for node in self._graph.nodes
+            if node.kind is Kind.METHOD and may_return_tensor(node.target) and not is_tensor(node.args[0])
+        }
         if called:
             called.difference_update(source for node in self._graph.nodes for source in node.inputs())
             called.difference_update(nodes_in(self._graph.result))
