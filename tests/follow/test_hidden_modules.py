@@ -1,7 +1,7 @@
 """Modules that attributes hold out of sight: in closures, defaults, partials, containers and objects.
 
-Each child is called by such a way, and counts its calls in a buffer that it assigns anew. Cutting leaves the model as it
-was, and the cut counts like the model: at no time does it call, ask or change a module of the original by the back door.
+Each child is called by such a way, and counts its calls in a buffer that it assigns anew. Cutting leaves the model as
+it was, and the cut counts like the model: it never calls, asks or changes a module of the original by the back door.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Objects that a forward makes and its children fill: in slots, sets and closures, and by methods that tensors have too.
+"""Objects that a forward makes and its children fill: in slots, sets, closures, and by methods that tensors have.
 
 Each is cut with and without an example, and run three times on new inputs: what an object keeps from call to call would
 show. The result is equal to the model's, or the cut is refused, and then kept live.

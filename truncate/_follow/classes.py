@@ -63,6 +63,17 @@ def asks_for_none(cls: Any) -> bool:
     return asks_of_values(forward.__code__, arguments=False) or any(asks_of_values(one.__code__) for one in others)
 
 
+def has_state_or_mode(module: nn.Module) -> bool:
+    """Whether what a module does depends on more than its parameters and what it is given, or changes the module."""
+    kind: Any = type(module)
+    return bool(module._buffers) or bool(attributes_set(kind)) or _reads_mode(kind)
+
+
+@while_there
+def _reads_mode(cls: Any) -> bool:
+    return any("training" in names_in(function.__code__) for function in reached(_functions_of(cls)))
+
+
 @while_there
 def answers_operators(cls: Any) -> bool:
     """Whether a class defines special methods, which Python looks up on the class, such as ``__len__``."""

@@ -63,6 +63,10 @@ class GraphBuilder:
     def is_surely_tensor(self, value: Any) -> bool:
         raise NotImplementedError
 
+    def is_of_model(self, module: nn.Module) -> bool:
+        """Whether a module is registered in the model, as far as that is known."""
+        return False
+
     def hooked(self, path: str, hook: Callable[..., Any], options: dict[str, Any]) -> Any:
         """The forward registers a forward hook on one of its modules."""
         raise self.refuse_hook()

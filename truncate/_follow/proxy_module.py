@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from truncate._follow.builtins import CachedFunction, builtin_seen, with_own_builtins
-from truncate._follow.classes import answers_operators, attributes_set
+from truncate._follow.classes import answers_operators, attributes_set, has_state_or_mode
 from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
 from truncate._follow.objects import PLAIN, is_opaque, revive
@@ -96,7 +96,7 @@ class ProxyModules:
                 state[name] = Constant(value)
             elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
-                if _leads_to_module(state[name]):  # the forward must not run it: it would change the model
+                if self._leads_to_module(state[name]):  # the forward must not run it: it would change the model
                     del state[name]
                     self.unseen.add(prefix + name)
 
@@ -143,6 +143,31 @@ class ProxyModules:
         made.__dict__.update(function.__dict__)
         return made
 
+    def _leads_to_module(self, value: Any, above: tuple[Any, ...] = ()) -> bool:
+        """Whether functions, containers or the attributes of an object lead to a module that is no proxy.
+
+        Not counted is one that is nowhere in the model and has neither state nor mode: it is like a function.
+        """
+        kind = type(value)
+        if kind in PLAIN or issubclass(kind, (Proxy, torch.Tensor)) or is_proxy_module(value):
+            return False
+        if isinstance(value, nn.Module):
+            return self.tracer.is_of_model(value) or any(map(has_state_or_mode, value.modules()))
+        if any(value is other for other in above):
+            return False
+        if kind is types.MethodType:
+            return self._leads_to_module(value.__self__, above)
+        inside: list[Any] = []
+        if kind is types.FunctionType:
+            with contextlib.suppress(ValueError):  # a cell that is still empty
+                inside += [cell.cell_contents for cell in value.__closure__ or ()]
+            inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        elif kind is functools.partial:
+            inside = [value.func, *value.args, *value.keywords.values()]
+        elif is_opaque(value):
+            inside = [item for item in vars(value).values() if isinstance(item, nn.Module)]
+        return any(self._leads_to_module(item, (*above, value)) for item in (*inside, *items_of(value)))
+
     def _container(self, value: Any, path: str) -> Any:
         """What the forward sees in place of a list or dict, which it may change: on proxies, a copy."""
         plain = type(value) in (list, tuple, dict)
@@ -170,27 +195,6 @@ class ProxyModules:
 
 def _holds_module(value: Any) -> bool:
     return isinstance(value, nn.Module) or any(map(_holds_module, items_of(value)))
-
-
-def _leads_to_module(value: Any, above: tuple[Any, ...] = ()) -> bool:
-    """Whether functions, containers or the attributes of an object lead to a module that is no proxy."""
-    kind = type(value)
-    if kind in PLAIN or is_proxy_module(value) or any(value is other for other in above):
-        return False
-    if isinstance(value, nn.Module):
-        return True
-    if kind is types.MethodType:
-        return _leads_to_module(value.__self__, above)
-    inside: list[Any] = []
-    if kind is types.FunctionType:
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            inside += [cell.cell_contents for cell in value.__closure__ or ()]
-        inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    elif kind is functools.partial:
-        inside = [value.func, *value.args, *value.keywords.values()]
-    elif is_opaque(value):
-        inside = [item for item in vars(value).values() if isinstance(item, nn.Module)]
-    return any(_leads_to_module(item, (*above, value)) for item in (*inside, *items_of(value)))
 
 
 class _Lazy(dict):  # type: ignore[type-arg]

@@ -57,6 +57,9 @@ class Children(Protocol):
     def is_shared(self, container: Any) -> bool:
         """Whether several modules of the model hold this list or dict."""
 
+    def is_of_model(self, module: nn.Module) -> bool:
+        """Whether a module is registered in the model."""
+
 
 def follow(module: nn.Module, call: Call, where: str, children: Children) -> list[Graph]:
     """The graphs of the forward of `module`, with its children as leaves, one per branch; the current mode's is first.
@@ -274,6 +277,9 @@ class Tracer(GraphBuilder):
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()
         return found
+
+    def is_of_model(self, module: nn.Module) -> bool:
+        return self._children.is_of_model(module)
 
     def is_surely_tensor(self, value: Any) -> bool:
         kind = type(value)

@@ -94,8 +94,8 @@ class Effects:
             if observed is None:
                 return Summary(names, names, known=False)
             none: frozenset[str] = frozenset()
-            perhaps = names if self.may_write(module) else none
-            return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=perhaps)
+            changing = names if self.may_write(module) else none
+            return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=changing)
         changed: set[str] = set()
         returned: set[str] = set()
         perhaps: set[str] = set()

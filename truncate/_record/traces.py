@@ -278,6 +278,10 @@ class _Children:
         """Whether several modules of the model hold this list or dict."""
         return id(container) in self.traces.held_by_several
 
+    def is_of_model(self, module: nn.Module) -> bool:
+        """Whether a module is registered in the model."""
+        return any(module is other for other in self.traces._model.modules())
+
     def _graphs(self, node: Node) -> list[Graph]:
         child = descend(self.parent, node.target)
         # Not recorded: the parent is being followed, and a pass of the example would follow it again.

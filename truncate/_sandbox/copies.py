@@ -89,12 +89,13 @@ def _copied(value: Any, memo: dict[int, Any], meta: ToMeta | None) -> Any:
             made.update((key, _copied(item, memo, meta)) for key, item in value.items())
         return made
     if kind is list:
-        made = memo[id(value)] = []
-        made.extend(_copied(item, memo, meta) for item in value)
-        return made
+        items: list[Any] = []
+        memo[id(value)] = items
+        items.extend(_copied(item, memo, meta) for item in value)
+        return items
     if kind is tuple:
-        items = tuple(_copied(item, memo, meta) for item in value)
-        return value if all(map(operator.is_, items, value)) else items
+        copied = tuple(_copied(item, memo, meta) for item in value)
+        return value if all(map(operator.is_, copied, value)) else copied
     if kind is set and not value:
         memo[id(value)] = kind()
         return memo[id(value)]
