@@ -6,6 +6,7 @@ is done to them into the graph. What tracing on proxies shares with recording on
 `GraphBuilder`, traced numbers, and the lists, dicts and objects that a forward passes on.
 """
 
+from truncate._follow.branches import follow
 from truncate._follow.classes import asks_for_none, compares_bools, compares_values
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given, held_by_several
@@ -27,7 +28,6 @@ from truncate._follow.objects import (
 from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
 from truncate._follow.proxy_module import ProxyModules, entry_of, has_own_call, is_chain, is_proxy_module
 from truncate._follow.replaced import INSTEAD_OF, real_of
-from truncate._follow.tracer import follow
 
 __all__ = [
     "Given",

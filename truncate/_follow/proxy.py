@@ -15,6 +15,7 @@ from types import CodeType
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from truncate._graph import BINARY, COMPARISONS, INPLACE, UNARY, Kind, Node, is_mode, items_of, negated
 from truncate._python import OWN, TORCH, demanded, only_shows_text, unpacked_items
@@ -57,6 +58,8 @@ class Tracer(Protocol):
     def asked_for_class(self, value: Any, classes: Any, answer: bool) -> None: ...
 
     def is_surely_tensor(self, value: Any) -> bool: ...
+
+    def is_of_model(self, module: nn.Module) -> bool: ...
 
     def fail(self, why: str) -> Unfollowable: ...
 

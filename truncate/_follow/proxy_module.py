@@ -8,10 +8,8 @@ global is patched; and what the forward assigns to ``self`` never reaches the mo
 from __future__ import annotations
 
 import collections
-import contextlib
 import copy
 import functools
-import operator
 import types
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -20,13 +18,14 @@ import torch
 from torch import nn
 
 from truncate._follow.builtins import CachedFunction, builtin_seen, with_own_builtins
-from truncate._follow.classes import answers_operators, attributes_set, has_state_or_mode
+from truncate._follow.classes import answers_operators, attributes_set
 from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
+from truncate._follow.hidden import holds_module, leads_to_module, rebound
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer
 from truncate._follow.replaced import INSTEAD_OF, ORIGINAL_CLASS, POSITION
-from truncate._graph import Kind, descend, items_of, join, map_nested
+from truncate._graph import Kind, descend, join, map_nested
 from truncate._python import can_be_imported, while_used
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
@@ -96,7 +95,7 @@ class ProxyModules:
                 state[name] = Constant(value)
             elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
-                if self._leads_to_module(state[name]):  # the forward must not run it: it would change the model
+                if leads_to_module(state[name], self.tracer):  # the forward must not run it: it would change the model
                     del state[name]
                     self.unseen.add(prefix + name)
 
@@ -112,7 +111,9 @@ class ProxyModules:
             return types.MethodType(with_own_builtins(value.__func__), owner)
         if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
             seen = builtin_seen(with_own_builtins(value))
-            return self._rebound(seen, path) if isinstance(seen, types.FunctionType) and seen.__closure__ else seen
+            if not isinstance(seen, types.FunctionType) or not seen.__closure__:
+                return seen
+            return rebound(seen, lambda used: self._translate(used, path))
         if isinstance(value, functools.partial):
             function = self._translate(value.func, path)
             return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
@@ -123,55 +124,10 @@ class ProxyModules:
             return self._container(value, path)
         return value
 
-    def _rebound(self, function: types.FunctionType, path: str) -> types.FunctionType:
-        """A function made inside another one, with proxies in place of the modules that it uses from there."""
-        cells = []
-        for cell in function.__closure__ or ():
-            with contextlib.suppress(ValueError):  # nothing was put there yet
-                used = cell.cell_contents
-                if isinstance(used, (nn.Module, types.MethodType)) or (
-                    type(used) in (list, dict) and _holds_module(used)
-                ):
-                    cell = types.CellType(self._translate(used, path))
-            cells.append(cell)
-        if all(map(operator.is_, cells, function.__closure__ or ())):
-            return function
-        made = types.FunctionType(
-            function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
-        )
-        made.__kwdefaults__ = function.__kwdefaults__
-        made.__dict__.update(function.__dict__)
-        return made
-
-    def _leads_to_module(self, value: Any, above: tuple[Any, ...] = ()) -> bool:
-        """Whether functions, containers or the attributes of an object lead to a module that is no proxy.
-
-        Not counted is one that is nowhere in the model and has neither state nor mode: it is like a function.
-        """
-        kind = type(value)
-        if kind in PLAIN or issubclass(kind, (Proxy, torch.Tensor)) or is_proxy_module(value):
-            return False
-        if isinstance(value, nn.Module):
-            return self.tracer.is_of_model(value) or any(map(has_state_or_mode, value.modules()))
-        if any(value is other for other in above):
-            return False
-        if kind is types.MethodType:
-            return self._leads_to_module(value.__self__, above)
-        inside: list[Any] = []
-        if kind is types.FunctionType:
-            with contextlib.suppress(ValueError):  # a cell that is still empty
-                inside += [cell.cell_contents for cell in value.__closure__ or ()]
-            inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        elif kind is functools.partial:
-            inside = [value.func, *value.args, *value.keywords.values()]
-        elif is_opaque(value):
-            inside = [item for item in vars(value).values() if isinstance(item, nn.Module)]
-        return any(self._leads_to_module(item, (*above, value)) for item in (*inside, *items_of(value)))
-
     def _container(self, value: Any, path: str) -> Any:
         """What the forward sees in place of a list or dict, which it may change: on proxies, a copy."""
         plain = type(value) in (list, tuple, dict)
-        if plain and _holds_module(value):
+        if plain and holds_module(value):
             seen = map_nested(value, lambda item: self._translate(item, path) if isinstance(item, nn.Module) else item)
         elif self.tracer.is_on_real_values:
             seen = value
@@ -191,10 +147,6 @@ class ProxyModules:
             named = list(self.root.named_modules(remove_duplicate=False))
             self._paths = {id(found): path for path, found in reversed(named)}
         return self._paths.get(id(module))
-
-
-def _holds_module(value: Any) -> bool:
-    return isinstance(value, nn.Module) or any(map(_holds_module, items_of(value)))
 
 
 class _Lazy(dict):  # type: ignore[type-arg]
