@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from truncate._build import build, compare, pooling
+from truncate._build import build, carry_data, compare, pooling
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
@@ -18,10 +18,11 @@ from truncate._errors import (
     TruncateError,
     WrongResultError,
 )
+from truncate._graph import map_nested
 from truncate._live import Copies, deep_copy, drop_what_does_not_run, refuse_ways_back
 from truncate._plan import Division, LivePlan, Plan, assumptions_of
 from truncate._sandbox import Example, example_of, outside_inference_mode
-from truncate._target import Target, module_given, resolve
+from truncate._target import Target, module_given, resolve, tell
 
 
 @outside_inference_mode
@@ -89,9 +90,10 @@ def truncate(
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = Copies(model, [model], type).of(model)
+        tell(result, model, "", "", ())
     else:
         plans, pieces = made(division, arrangement, crossing == "pass", check)
-        result = module_of(plans[-1], arrangement, then, division.example) if then else pieces[-1]
+        result = module_of(division, plans, -1, arrangement, then) if then else pieces[-1]
         _warn_of_content(plans[-1:])
     return deep_copy(result) if copy else result
 
@@ -151,7 +153,8 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         rebuilt = [plan for piece in plans for plan in piece.rebuilt()]
         followed = [plan.module for plan in rebuilt if not isinstance(plan, LivePlan)]
         refuse_ways_back(followed, (module for piece in plans for module in piece.kept()))
-        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement, example=division.example)]
+        pieces = [module_of(division, plans, number, 0) for number, _ in enumerate(plans[:-1])]
+        pieces.append(module_of(division, plans, -1, arrangement))
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
     except (CannotFollowError, NotReachedError, WrongResultError) as error:
@@ -215,20 +218,24 @@ def is_whole(division: Division) -> bool:
 
 
 def module_of(
-    plan: Plan,
-    arrangement: Any = 0,
+    division: Division,
+    plans: Sequence[Plan],
+    number: int,
+    arrangement: Any,
     then: Mapping[str, nn.Module] | None = None,
-    example: Example | None = None,
 ) -> nn.Module:
-    """The module of a plan, which tells what was fixed in it.
+    """The module of one of the plans of a division, which says what it is, and what was fixed in it.
 
-    `then`: what each of its outputs is passed through; `example`: shows what the live parts do not need.
+    `then`: what each of its outputs is passed through. The last one may be shown on an example what it does not need.
     """
+    plan = plans[number]
     result = build(plan, None if isinstance(arrangement, int) else arrangement, then or {})
-    if not hasattr(result, "assumptions"):  # a child of the model may have that name
-        result.__dict__["assumptions"] = assumptions_of(plan)
-    if example is not None:
-        drop_what_does_not_run(result, example)
+    carry_data(division.model, result)
+    bounds = ["", *(cut_point.name for cut_point in division.cut_points)]
+    asked = map_nested(arrangement, lambda t: division.paths.targets[t].name) if number == -1 else bounds[number + 1]
+    tell(result, division.model, asked, bounds[number], assumptions_of(plan))
+    if number == -1 and division.example is not None:
+        drop_what_does_not_run(result, division.example)
     return result
 
 

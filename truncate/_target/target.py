@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from truncate._errors import TruncateError, UnknownTargetError, require_module
+from truncate._graph import join
+from truncate._target.about import BEFORE
 
 # One step of a path: `.name`, `.3`, `.-2`, `[3]`, `[-2]`, `["name"]`.
 _STEP = re.compile(r"""\.?(?P<name>[^.\[\]]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
@@ -30,6 +32,12 @@ class Target:
     @property
     def is_module(self) -> bool:
         return self.operation is None
+
+    @property
+    def name(self) -> str:
+        """Its path in the one spelling of `named_modules()`, and which call it is if that is not the last."""
+        path = self.path if self.operation is None else join(self.path, self.operation)
+        return f"{BEFORE * self.before}{path}{f':{self.call}' * (self.call != -1)}"
 
 
 def module_given(caller: str, given: Any) -> nn.Module:
