@@ -74,7 +74,10 @@ def truncate(
         A module with the arguments of ``model.forward``, which returns for any input, in training and in evaluation,
         exactly the output of the target: alone, or in a list, tuple or dict as asked. It holds exactly those
         children, parameters and buffers of the model that the target needs, under the model's own names, and each
-        keeps its own training flag. ``assumptions`` lists what was fixed where a forward was recorded.
+        keeps its own training flag. Arguments that the model requires and the target does not need may be left out.
+        ``assumptions`` lists what was fixed where a forward was recorded; ``targets`` and ``origin`` say what was
+        asked for, and of which model; and public attributes of the model that are plain data, such as its
+        configuration, are there as they were.
 
     Raises:
         UnknownTargetError: `upto` names nothing in the model.

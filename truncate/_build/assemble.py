@@ -19,6 +19,7 @@ from torch import nn
 from truncate._build.forward_source import source_of
 from truncate._build.held import carry_over
 from truncate._build.names import PROVIDED, numbered
+from truncate._build.optional import required_by_model
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import has_own_call, is_chain
 from truncate._graph import Kind, descend, is_mode, join, map_nested
@@ -40,6 +41,7 @@ class Truncated(nn.Module):
     _truncated_how = "followed"  # or recorded, for whoever prints the module; TorchScript reads no annotation here
     _truncated_source: str  # of its forward
     _truncated_names: dict[str, Any]  # what the names in the source stand for
+    _truncated_required: tuple[str, ...]  # arguments that have a default here, and none in the model
 
     def extra_repr(self) -> str:
         line = headline(self)
@@ -334,6 +336,7 @@ def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Trun
     run(code, space)
     space["forward"].__module__ = module
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
+    members["_truncated_required"] = required_by_model(space["forward"], source)
     return type(name, (Truncated,), {**members, "__module__": __name__, "__doc__": Truncated.__doc__})
 
 

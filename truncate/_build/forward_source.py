@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from truncate._build.names import Names, base_name, numbered
+from truncate._build.optional import NOTHING_OPTIONAL, Optional, optional_in
 from truncate._build.signature import head, refuse_branch
 from truncate._build.writer import Copy, Tap, Writer
 from truncate._graph import Kind, Node, declared_types, map_nested
@@ -27,7 +28,9 @@ def source_of(
     slots = _slot_names(plan)
     names = Names([*plan.used, *slots, _form_name(plan), *(p.name for p in plan.parameters or ())])
     hints = declared_types(plan.module) | ({_form_name(plan): int} if plan.has_forms else {})
-    define, opening, inputs = _head(plan, names, slots, hints)
+    define, opening, inputs = _head(
+        plan, names, slots, hints, optional_in(plan, hints) if guarded else NOTHING_OPTIONAL
+    )
     opening = opening if guarded or plan.slots else []
     spell = functools.partial(_spell, names, made)
     forms = []
@@ -48,10 +51,12 @@ def source_of(
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
 
 
-def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+def _head(
+    plan: Plan, names: Names, slots: list[str], hints: dict[str, Any], optional: Optional
+) -> tuple[str, list[str], dict[str, str]]:
     if plan.path or not slots:
         used = [*slots, *plan.used, *[_form_name(plan)] * plan.has_forms]
-        return head(names, plan.parameters, plan.forms[0].call, used, hints)
+        return head(names, plan.parameters, plan.forms[0].call, used, hints, optional)
     # The model itself takes what crosses as one argument, as the piece before returns it.
     if len(slots) == 1:
         return f"def forward(self, {slots[0]}):", [], {}
