@@ -25,7 +25,7 @@ from truncate._follow import has_own_call, is_chain
 from truncate._graph import Kind, descend, is_mode, join, map_nested
 from truncate._live import build_live, is_live
 from truncate._plan import LivePlan, Plan
-from truncate._target import ABOUT, headline, names_of
+from truncate._target import ABOUT, headline, item_of, keys_of, names_of
 
 
 class Truncated(nn.Module):
@@ -316,7 +316,9 @@ class Arrange:
         own, *captured = output if self.captures else (output,)
         values = dict(zip(self.captures, captured))
         through = [module._modules[name] for name in self.then]
-        return map_nested(self.result, lambda t: functools.reduce(_call, through, values.get(t, own)))
+        return map_nested(
+            self.result, lambda t: functools.reduce(_call, through, item_of(values.get(t, own), keys_of(t)))
+        )
 
 
 def _call(value: Any, module: Any) -> Any:

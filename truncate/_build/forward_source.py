@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import operator
 import typing
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from truncate._build.names import Names, base_name, numbered
 from truncate._build.optional import NOTHING_OPTIONAL, Optional, optional_in
@@ -15,6 +17,7 @@ from truncate._build.signature import head, refuse_branch
 from truncate._build.writer import Copy, Tap, Writer
 from truncate._graph import Kind, Node, declared_types, map_nested
 from truncate._plan import Branch, Capture, Plan, Slot
+from truncate._target import item_of, keys_of, not_several
 
 
 def source_of(
@@ -161,10 +164,20 @@ def _write(
         captured[capture] = value
     live = list(branch.live)
 
-    def finished(value: Any) -> Any:
+    def run(kind: Kind, target: Any, *args: Any) -> Node:
+        live.append(Node(kind, target, args, index=len(branch.graph.nodes) + len(live)))
+        return live[-1]
+
+    def finished(value: Any, number: int = 0) -> Any:
+        for key in keys_of(number):
+            if isinstance(value, (Node, Tap)):
+                several = run(Kind.FUNCTION, operator.eq, run(Kind.FUNCTION, isinstance, value, Tensor), False)
+                run(Kind.FUNCTION, torch._assert, several, not_several(keys_of(number)))
+                value = run(Kind.FUNCTION, operator.getitem, value, key)
+            else:
+                value = item_of(value, (key,))
         for name in then:
-            value = Node(Kind.CHILD, name, (value,), index=len(branch.graph.nodes) + len(live))
-            live.append(value)
+            value = run(Kind.CHILD, name, value)
         return value
 
     if result is None:
@@ -172,7 +185,7 @@ def _write(
         result = values[0] if len(values) == 1 else tuple(values)
     else:
         by_target = {capture.target: value for capture, value in captured.items()}
-        result = map_nested(result, lambda t: finished(by_target.get(t, branch.graph.result)))
+        result = map_nested(result, lambda t: finished(by_target.get(t, branch.graph.result), t))
     writer = Writer(names, spell, inputs, reads, given)
     for changed in branch.entry.cloned if branch.entry is not None else ():
         writer.renew(below[changed] if isinstance(changed, Slot) else changed)
