@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -84,7 +83,7 @@ def load_weights(
         problems = problems_of(report)
         if problems and (strict or not report.loaded):
             head = f"{path} does not fit the module ({type(module).__name__}), and nothing was loaded"
-            raise WeightsError("\n".join([head, *problems, *_hints(report, checkpoint, prefix)]))
+            raise WeightsError("\n".join([head, *problems, *_hints(report, checkpoint)]))
         buffer = torch.empty(PIECE, dtype=torch.uint8, device="cpu")
         _put([(tensor, _read(stored, tensor, buffer)) for tensor, stored in plan])
     return report
@@ -255,7 +254,7 @@ def _unsaved(report: LoadReport) -> list[str]:
     return [name for name in report.unset if name not in report.missing and name not in report.mismatched]
 
 
-def _hints(report: LoadReport, checkpoint: Checkpoint, prefix: str) -> Iterator[str]:
+def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
     needed = [*report.loaded, *report.missing, *report.mismatched]
     first = "." + needed[0] if needed else None
     available = frozenset(checkpoint.names)
@@ -265,10 +264,6 @@ def _hints(report: LoadReport, checkpoint: Checkpoint, prefix: str) -> Iterator[
         found = prefixes[0]
         which = f"{len(prefixes)} prefixes, such as" if len(prefixes) > 1 else "the prefix"
         yield f"All these names are there with {which} {found!r}: load_weights(module, path, prefix={found!r})"
-    elif prefix and not any(name.startswith(prefix) for name in available):
-        first_parts = {f"{name.partition('.')[0]}." for name in available if "." in name}
-        close = difflib.get_close_matches(prefix, first_parts, n=3) or sorted(first_parts)[:4]
-        yield f"No name of the checkpoint begins with {prefix!r}; names begin with {', '.join(map(repr, close))}"
     if unsaved := _unsaved(report):
         yield f"Give them the values that they have when the model is built elsewhere: module.{unsaved[0]} = ..."
     if report.loaded:
