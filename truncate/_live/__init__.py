@@ -8,6 +8,7 @@ from truncate._live.assemble import build_live
 from truncate._live.copies import Copies, deep_copy, refuse_ways_back
 from truncate._live.dropped import Dropped, drop_what_does_not_run
 from truncate._live.module import is_live
+from truncate._live.once import runs_once
 
 __all__ = [
     "Copies",
@@ -17,4 +18,5 @@ __all__ = [
     "drop_what_does_not_run",
     "is_live",
     "refuse_ways_back",
+    "runs_once",
 ]

@@ -49,7 +49,7 @@ class Needs:
             if node.index >= self._start:
                 self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
-        all_of_it = plan.own or plan.mutates
+        all_of_it = plan.own or plan.mutates or branch.may_run_again
         reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
         later = [] if all_of_it or branch.exit is not None else branch.graph.nodes[max(branch.end, self._start) :]
         other_modes = effects.read_in([other.live for other in plan.branches if other is not branch])
@@ -134,7 +134,7 @@ class Needs:
         """What changes the arguments before the target is there: the caller of the model may hold them."""
         if self._entry is not None:
             return []
-        before = self._branch.graph.nodes[: self._branch.end]
+        before = self._branch.graph.nodes[: self._branch.decided_up_to(self._plan.own)]
         return self._of_graph.changing_arguments(node for node in before if node not in self._live)
 
     # -- guards ----------------------------------------------------------------------------------------------------
@@ -144,16 +144,21 @@ class Needs:
 
         If the rest of the forward runs in another piece, it relies on the guards of what is known here.
         """
-        branch, whole = self._branch, self._plan.own
-        end = len(branch.graph.nodes) if whole else branch.end
+        branch = self._branch
+        end = branch.decided_up_to(self._plan.own)
         inside = _computed_after(branch.graph, self._entry)
         elsewhere = _computed_after(branch.graph, branch.exit)
         guards = []
         for node in branch.graph.nodes:
-            if node.target is torch._assert and node not in self._live and (inside is None or node in inside):
-                here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
-                if (node.decides and (here or not_elsewhere)) or (here and self._needs_nothing_new(node)):
-                    guards.append(node)
+            if node.target is not torch._assert or node in self._live:
+                continue
+            here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
+            if node.decides or branch.may_run_again:
+                kept = (here or not_elsewhere) and (inside is None or node in inside)
+            else:  # each piece that has the value relies on it
+                kept = here and node.index >= self._start and self._needs_nothing_new(node)
+            if kept:
+                guards.append(node)
         return guards
 
     def _needs_nothing_new(self, node: Node) -> bool:
@@ -166,10 +171,7 @@ class Needs:
     # -- copies ----------------------------------------------------------------------------------------------------
 
     def _may_be_overwritten(self, tap: Tapped) -> bool:
-        nodes = list(nodes_in(tap.value))
-        if tap.inner is not None:  # what is captured inside may be what the child was given, whatever it returns
-            nodes += [source for node in nodes for source in node.inputs()]
-        if not any(self._of_graph.overwritten_later(node, tap.moment, self._live) for node in nodes):
+        if not any(self._of_graph.overwritten_later(node, tap.moment, self._live) for node in _sharing(tap)):
             return False
         child = self._plan.child_of(tap.value) if tap.inner is not None else None
         return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
@@ -329,6 +331,14 @@ def _is_in_place(assigned: Node) -> bool:
     return type(value) is Node and value.kind is Kind.ATTRIBUTE and value.target == assigned.target
 
 
+def _sharing(tap: Tapped) -> list[Node]:
+    """The nodes whose memory a capture may have."""
+    nodes = list(nodes_in(tap.value))
+    if tap.inner is not None:  # what is captured inside may be what the child was given, whatever it returns
+        nodes += [source for node in nodes for source in node.inputs()]
+    return nodes
+
+
 def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
     """Whether the caller of a rebuilt module may overwrite a capture, since it also holds that memory otherwise."""
     if isinstance(plan, LivePlan):
@@ -341,7 +351,7 @@ def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
         kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
         if tap not in branch.cloned and not kept:
             of_graph = effects.of(plan.module, plan.path, branch.graph)
-            if any(of_graph.exposes(node) for node in nodes_in(tap.value)):
+            if any(map(of_graph.exposes, _sharing(tap))):
                 return True
     return False
 

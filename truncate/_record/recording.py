@@ -93,7 +93,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
             given = Given((*args, *kwargs.values()))
-            proxies = ProxyModules(self.module, self)
+            proxies = self.proxies = ProxyModules(self.module, self)
             with self.own_defaults(self.module, args, kwargs) as kwargs:
                 returned = entry_of(proxies.at("", self.module))(*args, **kwargs)
             lowered = self._lowered_result(returned)
@@ -173,7 +173,8 @@ class Recording(Values, Answers, TorchFunctionMode):
         passed = Given((*given[0], *given[1].values()))
         with self.objects_lent(path, given) as lent, self.paused(), tracing_with(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
-            returned = self._call_child(path, node, *given)
+            with self.known_values_told_apart(path):
+                returned = self._call_child(path, node, *given)
             values_and_nodes = zip((*args, *kwargs.values()), (*lowered, *named.values()))
             changed = [*lent.holders(values_and_nodes), *(filled for _, filled in made.values())]
             node.observed = observed_in(versions, returned, changed=changed)
@@ -293,6 +294,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             return func(*self.real(args), **self.real(kwargs))
         if func is torch._assert and self.real(args[0]) is True and not isinstance(args[0], Traced):
             return None
+        if name == "new" and len(args) == 2 and isinstance(args[1], torch.Size):  # a tuple would be taken for numbers
+            args = (args[0], *args[1])
         kind, target = self._operation(func, name)
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         before = _state_of(args)

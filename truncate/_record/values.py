@@ -19,6 +19,7 @@ from truncate._follow import (
     GraphBuilder,
     Lent,
     Proxy,
+    ProxyModules,
     Traced,
     hides,
     is_changeable,
@@ -29,6 +30,7 @@ from truncate._follow import (
     plain_inside,
     real_of,
     revive,
+    shares_with_copies,
     traced,
 )
 from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested, pairs
@@ -42,6 +44,7 @@ class Values(GraphBuilder, Guards):
     """The part of a recording that knows where each value comes from."""
 
     is_paused: bool
+    proxies: ProxyModules
 
     def __init__(self, module: nn.Module, found_before: dict[int, torch.Tensor]) -> None:
         super().__init__()
@@ -123,6 +126,19 @@ class Values(GraphBuilder, Guards):
                     lazy = unknown if known is None else self.node(Kind.FUNCTION, getattr, (force(known[0]), name))
                     vars(value)[name] = traced(item, self, lazy)
             self._states[id(value)] = value, dict(vars(value))
+
+    @contextlib.contextmanager
+    def known_values_told_apart(self, path: str) -> Iterator[None]:
+        """A child runs, and a hook on it may put a value into a list or dict of a module that the forward has, too.
+
+        What is put there by the next call may be another value: a Dropout returns what it is given in one mode alone.
+        """
+        containers = [value for _, value, _ in self.proxies.containers]
+        before = [set(map(id, items_of(value))) for value in containers]
+        yield
+        for value, known in zip(containers, before):
+            if any(id(item) in self._values and id(item) not in known for item in items_of(value)):
+                raise self.fail(f"reads what {path!r} has put into a list or dict")
 
     def _refuse_changed(self, value: Any) -> None:
         """Refuses an object that the forward changed after passing it on: a cut would pass its earlier state again."""
@@ -217,7 +233,7 @@ class Values(GraphBuilder, Guards):
                 raise self.fail(f"hides a value in a {type(value).__name__}")
             if not is_changeable(value):
                 return value
-            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            node = self._copy_of(value)
             self._values[id(value)] = node, value
             return node
         state = vars(value)
@@ -226,10 +242,16 @@ class Values(GraphBuilder, Guards):
                 Kind.FUNCTION, revive, (type(value), {name: self.lower(item) for name, item in state.items()})
             )
         else:
-            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            node = self._copy_of(value)
         self._values[id(value)] = node, value
         self._states[id(value)] = value, dict(state)
         return node
+
+    def _copy_of(self, value: Any) -> Node:
+        """Makes a copy of an object as it is now, for each call of the cut."""
+        if shares_with_copies(value):
+            raise self.fail(f"passes on a {type(value).__name__} with a function that holds what it may change")
+        return self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
 
     def _holds_values(self, value: Any, depth: int = 4) -> bool:
         """Whether something inside an object was computed by this forward."""
