@@ -151,7 +151,7 @@ def test_a_type() -> None:
     ("pattern", "paths"),
     [
         ("layer*.0.conv1", [f"layer{n}.0.conv1" for n in range(1, 5)]),
-        ("layer*[0].conv1", [f"layer{n}.0.conv1" for n in range(1, 5)]),
+        ("layer?[0].conv1", [f"layer{n}.0.conv1" for n in range(1, 5)]),
         ("layer?", [f"layer{n}" for n in range(1, 5)]),
         ("layer?.0.relu:0", [f"layer{n}.0.relu:0" for n in range(1, 5)]),
         ("*pool", ["maxpool", "avgpool"]),
