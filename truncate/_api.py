@@ -158,7 +158,7 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         plans = division.plans(everything)
         rebuilt = [plan for piece in plans for plan in piece.rebuilt()]
         followed = [plan.module for plan in rebuilt if not isinstance(plan, LivePlan)]
-        refuse_ways_back(followed, (module for piece in plans for module in piece.kept()))
+        refuse_ways_back(division.model, followed, (module for piece in plans for module in piece.kept()))
         pieces = [module_of(division, plans, number, 0) for number, _ in enumerate(plans[:-1])]
         pieces.append(module_of(division, plans, -1, arrangement))
         if division.example is not None and check:

@@ -68,7 +68,9 @@ class Branch:
     missing: str | None = None  # why this branch does not lead to the captures
     entry: Entry | None = None
     exit: Entry | None = None  # where the forward is left, if it goes on in another piece
-    may_run_again: bool = False  # for another input a target may run after its last call here: what decides that is kept
+    may_run_again: bool = (
+        False  # for another input a target may run after its last call here: what decides that is kept
+    )
 
     @property
     def end(self) -> int:
