@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from truncate._build import build, compare, pooling
+from truncate._build import build, carry_data, compare, pooling
 from truncate._errors import (
     CannotFollowError,
     ContentWarning,
@@ -18,10 +17,12 @@ from truncate._errors import (
     TruncateError,
     WrongResultError,
 )
+from truncate._graph import map_nested
 from truncate._live import Copies, deep_copy, drop_what_does_not_run, refuse_ways_back
-from truncate._plan import Division, LivePlan, Plan, assumptions_of
+from truncate._plan import Division, LivePlan, Plan, assumptions_of, one_layer, targets_of
+from truncate._plan import before as what_it_is_given
 from truncate._sandbox import Example, example_of, outside_inference_mode
-from truncate._target import Target, module_given, resolve
+from truncate._target import Numbered, Target, all_named, keys_of, module_given, names_several, tell
 
 
 @outside_inference_mode
@@ -47,8 +48,10 @@ def truncate(
         upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
             (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path selects
             one of several calls, counted from 0, where otherwise the last is taken; an operation is named as `layers`
-            lists it (``"layer1.0.add"``); ``""`` is the model itself. A list, tuple, named tuple or dict of these
-            gives several outputs.
+            lists it (``"layer1.0.add"``); ``"lstm[0]"`` is an item of what a layer returns; ``"last"`` is the last
+            layer with weights that runs; a number is one of a model that is an ``nn.Sequential``; ``""`` is the model
+            itself. A list, tuple, named tuple or dict of these gives several outputs; so does a type (``nn.Conv2d``)
+            or a pattern (``"layer*.0.conv1"``), which stands for the list of all layers of that kind.
         args: Positional arguments of an example call of the model, as in ``torch.export.export(mod, args, kwargs)``.
             With an example, forwards that depend on values (branches on shapes, loops over data) are recorded on it.
         kwargs: Keyword arguments of that call.
@@ -73,7 +76,10 @@ def truncate(
         A module with the arguments of ``model.forward``, which returns for any input, in training and in evaluation,
         exactly the output of the target: alone, or in a list, tuple or dict as asked. It holds exactly those
         children, parameters and buffers of the model that the target needs, under the model's own names, and each
-        keeps its own training flag. ``assumptions`` lists what was fixed where a forward was recorded.
+        keeps its own training flag. Arguments that the model requires and the target does not need may be left out.
+        ``assumptions`` lists what was fixed where a forward was recorded; ``targets`` and ``origin`` say what was
+        asked for, and of which model; and public attributes of the model that are plain data, such as its
+        configuration, are there as they were.
 
     Raises:
         UnknownTargetError: `upto` names nothing in the model.
@@ -89,9 +95,10 @@ def truncate(
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = Copies(model, [model], type).of(model)
+        tell(result, model, "", "", ())
     else:
         plans, pieces = made(division, arrangement, crossing == "pass", check)
-        result = module_of(plans[-1], arrangement, then, division.example) if then else pieces[-1]
+        result = module_of(division, plans, -1, arrangement, then) if then else pieces[-1]
         _warn_of_content(plans[-1:])
     return deep_copy(result) if copy else result
 
@@ -136,7 +143,8 @@ def split(
     written = list(at) if isinstance(at, (list, tuple)) else [at]
     if not written:
         raise TruncateError("nothing to divide at: `at` holds no target")
-    cut_points = [resolve(model, cut_point) for cut_point in written]
+    written = [path for one in written for path in (all_named(model, one) if names_several(model, one) else [one])]
+    cut_points = [one_layer(model, cut_point, example, "at") for cut_point in written]
     end = len(cut_points)
     division = Division(model, cut_points, [Target("", "", model)], example)
     plans, pieces = made(division, end, crossing == "pass", check)
@@ -151,7 +159,8 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         rebuilt = [plan for piece in plans for plan in piece.rebuilt()]
         followed = [plan.module for plan in rebuilt if not isinstance(plan, LivePlan)]
         refuse_ways_back(division.model, followed, (module for piece in plans for module in piece.kept()))
-        pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement, example=division.example)]
+        pieces = [module_of(division, plans, number, 0) for number, _ in enumerate(plans[:-1])]
+        pieces.append(module_of(division, plans, -1, arrangement))
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
     except (CannotFollowError, NotReachedError, WrongResultError) as error:
@@ -191,10 +200,10 @@ def divide(
         raise TruncateError(f"upto={upto!r} and before={before!r} both say where to stop; give one of them")
     if upto is None and before is None and after is None:
         raise TruncateError("say where to stop, for example upto='layer3'. print(layers(model)) lists all targets")
-    cut_points = [] if after is None else [resolve(model, after)]
+    cut_points = [] if after is None else [one_layer(model, after, example, "after")]
     stop = "" if upto is None and before is None else upto if before is None else before
     targets = [*cut_points]
-    arrangement = _arrange(model, stop, targets, before is not None)
+    arrangement = _arrange(lambda one: targets_of(model, one, example), stop, targets, before is not None)
     if len(targets) == len(cut_points):
         name = "upto" if before is None else "before"
         raise TruncateError(f"nothing to stop at: {name} is {stop!r}, which holds no target")
@@ -211,24 +220,30 @@ def divide(
 
 def is_whole(division: Division) -> bool:
     """Whether nothing is cut: all that is asked for is what the model itself returns."""
-    return not division.cut_points and all(t.is_module and t.module is division.model for t in division.paths.targets)
+    targets = division.paths.targets
+    return not division.cut_points and all(t.module is division.model and t.is_module and not t.items for t in targets)
 
 
 def module_of(
-    plan: Plan,
-    arrangement: Any = 0,
+    division: Division,
+    plans: Sequence[Plan],
+    number: int,
+    arrangement: Any,
     then: Mapping[str, nn.Module] | None = None,
-    example: Example | None = None,
 ) -> nn.Module:
-    """The module of a plan, which tells what was fixed in it.
+    """The module of one of the plans of a division, which says what it is, and what was fixed in it.
 
-    `then`: what each of its outputs is passed through; `example`: shows what the live parts do not need.
+    `then`: what each of its outputs is passed through. The last one may be shown on an example what it does not need.
     """
-    result = build(plan, None if isinstance(arrangement, int) else arrangement, then or {})
-    if not hasattr(result, "assumptions"):  # a child of the model may have that name
-        result.__dict__["assumptions"] = assumptions_of(plan)
-    if example is not None:
-        drop_what_does_not_run(result, example)
+    plan = plans[number]
+    as_it_is = isinstance(arrangement, int) and not keys_of(arrangement)
+    result = build(plan, None if as_it_is else arrangement, then or {})
+    carry_data(division.model, result)
+    bounds = ["", *(cut_point.name for cut_point in division.cut_points)]
+    asked = map_nested(arrangement, lambda t: division.paths.targets[t].name) if number == -1 else bounds[number + 1]
+    tell(result, division.model, asked, bounds[number], assumptions_of(plan))
+    if number == -1 and division.example is not None:
+        drop_what_does_not_run(result, division.example)
     return result
 
 
@@ -250,15 +265,15 @@ def _checked(model: nn.Module, args: Any, kwargs: Any, crossing: Any) -> Example
     return None if args is None and kwargs is None else example_of(model, args, kwargs)
 
 
-def _arrange(model: nn.Module, stop: Any, targets: list[Target], before: bool) -> Any:
-    """The containers of `stop` with the numbers of the targets in their place."""
+def _arrange(read: Callable[[Any], Any], stop: Any, targets: list[Target], before: bool) -> Any:
+    """The containers of `stop` with the numbers of the targets in their place; a list where one names several."""
     if isinstance(stop, (list, tuple)):
-        items = [_arrange(model, item, targets, before) for item in stop]
+        items = [_arrange(read, item, targets, before) for item in stop]
         return type(stop)(*items) if hasattr(stop, "_fields") else type(stop)(items)
     if isinstance(stop, dict):
-        return {key: _arrange(model, item, targets, before) for key, item in stop.items()}
-    target = resolve(model, stop)
-    if before and target.is_module and target.module is model:
-        raise TruncateError("before='' stops at what the model itself is given, where nothing has been computed yet")
-    targets.append(dataclasses.replace(target, before=before))
-    return len(targets) - 1
+        return {key: _arrange(read, item, targets, before) for key, item in stop.items()}
+    found = stop if isinstance(stop, Target) else read(stop)
+    if isinstance(found, list):
+        return [_arrange(read, target, targets, before) for target in found]
+    targets.append(what_it_is_given(found) if before else found)
+    return Numbered.of(len(targets) - 1, found.items)

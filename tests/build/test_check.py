@@ -48,9 +48,9 @@ def test_a_check_finds_a_last_piece_that_is_wrong(monkeypatch: pytest.MonkeyPatc
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(2, 4)
     made = _api.module_of
 
-    def wrong(plan: Any, *args: Any, **options: Any) -> nn.Module:
-        part = made(plan, *args, **options)
-        if not plan.is_entered_at_its_beginning:
+    def wrong(division: Any, plans: Any, number: int, arrangement: Any) -> nn.Module:
+        part = made(division, plans, number, arrangement)
+        if not plans[number].is_entered_at_its_beginning:
             part.register_forward_hook(lambda module, args, output: output + 1)
         return part
 

@@ -115,7 +115,7 @@ def test_what_a_user_may_ask_for() -> None:
         ("blocks.*", "at='blocks.*': no layer or operation has such a path. print(layers(model)) lists all of them"),
         (nn.LSTM, "at=LSTM: the model runs no layer of this type; it runs: BatchNorm2d, Block, Conv2d, Linear"),
         (3, "at=3: a layer to probe is a path ('layer1'), a pattern ('layer*'), 'before ' and a path"),
-        ("before ", "'before ' is what the model itself is given, where nothing has been computed yet"),
+        ("before ", "before='' stops at what the model itself is given, where nothing has been computed yet"),
     ],
 )
 def test_errors(at: Any, said: str) -> None:
@@ -131,3 +131,7 @@ def test_a_misspelled_layer() -> None:
 def test_nothing_with_weights() -> None:
     with pytest.raises(TruncateError, match="no block and no layer with weights was found in this ReLU: name the lay"):
         names(nn.ReLU())
+
+
+def test_the_last_layer_and_one_item() -> None:
+    assert names(Blocks(), ["last", "before last", "body[-1]"]) == ["last", "before last", "body[-1]"]

@@ -12,7 +12,7 @@ import torchvision
 from oracle import equal, hooked
 from torch import Tensor, nn
 
-from truncate import TruncateError, draw, layers, truncate
+from truncate import TruncateError, UnknownTargetError, draw, layers, truncate
 
 
 class Block(nn.Module):
@@ -244,3 +244,13 @@ def test_googlenet_marks_its_auxiliary_heads() -> None:
     assert {p.path for p in evaluation if p.mode == "training"} >= {"aux1", "aux1.conv.conv", "aux2.fc2"}
     assert not any(p.mode for p in training)
     assert [p.path for p in evaluation].index("aux1") > [p.path for p in evaluation].index("inception4a.cat")
+
+
+def test_a_row_by_its_path() -> None:
+    rows = layers(torchvision.models.resnet18())
+    assert rows["layer3"] is next(row for row in rows if row.path == "layer3")
+    assert rows["layer1[0].conv1"].path == rows[" layer1.0.conv1 "].path == "layer1.0.conv1"
+    with pytest.raises(UnknownTargetError, match="no row 'layer9'.* of ResNet has this path. Did you mean 'layer"):
+        rows["layer9"]
+    with pytest.raises(LookupError, match="print"):
+        rows["zzz"]

@@ -279,8 +279,8 @@ def test_wrong_type_of_target(model: nn.Module, written: Any) -> None:
     with pytest.raises(TruncateError) as caught:
         truncate(model, written)
     assert str(caught.value) == (
-        f"a target is a path such as 'layer1.0.conv1', or a module of the model, "
-        f"but got {wrong!r} of type {type(wrong).__name__}"
+        f"a target is a path such as 'layer1.0.conv1', a type or a module of the model, or a number if the model is an "
+        f"nn.Sequential, but got {wrong!r} of type {type(wrong).__name__}"
     )
 
 

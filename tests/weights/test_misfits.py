@@ -67,12 +67,31 @@ def test_nothing_fits(part: nn.Module, tmp_path: Path) -> None:
 def test_names_behind_a_prefix(part: nn.Module, tmp_path: Path) -> None:
     source = Net()
     path = pth({f"a.net.{name}": tensor for name, tensor in source.state_dict().items()}, tmp_path)
-    wrapped = "nn.ModuleDict({'a': nn.ModuleDict({'net': module})})"
     assert refused(part, path).endswith(
-        f"\nAll these names are there with the prefix 'a.net.': load_weights({wrapped}, path)"
+        "\nAll these names are there with the prefix 'a.net.': load_weights(module, path, prefix='a.net.')"
     )
-    load_weights(eval(wrapped, {"nn": nn, "module": part}), path)
+    load_weights(part, path, prefix="a.net.")
     assert torch.equal(part.stem.weight, source.stem.weight)
+
+
+@pytest.mark.parametrize(("before", "given"), [("a.net.", "a.net"), ("module.net.", "net."), ("module.", "")])
+def test_a_prefix_that_is_given(part: nn.Module, before: str, given: str, tmp_path: Path) -> None:
+    source = Net()
+    state = {f"{before}{name}": tensor for name, tensor in source.state_dict().items()}
+    other = "module.other" if before.startswith("module.") else "stem.weight"  # the first is no part of the prefix
+    report = load_weights(part, pth({**state, other: torch.zeros(1)}, tmp_path), prefix=given)
+    assert torch.equal(part.stem.weight, source.stem.weight)
+    assert len(report.loaded) == len(part.state_dict())
+    assert other.removeprefix("module.") in report.unexpected
+    assert f"{before.removeprefix('module.')}head.weight" in report.unexpected
+
+
+def test_a_prefix_that_is_not_there(part: nn.Module, tmp_path: Path) -> None:
+    path = pth({f"backbone.{name}": tensor for name, tensor in Net().state_dict().items()}, tmp_path)
+    with pytest.raises(WeightsError, match="prefix 'backbone.': load_weights.module, path, prefix='backbone.'"):
+        load_weights(part, path, prefix="backbon")
+    with pytest.raises(WeightsError, match="prefix is text"):
+        load_weights(part, path, prefix=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])

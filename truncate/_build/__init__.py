@@ -7,6 +7,7 @@ the example (`compare`), its whole source as a file of its own (`source`), pooli
 
 from truncate._build.assemble import Truncated, build, how_rebuilt
 from truncate._build.check import compare, same
+from truncate._build.data import carry_data
 from truncate._build.held import RECORD, hold, release
 from truncate._build.pool import pooling
 from truncate._build.standalone import source
@@ -15,6 +16,7 @@ __all__ = [
     "RECORD",
     "Truncated",
     "build",
+    "carry_data",
     "compare",
     "hold",
     "how_rebuilt",

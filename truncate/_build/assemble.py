@@ -10,7 +10,7 @@ import sys
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,25 +19,33 @@ from torch import nn
 from truncate._build.forward_source import source_of
 from truncate._build.held import carry_over
 from truncate._build.names import PROVIDED, numbered
+from truncate._build.optional import required_by_model
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import has_own_call, is_chain
 from truncate._graph import Kind, descend, is_mode, join, map_nested
-from truncate._live import build_live
+from truncate._live import build_live, is_live
 from truncate._plan import LivePlan, Plan
+from truncate._target import ABOUT, headline, item_of, keys_of, names_of
 
 
 class Truncated(nn.Module):
-    """A module of the model that holds the target, rebuilt so that its forward ends there.
+    """A module of a model, rebuilt so that its forward ends at a layer.
 
-    Its children, parameters and buffers are those of the original that the target needs, under their own names.
+    Its children, parameters and buffers are those of the original that the layer needs, under their own names. Its
+    forward is written anew, and ``inspect.getsource(cut.forward)`` shows it. What `truncate` returns also has `origin`,
+    the class of the model as text; `targets`, what was asked for, as paths; and `assumptions`, what was fixed where
+    a forward was recorded. If the model has attributes of these names, it has those. Plain data of the model, such as
+    its configuration, is there as it was when it was cut.
     """
 
     _truncated_how = "followed"  # or recorded, for whoever prints the module; TorchScript reads no annotation here
     _truncated_source: str  # of its forward
     _truncated_names: dict[str, Any]  # what the names in the source stand for
+    _truncated_required: tuple[str, ...]  # arguments that have a default here, and none in the model
 
     def extra_repr(self) -> str:
-        return self._truncated_how
+        line = headline(self)
+        return f"{line}\n{'; '.join(_ways(self))}" if line else self._truncated_how
 
     def __reduce__(self) -> Any:
         # `exec` by name: who lets in this function of ours, but not that one, has let in nothing that runs code.
@@ -94,6 +102,18 @@ def how_rebuilt(plan: Plan) -> str:
         return "followed"
     fixed = len({assumption for graph in graphs for _, assumption in graph.assumptions})
     return "recorded on the example" + (f", {fixed} fixed: see assumptions" if fixed else "")
+
+
+def _ways(root: Truncated) -> Iterator[str]:
+    """How a cut was rebuilt, and each module inside for which that is another way."""
+    yield root._truncated_how
+    first, *_ = root._truncated_how.split()
+    others: dict[str, list[str]] = {}
+    for path, module in root.named_modules():
+        way = module._truncated_how if isinstance(module, Truncated) else "live" if is_live(module) else ""
+        if path and way and not headline(module):
+            others.setdefault(way.partition(" ")[0], []).append(path)
+    yield from (f"{way}: {', '.join(paths)}" for way, paths in others.items() if way != first)
 
 
 # -- what it holds ---------------------------------------------------------------------------------------------------
@@ -254,7 +274,12 @@ def _keep_hooks(made: nn.Module, plan: Plan) -> None:
     )
     if hooks:  # they may use anything that the module holds
         held = vars(plan.module)
-        made.__dict__.update({name: held[name] for name in held.keys() - made.__dict__.keys() - _MODULE_STATE})
+        made.__dict__.update(
+            {
+                name: held[name]
+                for name in held.keys() - made.__dict__.keys() - _MODULE_STATE - {ABOUT, *names_of(plan.module)}
+            }
+        )
     if plan.is_entered_at_its_beginning:
         for name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
             getattr(made, name).update(getattr(plan.module, name))
@@ -291,7 +316,9 @@ class Arrange:
         own, *captured = output if self.captures else (output,)
         values = dict(zip(self.captures, captured))
         through = [module._modules[name] for name in self.then]
-        return map_nested(self.result, lambda t: functools.reduce(_call, through, values.get(t, own)))
+        return map_nested(
+            self.result, lambda t: functools.reduce(_call, through, item_of(values.get(t, own), keys_of(t)))
+        )
 
 
 def _call(value: Any, module: Any) -> Any:
@@ -311,7 +338,8 @@ def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Trun
     run(code, space)
     space["forward"].__module__ = module
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
-    return type(name, (Truncated,), {**members, "__module__": __name__})
+    members["_truncated_required"] = required_by_model(space["forward"], source)
+    return type(name, (Truncated,), {**members, "__module__": __name__, "__doc__": Truncated.__doc__})
 
 
 @functools.lru_cache(maxsize=512)

@@ -22,7 +22,7 @@ from truncate._sandbox import (
     sandbox_copy,
     states_of_torch,
 )
-from truncate._target import TargetPaths
+from truncate._target import TargetPaths, item_of, keys_of
 
 
 def compare(
@@ -78,7 +78,7 @@ def _differing(
         ) from error
     for t, value in _leaves(arrangement, given):
         target = paths.targets[t]
-        if can_be_watched(target) and not same(value, expected[t][target.call]):
+        if can_be_watched(target) and not same(value, item_of(expected[t][target.call], keys_of(t))):
             return target.text
     return None
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import operator
 import typing
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from truncate._build.names import Names, base_name, numbered
+from truncate._build.optional import NOTHING_OPTIONAL, Optional, optional_in
 from truncate._build.signature import head, refuse_branch
 from truncate._build.writer import Copy, Tap, Writer
 from truncate._graph import Kind, Node, declared_types, map_nested
 from truncate._plan import Branch, Capture, Plan, Slot
+from truncate._target import item_of, keys_of, not_several
 
 
 def source_of(
@@ -27,7 +31,9 @@ def source_of(
     slots = _slot_names(plan)
     names = Names([*plan.used, *slots, _form_name(plan), *(p.name for p in plan.parameters or ())])
     hints = declared_types(plan.module) | ({_form_name(plan): int} if plan.has_forms else {})
-    define, opening, inputs = _head(plan, names, slots, hints)
+    define, opening, inputs = _head(
+        plan, names, slots, hints, optional_in(plan, hints) if guarded else NOTHING_OPTIONAL
+    )
     opening = opening if guarded or plan.slots else []
     spell = functools.partial(_spell, names, made)
     forms = []
@@ -48,10 +54,12 @@ def source_of(
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
 
 
-def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
+def _head(
+    plan: Plan, names: Names, slots: list[str], hints: dict[str, Any], optional: Optional
+) -> tuple[str, list[str], dict[str, str]]:
     if plan.path or not slots:
         used = [*slots, *plan.used, *[_form_name(plan)] * plan.has_forms]
-        return head(names, plan.parameters, plan.forms[0].call, used, hints)
+        return head(names, plan.parameters, plan.forms[0].call, used, hints, optional)
     # The model itself takes what crosses as one argument, as the piece before returns it.
     if len(slots) == 1:
         return f"def forward(self, {slots[0]}):", [], {}
@@ -156,10 +164,20 @@ def _write(
         captured[capture] = value
     live = list(branch.live)
 
-    def finished(value: Any) -> Any:
+    def run(kind: Kind, target: Any, *args: Any) -> Node:
+        live.append(Node(kind, target, args, index=len(branch.graph.nodes) + len(live)))
+        return live[-1]
+
+    def finished(value: Any, number: int = 0) -> Any:
+        for key in keys_of(number):
+            if isinstance(value, (Node, Tap)):
+                several = run(Kind.FUNCTION, operator.eq, run(Kind.FUNCTION, isinstance, value, Tensor), False)
+                run(Kind.FUNCTION, torch._assert, several, not_several(keys_of(number)))
+                value = run(Kind.FUNCTION, operator.getitem, value, key)
+            else:
+                value = item_of(value, (key,))
         for name in then:
-            value = Node(Kind.CHILD, name, (value,), index=len(branch.graph.nodes) + len(live))
-            live.append(value)
+            value = run(Kind.CHILD, name, value)
         return value
 
     if result is None:
@@ -167,7 +185,7 @@ def _write(
         result = values[0] if len(values) == 1 else tuple(values)
     else:
         by_target = {capture.target: value for capture, value in captured.items()}
-        result = map_nested(result, lambda t: finished(by_target.get(t, branch.graph.result)))
+        result = map_nested(result, lambda t: finished(by_target.get(t, branch.graph.result), t))
     writer = Writer(names, spell, inputs, reads, given)
     for changed in branch.entry.cloned if branch.entry is not None else ():
         writer.renew(below[changed] if isinstance(changed, Slot) else changed)

@@ -70,6 +70,8 @@ class Names:
                 return name
         base = getattr(value, "__name__", type(value).__name__.lower())
         base = base if is_plain_name(base) else "constant"
+        if PROVIDED.get(base) is value and base not in self._hiding:
+            return base
         name = next(n for n in numbered(base) if not self.taken(n) and n not in self.variables)
         self.globals[name] = value
         return name
@@ -129,8 +131,8 @@ def text_of(name: str) -> str:
     return "".join((name, ""))
 
 
-def takes_apart(node: Node) -> bool:
-    return node.target in (getattr, operator.getitem)
+def takes_apart(node: Any) -> bool:
+    return isinstance(node, Node) and node.target in (getattr, operator.getitem)
 
 
 def base_name(node: Node) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from truncate._build.names import Names
+from truncate._build.optional import NOTHING_OPTIONAL, Optional, missing
 from truncate._build.writer import Writer
 from truncate._errors import CannotFollowError, FixedArgumentError, NotReachedError
 from truncate._graph import Call, Node, is_container, is_dataclass_value, is_plain_name
@@ -40,6 +41,7 @@ def head(
     call: Call,
     used: list[str],
     hints: dict[str, Any],
+    optional: Optional = NOTHING_OPTIONAL,
 ) -> tuple[str, list[str], dict[str, str]]:
     """The ``def`` line, the statements that open the body, and the expression for each input."""
     if signature_kept is None:
@@ -59,18 +61,25 @@ def head(
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
             written.append("*")
         text = f"{stars}{name}"
-        hint = annotation(names, hints.get(name))
+        declared = hints.get(name)
+        if name in optional.unread or name in optional.needed:
+            parameter, declared = parameter.replace(default=None), declared and typing.Optional[declared]  # noqa: UP045
+        hint = annotation(names, declared)
         if not hint and parameter.default is None:  # TorchScript would take it for a tensor, which is never None
             hint = annotation(names, Tensor | None)
         text += f": {hint}" if hint else ""
         if parameter.default is not parameter.empty:
             text += f" = {_constant(names, parameter.default)}"
         written.append(text)
+        if name in optional.unread:
+            continue
         if given is _LEFT_OUT and not stars:
             given = parameter.default
         elif given is _LEFT_OUT:
             given = () if stars == "*" else {}
-        if parameter.default is None and (type(given) is Node or is_container(given)):
+        if name in optional.needed:
+            opening += missing(name, optional.unread)
+        elif parameter.default is None and (type(given) is Node or is_container(given)):
             _refuse(names, f"{name} is None", name, "something that the example gave", opening)
         _open(names, name, given, opening, inputs)
     return f"def forward({', '.join(written)}):", opening, inputs

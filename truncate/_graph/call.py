@@ -50,12 +50,15 @@ def call_of_signature(module: nn.Module) -> Call:
     hints = declared_types(module)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
+    required = getattr(type(module), "_truncated_required", ())  # of a cut: they have a default, unlike in the model
+    left_out = False
     for parameter in parameters:
-        if parameter.default is not parameter.empty:
+        if parameter.default is not parameter.empty and parameter.name not in required:
+            left_out = True
             continue
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD) and not left_out:
             args.append(_given(parameter.name, hints))
-        elif parameter.kind is parameter.KEYWORD_ONLY:
+        elif parameter.kind is not parameter.VAR_POSITIONAL and parameter.kind is not parameter.VAR_KEYWORD:
             kwargs[parameter.name] = _given(parameter.name, hints)
         elif parameter.kind is parameter.VAR_POSITIONAL and not args:
             args.append(Node(Kind.INPUT, parameter.name))  # a model takes at least one tensor

@@ -18,6 +18,7 @@ from truncate._graph import tensors_in
 from truncate._live.held import slots_of
 from truncate._live.parts import Part, Pass, Stop, pass_of, passes
 from truncate._python import while_used
+from truncate._target import headline
 
 
 class Taps:
@@ -108,7 +109,7 @@ class Live:
 
     def extra_repr(self) -> str:
         own: str = super().extra_repr()  # type: ignore[misc]
-        return "\n".join(filter(None, [own, *map(describe, self._truncate_parts or ())]))
+        return "\n".join(filter(None, [headline(self), own, *map(describe, self._truncate_parts or ())]))
 
     def __prepare_scriptable__(self) -> Any:
         raise TruncateError(
@@ -129,6 +130,11 @@ class Live:
         if own is not None:
             super().__setstate__(own)  # type: ignore[misc]
         self.__dict__.update(ours)  # here, since a class may make its attributes anew from what it kept of them
+
+
+def is_live(module: nn.Module) -> bool:
+    """Whether a module is the top of a live part."""
+    return isinstance(module, Live)
 
 
 class LiveCall:

@@ -11,6 +11,7 @@ from torch import nn
 
 from truncate._errors import NotReachedError, TruncateError
 from truncate._graph import map_nested, memory_of, tensors_in
+from truncate._target import item_of, keys_of
 
 
 class Stop(BaseException):
@@ -128,16 +129,14 @@ class Pass:
             enough = -wanted.call if wanted.call < 0 else 1
             if len(self.values[number]) < enough:
                 raise self._not_reached(number, wanted)
-        taken = [kept[0] for kept in self.values]
-        by_number = dict(zip(self.part.numbers, map(self._finished, taken)))
-        if self.part.own:
-            own = self._finished(own)
+        by_number = {number: kept[0] for number, kept in zip(self.part.numbers, self.values)}
         if self.part.result is not None:
-            return map_nested(self.part.result, lambda number: by_number.get(number, own))
-        values = [own, *by_number.values()] if self.part.own else [*by_number.values()]
+            return map_nested(self.part.result, lambda number: self._finished(by_number.get(number, own), number))
+        values = [*map(self._finished, [own] * self.part.own + [*by_number.values()])]
         return values[0] if len(values) == 1 else tuple(values)
 
-    def _finished(self, value: Any) -> Any:
+    def _finished(self, value: Any, number: int = 0) -> Any:
+        value = item_of(value, keys_of(number))
         for name in self.part.then:
             value = self.module._modules[name](value)  # type: ignore[misc]
         return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,10 +11,10 @@ from torch import nn
 
 from truncate._errors import TruncateError
 from truncate._graph import join
+from truncate._plan import targets_of
 from truncate._show import LayerInfo
-from truncate._target import Target, resolve
+from truncate._target import BEFORE, Target, resolve
 
-BEFORE = "before "
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -43,10 +42,9 @@ def chosen(model: nn.Module, at: Any, rows: Iterable[LayerInfo]) -> dict[str, Ta
 
 
 def _target(model: nn.Module, name: str) -> Target:
-    target = resolve(model, name.removeprefix(BEFORE))
-    if target.is_module and target.module is model and name.startswith(BEFORE):
-        raise TruncateError(f"{name!r} is what the model itself is given, where nothing has been computed yet")
-    return dataclasses.replace(target, before=name.startswith(BEFORE))
+    target = targets_of(model, name)
+    assert isinstance(target, Target)  # types and patterns are read by now
+    return target
 
 
 def _named(model: nn.Module, one: Any, run: dict[str, LayerInfo]) -> Iterator[str]:

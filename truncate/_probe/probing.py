@@ -51,7 +51,8 @@ def probe(
             numbers to be predicted, also several for each example. None: those in the batches. If there are none
             either, measures that need no labels are taken.
         at: What to probe: a path as for `truncate`, a pattern of paths (``"layer?.*"``), ``"before fc"`` for what a
-            layer is given, a type of module, a module of the model; or a list of these. None: each block's output, and
+            layer is given, an item (``"lstm[0]"``), ``"last"``, a type of module, a module of the model; or a list of
+            these. None: each block's output, and
             what the last layer is given.
         args: Positional arguments of an example call, for forwards that have to be recorded. None: two rows of the
             first batch, which a model that takes one batch size alone refuses: give it ``args=(batch,)``.

@@ -17,7 +17,6 @@ from truncate._errors import ExtractError, TruncateError, printable
 from truncate._extract import evaluating
 from truncate._files import whole
 from truncate._probe import curve
-from truncate._probe.choose import BEFORE
 from truncate._probe.scores import Array, Measures, Trial
 from truncate._probe.taps import Pass
 from truncate._sandbox import Example
@@ -127,12 +126,10 @@ class Probes(Sequence[ProbedLayer]):
             TruncateError: There is no such row; or what `truncate` raises.
         """
         tap = self._taps[self._index(layer)]
-        path = tap.layer.removeprefix(BEFORE)
         with evaluating(self._model):
             return truncate(
                 self._model,
-                upto=None if tap.target.before else path,
-                before=path if tap.target.before else None,
+                upto=tap.layer,
                 args=self._example.args,
                 kwargs=dict(self._example.kwargs),
                 pool=tap.pool,

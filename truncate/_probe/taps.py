@@ -20,7 +20,7 @@ from truncate._extract import Batch, Features, extract, mapped
 from truncate._plan import Division
 from truncate._sandbox import Example
 from truncate._show import count_parameters, multiply_adds, shape_of, shape_text
-from truncate._target import Target
+from truncate._target import Numbered, Target
 
 
 @dataclasses.dataclass
@@ -42,7 +42,8 @@ class Tap:
 def cut_at(model: nn.Module, targets: Sequence[Target], example: Example | None, check: bool = True) -> nn.Module:
     """The model up to several targets, some of which may be inputs of layers: it returns a list."""
     division = Division(model, [], list(targets), example, None)
-    return made(division, list(range(len(targets))), False, check)[1][-1]
+    numbers = [Numbered.of(number, target.items) for number, target in enumerate(targets)]
+    return made(division, numbers, False, check)[1][-1]
 
 
 def cost(model: nn.Module, target: Target, example: Example | None, batch: Batch) -> tuple[int, int | None]:

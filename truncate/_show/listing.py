@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,7 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from truncate._api import truncate
-from truncate._errors import TruncateError
+from truncate._errors import TruncateError, UnknownTargetError
 from truncate._graph import join, map_nested
 from truncate._sandbox import Example, call_model, example_of, outside_inference_mode, random_state_kept, sandbox_copy
 from truncate._show import html, terminal
@@ -38,8 +40,24 @@ class Layers(Sequence[LayerInfo]):
     def __getitem__(self, index: int) -> LayerInfo: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[LayerInfo]: ...
-    def __getitem__(self, index: int | slice) -> LayerInfo | Sequence[LayerInfo]:
-        return self._rows[index]
+    @overload
+    def __getitem__(self, index: str) -> LayerInfo: ...
+    def __getitem__(self, index: int | slice | str) -> LayerInfo | Sequence[LayerInfo]:
+        """A row by its number, several by a slice, or the row of a path: ``layers(model)["layer3"]``.
+
+        Raises:
+            UnknownTargetError: No row has such a path.
+        """
+        return self._row(index) if isinstance(index, str) else self._rows[index]
+
+    def _row(self, path: str) -> LayerInfo:
+        by_path = {row.path: row for row in self._rows}
+        spelled = re.sub(r"\[(\w+)\]", r".\1", path.strip())
+        if spelled not in by_path:
+            close = difflib.get_close_matches(spelled, [*by_path], n=3)
+            instead = f"Did you mean {' or '.join(map(repr, close))}?" if close else "print(layers(model)) lists them."
+            raise UnknownTargetError(f"no row {path!r}: no layer or operation of {self._type} has this path. {instead}")
+        return by_path[spelled]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -2,15 +2,30 @@
 
 A path as the user wrote it goes in, or a module; a `Target` comes out, or `UnknownTargetError`, which names what comes
 close. `TargetPaths` says which modules are on the path from the model to its targets.
+`tell` lets a cut say what it is.
 """
 
+from truncate._target.about import ABOUT, BEFORE, headline, names_of, tell
+from truncate._target.items import Numbered, item_of, keys_of, not_several
 from truncate._target.paths import TargetPaths
+from truncate._target.several import all_named, names_several
 from truncate._target.target import Target, module_given, resolve, unknown
 
 __all__ = [
+    "ABOUT",
+    "BEFORE",
+    "Numbered",
     "Target",
     "TargetPaths",
+    "all_named",
+    "headline",
+    "item_of",
+    "keys_of",
     "module_given",
+    "names_of",
+    "names_several",
+    "not_several",
     "resolve",
+    "tell",
     "unknown",
 ]

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from truncate._errors import TruncateError, UnknownTargetError, require_module
+from truncate._graph import join
+from truncate._target.about import BEFORE
+from truncate._target.items import Keys
 
 # One step of a path: `.name`, `.3`, `.-2`, `[3]`, `[-2]`, `["name"]`.
 _STEP = re.compile(r"""\.?(?P<name>[^.\[\]]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
@@ -26,10 +29,18 @@ class Target:
     operation: str | None = None
     call: int = -1  # which of its calls, as a Python index
     before: bool = False  # whether its input is asked for, instead of its output
+    items: Keys = ()  # which item of its output, if that is several
 
     @property
     def is_module(self) -> bool:
         return self.operation is None
+
+    @property
+    def name(self) -> str:
+        """Its path in the one spelling of `named_modules()`, the item, and which call it is if that is not the last."""
+        path = self.path if self.operation is None else join(self.path, self.operation)
+        items = "".join(f"[{key!r}]" for key in self.items)
+        return f"{BEFORE * self.before}{path}{items}{f':{self.call}' * (self.call != -1)}"
 
 
 def module_given(caller: str, given: Any) -> nn.Module:
@@ -55,13 +66,15 @@ def resolve(model: nn.Module, written: Any) -> Target:
             f"the {type(written).__name__} given as a target is not part of this {type(model).__name__}. "
             f"Was it taken from a copy of the model, or replaced since?"
         )
+    if isinstance(written, int) and not isinstance(written, bool) and isinstance(model, nn.Sequential):
+        written = f"[{written}]"
     if not isinstance(written, str):
         raise TruncateError(
-            f"a target is a path such as 'layer1.0.conv1', or a module of the model, "
-            f"but got {written!r} of type {type(written).__name__}"
+            f"a target is a path such as 'layer1.0.conv1', a type or a module of the model, or a number if the model "
+            f"is an nn.Sequential, but got {written!r} of type {type(written).__name__}"
         )
     path, call = _split_call(written)
-    steps = _steps(path, written)
+    steps, items = _steps(path, written)
     module = model
     found: list[str] = []
     for position, step in enumerate(steps):
@@ -72,13 +85,15 @@ def resolve(model: nn.Module, written: Any) -> Target:
                 f"looked into. Cut the model before compiling it"
             )
         name = _child_name(module, step)
+        rest = items[position:]
+        if name is None and None not in rest and not hasattr(type(module), "__getitem__"):
+            return Target(written, ".".join(found), module, None, call, items=tuple(rest))
         if name is None:
             held = step in module._parameters or step in module._buffers
             runs = type(module).forward is not nn.Module.forward or "forward" in vars(module)
-            if (
-                position == len(steps) - 1 and step.isidentifier() and runs and not held
-            ):  # perhaps an operation: known once its forward is followed
-                return Target(written, ".".join(found), module, step, call)
+            if None not in rest[1:] and rest[0] is None and step.isidentifier() and runs and not held:
+                # Perhaps an operation: known once its forward is followed.
+                return Target(written, ".".join(found), module, step, call, items=tuple(rest[1:]))
             raise unknown(model, written, ".".join(found), module, step)
         found.append(name)
         module = module._modules[name]
@@ -96,9 +111,14 @@ def _split_call(written: str) -> tuple[str, int]:
     return path.strip(), int(call)
 
 
-def _steps(path: str, written: str) -> list[str]:
-    """The steps of a path; an index keeps its brackets, so that it is not taken for a name."""
-    steps, end = [], 0
+def _steps(path: str, written: str) -> tuple[list[str], list[Any]]:
+    """The steps of a path, where an index keeps its brackets, so that it is not taken for a name; and what is in these.
+
+    The latter is None of what has no brackets, and of what has some: which item it may be of what a layer returns.
+    """
+    steps: list[str] = []
+    items: list[Any] = []
+    end = 0
     while end < len(path):
         step = _STEP.match(path, end)
         if step is None or (end == 0 and path[0] == "."):
@@ -108,8 +128,9 @@ def _steps(path: str, written: str) -> list[str]:
             )
         name, index, key = step["name"], step["index"], step["key"]
         steps.append(name if name is not None else key if key is not None else f"[{index}]")
+        items.append(None if name is not None else key if key is not None else int(index))
         end = step.end()
-    return steps
+    return steps, items
 
 
 def _child_name(module: nn.Module, step: str) -> str | None:
@@ -125,6 +146,8 @@ def _child_name(module: nn.Module, step: str) -> str | None:
         # Only in a Sequential is [3] a position; elsewhere it is the child named "3".
         if children.get(index) is not None:
             return index
+    if step.startswith("[") and not hasattr(type(module), "__getitem__"):
+        return None  # brackets after a layer that has no items itself are for those of what it returns
     if int(index) >= 0 and not step.startswith("["):
         return None
     position = int(index)

@@ -38,7 +38,9 @@ class LoadReport:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: bool = True) -> LoadReport:
+def load_weights(
+    module: nn.Module, path: str | os.PathLike[str], *, prefix: str = "", strict: bool = True
+) -> LoadReport:
     """Reads from a checkpoint, by name, the tensors that a module holds, and no others.
 
     A part that was cut from a model keeps the model's names, so a checkpoint of the whole model is one of the part. A
@@ -56,6 +58,8 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
             no code of the file); the ``.index.json`` of a checkpoint in several files; or a folder that holds one of
             these under the name that transformers gives it. Where all names begin with ``module.`` or ``_orig_mod.``,
             as DataParallel and `torch.compile` leave them, that prefix is removed.
+        prefix: What stands in the checkpoint before the module's names, where the module is a part of what was saved:
+            ``"backbone."``. The dot at its end may be left out.
         strict: Whether it is an error if a tensor of the module is missing, or of another shape or kind, or stays on
             the meta device. Otherwise the report says so, unless nothing at all fits, which is always an error: the
             names are another model's. (The ``num_batches_tracked`` of batch norms may be missing
@@ -70,9 +74,12 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
             f"load_weights reads a file or a folder, but got {type(path).__name__}. For what is in memory already "
             "there is module.load_state_dict(state, strict=False)"
         )
+    if not isinstance(prefix, str):
+        raise WeightsError(f"prefix is text, such as 'backbone.', and not {prefix!r}")
+    prefix += "." if prefix and not prefix.endswith(".") else ""
     with contextlib.ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint(Path(path), stack)
-        plan, report = _plan(module, checkpoint)
+        plan, report = _plan(module, checkpoint, prefix)
         problems = problems_of(report)
         if problems and (strict or not report.loaded):
             head = f"{path} does not fit the module ({type(module).__name__}), and nothing was loaded"
@@ -85,18 +92,20 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str], *, strict: boo
 # -- what goes where -------------------------------------------------------------------------------------------------
 
 
-def _plan(module: nn.Module, checkpoint: Checkpoint) -> tuple[list[tuple[Tensor, Stored | None]], LoadReport]:
+def _plan(
+    module: nn.Module, checkpoint: Checkpoint, prefix: str
+) -> tuple[list[tuple[Tensor, Stored | None]], LoadReport]:
     """Which tensors get which values (None: zeros), and the report of what will then have been done."""
     held, foreign = _held(module)
-    prefix = wrapping(checkpoint.names, held)
-    names = [name.removeprefix(prefix) for name in checkpoint.names]
-    available = frozenset(names)
+    wrapper = wrapping(checkpoint.names, [prefix + name for name in held])
+    names = [name.removeprefix(wrapper) for name in checkpoint.names]
+    available = frozenset(name.removeprefix(prefix) for name in names if name.startswith(prefix))
     plan: list[tuple[Tensor, Stored | None]] = []
     loaded, missing, mismatched = list[str](), list[str](foreign), dict[str, str]()
     counters = list[str]()
     for tied in _by_tensor(held):
         tensor, present = held[tied[0]], [name for name in tied if name in available]
-        found = {name: checkpoint.find(prefix + name) for name in present}
+        found = {name: checkpoint.find(wrapper + prefix + name) for name in present}
         wrong = {name: how for name, stored in found.items() if (how := _difference(stored, tensor))}
         if wrong:
             mismatched.update(wrong)
@@ -110,10 +119,11 @@ def _plan(module: nn.Module, checkpoint: Checkpoint) -> tuple[list[tuple[Tensor,
         else:
             missing += tied
     notes = list(checkpoint.notes)
-    notes += [f"{prefix!r} begins all names of the checkpoint, and was removed"] if prefix else []
+    notes += [f"{wrapper!r} begins all names of the checkpoint, and was removed"] if wrapper else []
     notes += [f"{listed(foreign)} is not a tensor of the module: load_state_dict can load it"] if foreign else []
     notes += [f"{len(counters)} batch norms have no num_batches_tracked in the checkpoint"] if counters else []
-    unexpected = tuple(name for name in names if name not in held)
+    expected = frozenset(prefix + name for name in held)
+    unexpected = tuple(name for name in names if name not in expected)
     planned = {id(tensor) for tensor, _ in plan}
     unset = tuple(n for n, tensor in _tensors_of(module).items() if tensor.is_meta and id(tensor) not in planned)
     nbytes = sum(stored.nbytes for _, stored in plan if stored)
@@ -251,11 +261,9 @@ def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
     prefixes = [name.removesuffix(first[1:]) for name in available if first and name.endswith(first)]
     prefixes = sorted(prefix for prefix in prefixes if all(prefix + name in available for name in needed))
     if prefixes:
-        wrapped = "module"
-        for part in reversed(prefixes[0].split(".")[:-1]):
-            wrapped = f"nn.ModuleDict({{{part!r}: {wrapped}}})"
-        prefix = f"{len(prefixes)} prefixes, such as" if len(prefixes) > 1 else "the prefix"
-        yield f"All these names are there with {prefix} {prefixes[0]!r}: load_weights({wrapped}, path)"
+        found = prefixes[0]
+        which = f"{len(prefixes)} prefixes, such as" if len(prefixes) > 1 else "the prefix"
+        yield f"All these names are there with {which} {found!r}: load_weights(module, path, prefix={found!r})"
     if unsaved := _unsaved(report):
         yield f"Give them the values that they have when the model is built elsewhere: module.{unsaved[0]} = ..."
     if report.loaded:

@@ -1,0 +1,59 @@
+"""Targets that name several layers at once: a type of module, or a pattern of paths."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from truncate._errors import UnknownTargetError
+
+
+def names_several(model: nn.Module, written: Any) -> bool:
+    """Whether a target is a type or a pattern. A child whose name holds a `*` is a child."""
+    if isinstance(written, type):
+        return issubclass(written, nn.Module)
+    return isinstance(written, str) and ("*" in written or "?" in written) and written not in model._modules
+
+
+def all_named(model: nn.Module, written: Any) -> list[str]:
+    """The paths of all layers inside a model that a type or a pattern names, in the order of `named_modules()`.
+
+    In a pattern, `*` stands for any text, dots too, and `?` for one character. Lists and dicts of layers, which never
+    run themselves, are left out.
+
+    Raises:
+        UnknownTargetError: There is none.
+    """
+    run = {path: m for path, m in model.named_modules() if path and type(m).forward is not nn.Module.forward}
+    if isinstance(written, type):
+        found = [path for path, module in run.items() if isinstance(module, written)]
+        if not found:
+            raise _none_of_type(model, written, run.values())
+        return found
+    pattern, colon, call = written.partition(":")
+    expected = re.sub(r"\[(\d+)\]", r".\1", pattern.strip())
+    expression = re.escape(expected).replace(r"\*", ".*").replace(r"\?", ".")
+    found = [f"{path}{colon}{call}" for path in run if re.fullmatch(expression, path)]
+    if not found:
+        raise _none_like(model, written, expected, run)
+    return found
+
+
+def _none_of_type(model: nn.Module, kind: type, modules: Iterable[nn.Module]) -> UnknownTargetError:
+    names = sorted({type(module).__name__ for module in modules})
+    close = difflib.get_close_matches(kind.__name__, names, n=3, cutoff=0.5)
+    text = f"no layer of this {type(model).__name__} is a {kind.__name__}. "
+    text += f"Did you mean {' or '.join(close)}? " if close else ""
+    return UnknownTargetError(f"{text}It holds: {', '.join(names) or 'no layers'}")
+
+
+def _none_like(model: nn.Module, written: str, expected: str, paths: Iterable[str]) -> UnknownTargetError:
+    plain = re.sub(r"[*?]", "", expected)
+    close = difflib.get_close_matches(plain, [*paths], n=3, cutoff=0.4)
+    text = f"no layer of this {type(model).__name__} has a path like {written!r}. "
+    text += f"Near it are {', '.join(map(repr, close))}. " if close else ""
+    return UnknownTargetError(f"{text}* stands for any text; layers(model) lists every path")
