@@ -64,7 +64,7 @@ def by_hand(targets: Any, batch: int, **options: Any) -> Any:
     torch.manual_seed(0)
     model = tiny.Net().eval()
     paths = sorted(Path("images").rglob("*.*"), key=os.fsencode)
-    transform = _models._imagenet()
+    transform = _models.imagenet()
     tensors = [transform(Image.open(path).convert("RGB")) for path in paths]
     batches = [torch.stack(tensors[i : i + batch]) for i in range(0, len(tensors), batch)]
     return [str(path) for path in paths], extract(truncate(model, targets, **options), batches).features
@@ -144,7 +144,7 @@ def test_timm_s_own_transform(capsys: pytest.CaptureFixture[str]) -> None:
 
     Path("images").mkdir()
     Image.effect_noise((300, 260), 90).convert("RGB").save("images/0.png")
-    run(capsys, *arguments(model="timm:test_resnet", upto="layer1"))
+    assert main(arguments("--random", model="timm:test_resnet", upto="layer1")) == 0
     torch.manual_seed(0)
     model = timm.create_model("test_resnet").eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -299,7 +299,7 @@ def test_nothing_is_unpickled_without_trust(capsys: pytest.CaptureFixture[str]) 
 def test_sizes_that_make_no_batch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.transforms.functional import to_tensor
 
-    monkeypatch.setattr(_models, "_imagenet", lambda: to_tensor)
+    monkeypatch.setattr(_models, "imagenet", lambda: to_tensor)
     Path("images").mkdir()
     Image.new("RGB", (8, 8)).save("images/a.png")
     Image.new("RGB", (9, 8)).save("images/b.png")
