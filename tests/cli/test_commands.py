@@ -216,7 +216,7 @@ def test_a_checkpoint_as_training_leaves_it(trust: list[str], capsys: pytest.Cap
 
 REFUSED = {
     "": "Missing command. (see python -m truncate --help)",
-    "frob": "no command 'frob'; did you mean probe? (see python -m truncate --help)",
+    "frob": "no command 'frob'; there are cut, layers, extract, probe (see python -m truncate --help)",
     "cut": "Missing argument 'MODEL'. (see python -m truncate cut --help)",
     "cut alexnet": "say where to stop: --upto TARGET (`layers alexnet` lists the targets), or --before TARGET",
     "cut alexnett --upto x": "torchvision has no model 'alexnett'; did you mean alexnet?",

@@ -20,6 +20,8 @@ from truncate import truncate
 from truncate._cli.commands import main
 
 transformers = pytest.importorskip("transformers")
+transformers.utils.logging.set_verbosity_error()  # it tells what is saved, too
+transformers.utils.logging.disable_progress_bar()
 
 SMALL = {"num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 IMAGES = {"image_size": 16, "patch_size": 8}

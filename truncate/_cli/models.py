@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -182,6 +183,9 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
 def _from_program(name: str, weights: str | None) -> Built:
     if weights:
         raise NotUsable(f"{name} is an exported program, which brings its own weights; leave --weights out")
+    if not Path(name).is_file():
+        raise NotUsable(f"no file {name}")
+    logging.getLogger("torch.export").setLevel(logging.ERROR)  # it logs the trace of what it raises
     with explained(f"cannot read {name}"):
         program = torch.export.load(name)
     args = program.example_inputs[0] if program.example_inputs else (random_numbers(1, 3, 224, 224),)

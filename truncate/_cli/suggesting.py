@@ -40,15 +40,17 @@ def told(error: click.UsageError) -> str:
     if context is None:
         return line(error)
     if isinstance(error, click.NoSuchOption):
-        return f"no option {error.option_name}{_option(error.option_name, context.command)}"
+        return f"no option {error.option_name}{_option(error.option_name, context)}"
     text = line(error)
     if isinstance(context.command, click.Group) and text.startswith("No such command"):
         word = text.split("'")[1]
         known = list(context.command.commands)
         instead = _did_you_mean(_close(word, _COMMANDS, known)) or f"; there are {', '.join(known)}"
         return f"no command {word!r}{instead}"
-    if text.startswith("Got unexpected extra argument") and "--upto" in _options(context.command):
-        return f"{text.rstrip('.')}; a target comes after --upto"
+    if text.startswith("Got unexpected extra argument"):
+        known = [parameter.name for parameter in context.command.params]
+        several = "; it takes one folder or file, and of several the paths on stdin (-)" if "images" in known else ""
+        return text.rstrip(".") + (several or ("; a target comes after --upto" if "upto" in known else ""))
     return text
 
 
@@ -57,18 +59,20 @@ def line(error: click.ClickException) -> str:
     return " ".join(error.format_message().split())
 
 
-def _option(name: str, command: click.Command) -> str:
-    if isinstance(command, click.Group):
-        if any(name in _options(each) for each in command.commands.values()):
-            return f" before the command: it comes after, as in {next(iter(command.commands))} MODEL {name}"
-        return _did_you_mean(difflib.get_close_matches(name, _options(command)))
-    return _did_you_mean(_close(name, _MEANT, _options(command)))
+def _option(name: str, context: click.Context) -> str:
+    group = context.find_root().command
+    others = group.commands if isinstance(group, click.Group) else {}
+    having = [other for other, command in others.items() if name in _options(command)]
+    if having and context.command is group:
+        return f" before the command: it comes after, as in {having[0]} MODEL {name}"
+    instead = _did_you_mean(_close(name, _MEANT, _options(context.command)))
+    return instead or (f": it is one of {' and '.join(having)}" if having else "")
 
 
 def _close(word: str, meant: dict[str, str], known: list[str]) -> list[str]:
     """What is known that is called so elsewhere; or else what is spelt alike."""
     found = [name for name, others in meant.items() if name in known and word in others.split()]
-    return found or difflib.get_close_matches(word, known, n=2)
+    return found or difflib.get_close_matches(word, known, n=2, cutoff=0.7)
 
 
 def _options(command: click.Command) -> list[str]:
