@@ -75,13 +75,40 @@ def test_the_output_is_what_a_hook_captures(capsys: pytest.CaptureFixture[str]) 
         assert line == f"{name}: {'×'.join(map(str, value.shape))}, {', '.join(numbers)}"
 
 
+def test_what_a_target_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, "cut", "tiny:net", "--before", "act:0", "--before", "flatten", SHAPE)
+    assert out.startswith("tiny:net before act:0, flatten, with its own weights\n")
+    seen: list[torch.Tensor] = []
+    model = tiny_net()
+    model.act.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
+    model.pool.register_forward_hook(lambda m, args, output: seen.append(output))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    for name, value in {"act:0": seen[0], "flatten": seen[2]}.items():
+        first = ", ".join(f"{v:.4f}" for v in value.flatten()[:4].tolist())
+        assert f"\n{name}: {'×'.join(map(str, value.shape))}, {first}" in out
+
+
+@pytest.mark.parametrize("before", ["act:0", "sub"])
+def test_what_differs_before_a_target_is_not_saved(
+    before: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    cut = truncate(tiny.Net().eval(), before="pool")
+    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, **options: cut)
+    assert main(["cut", "tiny:net", "--before", before, SHAPE, "--out", "x.pt"]) == 1
+    told = f"error: the cut returns something else than the model has at {before}; nothing was written\n"
+    assert capsys.readouterr().err == told
+    assert not list(Path().iterdir())
+
+
 def test_random_models_are_compared_on_the_same_random_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bit for bit" in run(capsys, "cut", "tiny:Noisy", "--upto", "pool", SHAPE)
 
 
 def test_a_cut_that_differs_is_not_saved(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cut = truncate(tiny_net(), "conv")
-    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, upto, **options: cut)
+    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, **options: cut)
     assert main(["cut", "tiny:net", "--upto", "act:0", SHAPE, "--out", "x.pt"]) == 1
     assert capsys.readouterr().err.startswith("error: the cut returns something else than the model has at act:0")
     assert not list(Path().iterdir())

@@ -92,6 +92,31 @@ def test_several_places(capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(frame["act:0"].to_numpy(), features["act:0"])
 
 
+def test_what_a_target_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    images.make(Path("images"), 2)
+    given = ["extract", "tiny:net", "images", "--before", "head", "--out", "out.parquet", "--workers", "0"]
+    run(capsys, *given)
+    _, features = by_hand("flatten", 32)
+    assert np.array_equal(np.stack(pandas.read_parquet("out.parquet")["features"]), features)
+    told = 'other settings (upto: [] then, ["head"] now; before: ["head"] then, [] now'
+    assert told in refuse(capsys, *arguments(upto="head"))
+
+
+def test_random_weights_are_refused_unless_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    images.make(Path("images"), 1)
+    given = arguments(model="alexnet", upto="features.1")
+    assert refuse(capsys, *given) == (
+        "alexnet has random weights, and features of these say little about an image: --weights DEFAULT downloads "
+        "trained ones, --weights FILE reads a checkpoint, and --random goes on all the same"
+    )
+    assert main([*given, "--random"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "out.parquet: 1 rows\n"
+    assert err.startswith("warning: alexnet has random weights, and features of these say little about an image (")
+    torch.save(torchvision.models.alexnet().state_dict(), "w.pth")
+    run(capsys, *arguments("--weights", "w.pth", model="alexnet", upto="features.1", out="trained.parquet"))
+
+
 def test_what_may_be_chosen_is_all_that_there_is() -> None:
     """The options are declared where torch is not imported."""
     options = {option.name: option.type for option in cli.commands["extract"].params}
