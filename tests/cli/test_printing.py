@@ -66,7 +66,8 @@ def test_a_terminal_is_written_to_in_colours(
     assert main(["layers", "tiny:net"]) == 0
     out = capsys.readouterr().out
     assert "\x1b[36mReLU" in out
-    assert not any(line.endswith(" ") for line in out.splitlines())  # which would wrap
+    plain = re.sub(r"\x1b\[[\d;]*m", "", out)
+    assert not any(line.endswith(" ") for line in plain.splitlines())  # which would wrap
 
 
 def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
