@@ -49,7 +49,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *given: str) -> str:
 def test_the_table_is_that_of_the_images(capsys: pytest.CaptureFixture[str]) -> None:
     printed = run(capsys, *arguments("--batch-size", "5")).splitlines()
     torch.manual_seed(0)
-    model, transform = tiny.net().eval(), _models._imagenet()
+    model, transform = tiny.net().eval(), _models.imagenet()
     paths = sorted(Path("images").rglob("*.png"))
     inputs = torch.stack([transform(Image.open(path)) for path in paths])
     expected = probe(model, inputs.split(5), [path.parent.name for path in paths], folds=3)
@@ -63,7 +63,7 @@ def test_the_table_is_that_of_the_images(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_json_and_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(run(capsys, *arguments("--json", "--svg", "curve.svg", "--at", "*o*", "--estimator", "knn")))
+    found = json.loads(run(capsys, *arguments("--json", "--out", "curve.svg", "--at", "*o*", "--estimator", "knn")))
     assert [row["layer"] for row in found["rows"]] == ["conv", "pool"]
     assert found["classes"] == ["bright", "dark"] and found["failures"] == {} == found["left_out"]
     assert len(found["rows"][found["best"]]["scores"]) == 3 and found["cheapest"] in (0, 1)
@@ -111,7 +111,9 @@ def test_what_cannot_be_read_is_left_out(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refuse(capsys, "--svg", "curve.png") == "--svg writes a curve as .svg, and curve.png ends otherwise"
+    assert refuse(capsys, "--out", "curve.png") == (
+        "cannot write 'curve.png': the curve is drawn in a file that ends in .svg"
+    )
     assert refuse(capsys, "--at", "konv1").startswith("no target 'konv1'")
     assert refuse(capsys, "--folds", "13").startswith("the class 'bright' has 12 of 24 examples, and folds=13 needs 13")
     assert refuse(capsys, "--device", "nowhere").startswith("cannot compute on 'nowhere'")

@@ -38,12 +38,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_main_job(tmp_path: Path) -> None:
     """In a process of its own; and the file is read in another one, which does not know this library."""
-    command = [sys.executable, "-m", "truncate", "cut", "alexnet", "--upto", "classifier.5", "--save", "fc7.pt"]
+    command = [sys.executable, "-m", "truncate", "cut", "alexnet", "--upto", "classifier.5", "--out", "fc7.pt"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stderr == ""
-    assert "TruncatedAlexNet" in done.stdout
     assert re.search(r"parameters +61,100,840 +57,003,840 +93.3 %", done.stdout)
-    assert re.search(r"multiply-adds +714,682,664 +710,585,664 +99.4 %", done.stdout)
+    assert re.search(r"multiply-adds +714,188,480 +710,092,480 +99.4 %", done.stdout)
     assert re.search(r"time +[\d.]+ ms +[\d.]+ ms +[\d.]+ %", done.stdout)
     assert "random weights" in done.stdout
     assert "bit for bit" in done.stdout
@@ -76,14 +75,41 @@ def test_the_output_is_what_a_hook_captures(capsys: pytest.CaptureFixture[str]) 
         assert line == f"{name}: {'×'.join(map(str, value.shape))}, {', '.join(numbers)}"
 
 
+def test_what_a_target_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, "cut", "tiny:net", "--before", "act:0", "--before", "flatten", SHAPE)
+    assert out.startswith("tiny:net before act:0, flatten, with its own weights\n")
+    seen: list[torch.Tensor] = []
+    model = tiny_net()
+    model.act.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
+    model.pool.register_forward_hook(lambda m, args, output: seen.append(output))
+    with torch.no_grad():
+        model(torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    for name, value in {"act:0": seen[0], "flatten": seen[2]}.items():
+        first = ", ".join(f"{v:.4f}" for v in value.flatten()[:4].tolist())
+        assert f"\n{name}: {'×'.join(map(str, value.shape))}, {first}" in out
+
+
+@pytest.mark.parametrize("before", ["act:0", "sub"])
+def test_what_differs_before_a_target_is_not_saved(
+    before: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    cut = truncate(tiny.Net().eval(), before="pool")
+    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, **options: cut)
+    assert main(["cut", "tiny:net", "--before", before, SHAPE, "--out", "x.pt"]) == 1
+    told = f"error: the cut returns something else than the model has at {before}; nothing was written\n"
+    assert capsys.readouterr().err == told
+    assert not list(Path().iterdir())
+
+
 def test_random_models_are_compared_on_the_same_random_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bit for bit" in run(capsys, "cut", "tiny:Noisy", "--upto", "pool", SHAPE)
 
 
 def test_a_cut_that_differs_is_not_saved(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cut = truncate(tiny_net(), "conv")
-    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, upto, **options: cut)
-    assert main(["cut", "tiny:net", "--upto", "act:0", SHAPE, "--save", "x.pt"]) == 1
+    monkeypatch.setattr("truncate._cli.models.truncate", lambda model, **options: cut)
+    assert main(["cut", "tiny:net", "--upto", "act:0", SHAPE, "--out", "x.pt"]) == 1
     assert capsys.readouterr().err.startswith("error: the cut returns something else than the model has at act:0")
     assert not list(Path().iterdir())
 
@@ -209,7 +235,7 @@ def test_a_checkpoint_as_training_leaves_it(trust: list[str], capsys: pytest.Cap
     net = tiny.Net()
     state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
     torch.save({"best_acc1": torch.tensor(71.3), "state_dict": state}, "w.pth")
-    run(capsys, *CUT, "--weights", "w.pth", *trust, "--save", "part.safetensors")
+    run(capsys, *CUT, "--weights", "w.pth", *trust, "--out", "part.safetensors")
     assert equal(safetensors.torch.load_file("part.safetensors")["conv.weight"], net.conv.weight)
 
 
@@ -217,11 +243,11 @@ def test_a_checkpoint_as_training_leaves_it(trust: list[str], capsys: pytest.Cap
 
 REFUSED = {
     "": "Missing command. (see python -m truncate --help)",
-    "frob": "No such command 'frob'",
+    "frob": "no command 'frob'; there are cut, layers, extract, probe (see python -m truncate --help)",
     "cut": "Missing argument 'MODEL'. (see python -m truncate cut --help)",
-    "cut alexnet": "Missing option '--upto'",
+    "cut alexnet": "say where to stop: --upto TARGET (`layers alexnet` lists the targets), or --before TARGET",
     "cut alexnett --upto x": "torchvision has no model 'alexnett'; did you mean alexnet?",
-    "cut torchvision.models.resnet18 --upto x": "Others are named timm:NAME, or package.module:callable",
+    "cut torchvision.models.resnet18 --upto x": "Others are named timm:NAME, hf:FOLDER or hf:NAME, or",
     "cut models/mine.py --upto x": "'models/mine.py' is a file, and a model is imported: write mine:NAME, in",
     "cut mine.py:Net --upto x": "write mine:Net, in the folder of that file",
     "cut resnet18.pth --upto x": "is a checkpoint, and no model: name the model, and give it --weights resnet18.pth",
@@ -238,9 +264,9 @@ REFUSED = {
     "cut tiny:net --upto pool --image none.jpg": "no file none.jpg",
     "cut tiny:net --upto pool --image .": ". is a folder: --image takes one image, and the command `extract` a",
     "cut tiny:net --upto pool --image p.jpg --shape 1,3,8,8": "--image brings its own: leave one of them out",
-    "cut tiny:net --upto pool --save x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
-    "cut tiny:net --upto pool --save x": "cannot tell from 'x' what to write",
-    "cut tiny:net --upto pool --save none/x.pt": "no folder none to write x.pt to",
+    "cut tiny:net --upto pool --out x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
+    "cut tiny:net --upto pool --out x": "cannot tell from 'x' what to write",
+    "cut tiny:net --upto pool --out none/x.pt": "no folder none to write x.pt to",
     "cut tiny:net --upto act:5": "its calls are :0 to :1",
     "cut tiny:nett --upto act": "'tiny' has no 'nett'; did you mean ",
     "cut tinyy:net --upto act": "cannot import 'tinyy': No module named 'tinyy'",
@@ -265,7 +291,7 @@ def test_a_folder_that_one_may_not_write_to(
 ) -> None:
     """As for root, who may write to all of them, too. The model is not even looked for."""
     monkeypatch.setattr(os, "access", lambda path, mode: path != Path())
-    arguments = ("cut", "nonsense", "--upto", "pool", "--save", "x.pt")
+    arguments = ("cut", "nonsense", "--upto", "pool", "--out", "x.pt")
     assert refuse(capsys, *arguments) == "cannot write to .: Permission denied"
 
 
@@ -277,7 +303,7 @@ def test_pictures_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 
 def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "truncate", "cut", "alexnet", "--upto", "clasifier.5", "--save", "x.pt"]
+    command = [sys.executable, "-m", "truncate", "cut", "alexnet", "--upto", "clasifier.5", "--out", "x.pt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: no target 'clasifier.5'")

@@ -67,26 +67,26 @@ def test_in_bash(environment: dict[str, str]) -> None:
             _torch_truncate_completion torch-truncate
             echo "${{COMPREPLY[@]}}"
         }}
-        offer torch-truncate cut alexnet --s
+        offer torch-truncate cut alexnet --sh
         offer torch-truncate extract alexnet images --engine = r
     """
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["--shape --save", "ray"]
+    assert done.stdout.splitlines() == ["--shape", "ray"]
 
 
 @needs("fish")
 def test_in_fish(environment: dict[str, str]) -> None:
     script = f"""
         {documented("fish")}
-        complete --do-complete "torch-truncate cut alexnet --sa"
+        complete --do-complete "torch-truncate cut alexnet --ou"
         complete --do-complete "torch-truncate extract alexnet images --engine=r"
     """
     done = subprocess.run(
         ["fish", "--no-config", "-c", script], env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["--save\tTo write: .pt; .pt2; .onnx or .safetensors.", "--engine=ray"]
+    assert done.stdout.splitlines() == ["--out\tTo write: .pt; .pt2; .onnx or .safetensors.", "--engine=ray"]
 
 
 @needs("zsh")
@@ -126,7 +126,7 @@ from truncate._cli.commands import cli, main
 from truncate._cli.completion import Bash
 assert main(["cut", "--help"]) == 0
 assert main(["cut", "alexnet"]) == 2
-assert [item.value for item in Bash(cli, {}, "", "").get_completions(["cut", "alexnet"], "--sa")] == ["--save"]
+assert [item.value for item in Bash(cli, {}, "", "").get_completions(["cut", "alexnet"], "--ou")] == ["--out"]
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
@@ -152,14 +152,14 @@ def test_models_and_options() -> None:
     assert offered("la") == ["plain layers"]
     for command in ("cut", "layers", "extract"):
         assert offered(command, "squeeze") == ["plain squeezenet1_0", "plain squeezenet1_1"]
-    assert offered("cut", "alexnet", "--sa") == ["plain --save"]
+    assert offered("cut", "alexnet", "--ou") == ["plain --out"]
     assert offered("extract", "alexnet", "images", "--engine", "") == ["plain ray"]
 
 
 def test_places_one_level_at_a_time() -> None:
     top = ["plain features", "plain avgpool", "plain flatten", "plain classifier"]
     assert offered("cut", "alexnet", "--upto", "") == top
-    assert offered("cut", "alexnet", "--save", "x.pt", "--upto", "") == top
+    assert offered("cut", "alexnet", "--out", "x.pt", "--upto", "") == top
     assert offered("cut", "--upto", "features", "alexnet", "--upto", "") == top
     assert offered("cut", "resnet18", "--upto", "layer1.0.c") == ["plain layer1.0.conv1", "plain layer1.0.conv2"]
     assert offered("extract", "resnet18", "images", "--upto", "fl") == ["plain flatten"]
@@ -180,7 +180,7 @@ def test_nothing_is_run_for_the_places_of_own_code(monkeypatch: pytest.MonkeyPat
 
 
 def test_files() -> None:
-    for words in (["cut", "alexnet", "--save"], ["cut", "alexnet", "--weights"], ["extract", "alexnet"]):
+    for words in (["cut", "alexnet", "--out"], ["cut", "alexnet", "--weights"], ["extract", "alexnet"]):
         assert offered(*words, "x") == ["file x"]
 
 

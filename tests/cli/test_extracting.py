@@ -64,7 +64,7 @@ def by_hand(targets: Any, batch: int, **options: Any) -> Any:
     torch.manual_seed(0)
     model = tiny.Net().eval()
     paths = sorted(Path("images").rglob("*.*"), key=os.fsencode)
-    transform = _models._imagenet()
+    transform = _models.imagenet()
     tensors = [transform(Image.open(path).convert("RGB")) for path in paths]
     batches = [torch.stack(tensors[i : i + batch]) for i in range(0, len(tensors), batch)]
     return [str(path) for path in paths], extract(truncate(model, targets, **options), batches).features
@@ -90,6 +90,31 @@ def test_several_places(capsys: pytest.CaptureFixture[str]) -> None:
     assert frame.columns == ["path", "conv", "act:0"]
     assert np.array_equal(frame["conv"].to_numpy(), features["conv"])
     assert np.array_equal(frame["act:0"].to_numpy(), features["act:0"])
+
+
+def test_what_a_target_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    images.make(Path("images"), 2)
+    given = ["extract", "tiny:net", "images", "--before", "head", "--out", "out.parquet", "--workers", "0"]
+    run(capsys, *given)
+    _, features = by_hand("flatten", 32)
+    assert np.array_equal(np.stack(pandas.read_parquet("out.parquet")["features"]), features)
+    told = 'other settings (upto: [] then, ["head"] now; before: ["head"] then, [] now'
+    assert told in refuse(capsys, *arguments(upto="head"))
+
+
+def test_random_weights_are_refused_unless_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    images.make(Path("images"), 1)
+    given = arguments(model="alexnet", upto="features.1")
+    assert refuse(capsys, *given) == (
+        "alexnet has random weights, and features of these say little about an image: --weights DEFAULT downloads "
+        "trained ones, --weights FILE reads a checkpoint, and --random goes on all the same"
+    )
+    assert main([*given, "--random"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "out.parquet: 1 rows\n"
+    assert err.startswith("warning: alexnet has random weights, and features of these say little about an image (")
+    torch.save(torchvision.models.alexnet().state_dict(), "w.pth")
+    run(capsys, *arguments("--weights", "w.pth", model="alexnet", upto="features.1", out="trained.parquet"))
 
 
 def test_what_may_be_chosen_is_all_that_there_is() -> None:
@@ -144,7 +169,7 @@ def test_timm_s_own_transform(capsys: pytest.CaptureFixture[str]) -> None:
 
     Path("images").mkdir()
     Image.effect_noise((300, 260), 90).convert("RGB").save("images/0.png")
-    run(capsys, *arguments(model="timm:test_resnet", upto="layer1"))
+    assert main(arguments("--random", model="timm:test_resnet", upto="layer1")) == 0
     torch.manual_seed(0)
     model = timm.create_model("test_resnet").eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -299,7 +324,7 @@ def test_nothing_is_unpickled_without_trust(capsys: pytest.CaptureFixture[str]) 
 def test_sizes_that_make_no_batch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.transforms.functional import to_tensor
 
-    monkeypatch.setattr(_models, "_imagenet", lambda: to_tensor)
+    monkeypatch.setattr(_models, "imagenet", lambda: to_tensor)
     Path("images").mkdir()
     Image.new("RGB", (8, 8)).save("images/a.png")
     Image.new("RGB", (9, 8)).save("images/b.png")

@@ -1,4 +1,4 @@
-"""The files that `--save` writes: right, and whole or not there."""
+"""The files that `--out` writes: right, and whole or not there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_formats(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(f"net{suffix}")
     path.write_text("what was there before")
-    out = run(capsys, "cut", "tiny:net", "--upto", "act:0", "--upto", "pool", SHAPE, "--save", str(path))
+    out = run(capsys, "cut", "tiny:net", "--upto", "act:0", "--upto", "pool", SHAPE, "--out", str(path))
     assert f"saved net{suffix}: " in out
     assert [p.name for p in Path().iterdir()] == [path.name]
     assert path.stat().st_mode & 0o777 == 0o644
@@ -57,9 +57,12 @@ def test_formats(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_cannot_be_scripted_leaves_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     Path("kept.pt").write_text("as before")
-    arguments = ["cut", "tiny:Unscriptable", "--upto", "pool", SHAPE, "--save", "kept.pt"]
+    arguments = ["cut", "tiny:Unscriptable", "--upto", "pool", SHAPE, "--out", "kept.pt"]
     assert main(arguments) == 2
-    assert "error: cannot write kept.pt as scripted module: " in capsys.readouterr().err
+    assert (
+        "error: cannot write kept.pt as scripted module (an exported program, .pt2, takes more models): "
+        in capsys.readouterr().err
+    )
     assert Path("kept.pt").read_text() == "as before"
     assert [path.name for path in Path().iterdir()] == ["kept.pt"]
 
@@ -108,5 +111,5 @@ def test_what_a_killed_save_leaves_is_gone_after_the_next(monkeypatch: pytest.Mo
 
 
 def test_a_module_for_one_batch_size_is_exported_for_that_one(capsys: pytest.CaptureFixture[str]) -> None:
-    out = run(capsys, "cut", "tiny:ByBatch", "--upto", "pool", SHAPE, "--save", "x.pt2")
+    out = run(capsys, "cut", "tiny:ByBatch", "--upto", "pool", SHAPE, "--out", "x.pt2")
     assert "for the batch size of the example alone" in out

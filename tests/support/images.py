@@ -42,8 +42,8 @@ def make(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Path:
 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the transform of models that are not a library's small, and so fast."""
-    usual = _models._imagenet
-    monkeypatch.setattr(_models, "_imagenet", lambda size=16: usual(size))
+    usual = _models.imagenet
+    monkeypatch.setattr(_models, "imagenet", lambda size=16: usual(size))
 
 
 def child(action: Callable[[], int]) -> int:

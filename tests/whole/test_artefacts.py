@@ -1,4 +1,4 @@
-"""The files that `--save` writes, run by others: C++, onnxruntime, and Python that does not know this library."""
+"""The files that `--out` writes, run by others: C++, onnxruntime, and Python that does not know this library."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def in_python(code: str) -> str:
 
 
 def cut(model: str, upto: str, path: str, *more: str) -> None:
-    assert main(["cut", model, "--upto", upto, "--save", path, *more]) == 0
+    assert main(["cut", model, "--upto", upto, "--out", path, *more]) == 0
 
 
 def hooked(model: torch.nn.Module, place: str, images: Tensor) -> Tensor:

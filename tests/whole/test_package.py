@@ -17,7 +17,7 @@ import truncate
 
 
 def test_import_takes_torch_alone_and_when_it_is_needed() -> None:
-    names = ["torchvision", "torchinfo", "rich", "click", "timm", "onnx", "safetensors", "PIL"]
+    names = ["torchvision", "rich", "click", "timm", "onnx", "safetensors", "PIL"]
     code = "import sys, truncate; print('torch' in sys.modules); truncate.truncate; "
     code += f"print([name for name in {names} if name in sys.modules], 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -52,14 +52,14 @@ def test_the_core_needs_torch_and_numpy_alone() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     assert re.findall(r"^[\w-]+", setup["options"]["install_requires"], re.MULTILINE) == ["torch", "numpy"]
-    missing = ["torchvision", "torchinfo", "click", "rich", "PIL", "timm", "onnx", "safetensors", "pyarrow", "pandas"]
+    missing = ["torchvision", "click", "rich", "PIL", "timm", "onnx", "safetensors", "pyarrow", "pandas"]
     code = CORE_ALONE.format(missing=missing)
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     line = "printing a drawing or a list of layers needs rich, which is missing: pip install 'torch-truncate[cli]'\n"
     assert (found.stdout, found.stderr, found.returncode) == (line, "", 0)
 
 
-@pytest.mark.parametrize("module", ["click", "rich", "torchvision", "torchinfo", "PIL"])
+@pytest.mark.parametrize("module", ["click", "rich", "torchvision", "PIL"])
 def test_the_command_line_says_what_it_misses(module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from truncate.__main__ import run; sys.exit(run())"
     command = [sys.executable, "-c", code, "layers", "alexnet"]

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from truncate._cli import models
+from truncate._cli import models, printing
 from truncate._cli.extracting import default_readers
+from truncate._cli.inputs import base_of, images_of
 from truncate._errors import NotUsable, explained, printable
-from truncate._jobs import Reading, find, load, path_text
+from truncate._jobs import Reading, load, path_text
 from truncate._probe import Probes, probe
 
 
 def choose(
     model: str,
-    folder: str,
+    images: str,
     at: tuple[str, ...],
     labels: Path | None,
     weights: str | None,
     trust: bool,
+    random: bool,
+    limit: int | None,
     pool: str | None,
     estimator: str,
     folds: int,
@@ -37,27 +38,47 @@ def choose(
     batch_size: int,
     workers: int | None,
     device: str | None,
+    out: Path | None,
     as_json: bool,
-    svg: Path | None,
+    quiet: bool,
 ) -> int:
     """Reads the images, probes the layers and prints the table. Returns the exit code."""
-    if svg is not None and svg.suffix != ".svg":
-        raise NotUsable(f"--svg writes a curve as .svg, and {svg} ends otherwise")
-    paths = find(folder).paths
-    labelled = _from_table(labels, folder, paths) if labels else _from_folders(folder, paths)
+    if out is not None and out.suffix != ".svg":
+        raise NotUsable(f"cannot write {str(out)!r}: the curve is drawn in a file that ends in .svg")
+    found = images_of(images)
+    paths = found.paths
+    labelled = _from_table(labels, images, paths) if labels else _from_folders(base_of(images, paths), paths)
+    chosen = _some(labelled or [None] * len(paths), limit)
+    paths, labelled = [paths[i] for i in chosen], labelled and [labelled[i] for i in chosen]
     built = models.build(model, weights, trust=trust)
+    transform = built.for_images()
+    printing.warn(built.insist_on_trained(model, built.model, random))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with explained(f"cannot compute on {name!r}"):
         where = torch.device(name)
         net: nn.Module = built.model.to(where)
     with tempfile.TemporaryDirectory() as notes:
-        images = _Images(paths, labelled, built.transform, batch_size, default_readers(workers, where, 1), Path(notes))
+        batches = _Images(paths, labelled, transform, batch_size, default_readers(workers, where, 1), Path(notes))
         options: dict[str, Any] = {"pool": pool or "auto", "estimator": estimator, "folds": folds, "seed": seed}
-        result = probe(net, images, at=list(at) or None, **options)
-    if svg is not None:
-        result.draw(to=svg)
-    _print(result, f"{model} with {built.weights}", as_json, images.failures)
-    return 1 if images.failures else 0
+        result = probe(net, batches, at=list(at) or None, progress=not quiet, **options)
+    if out is not None:
+        result.draw(to=out)
+    failures = {**{path_text(path): reason for path, reason in found.failures.items()}, **batches.failures}
+    if as_json:
+        _print_json(result, model, built, failures)
+    elif not quiet:
+        _print(result, f"{model} with {built.about}", failures)
+    return 1 if failures else 0
+
+
+def _some(labels: list[Any], limit: int | None) -> list[int]:
+    """The numbers of the first examples of each class, taken in turn until there are enough; in their order."""
+    met: collections.Counter[Any] = collections.Counter()
+    turns = []
+    for number, label in enumerate(labels):
+        turns.append((met[label], number))
+        met[label] += 1
+    return sorted(number for _, number in sorted(turns)[:limit])
 
 
 class _Images:
@@ -96,7 +117,7 @@ class _Images:
 
 
 def _from_folders(folder: str, paths: list[str]) -> list[Any] | None:
-    """The label of each image: the folder that it lies in. None if all lie in the given one."""
+    """The label of each image: the folder that it lies in, below the given one. None if all lie in that one."""
     parts = [Path(os.path.relpath(path, folder)).parts for path in paths]
     loose = [path for path, inside in zip(paths, parts) if len(inside) == 1]
     if not loose:
@@ -109,18 +130,18 @@ def _from_folders(folder: str, paths: list[str]) -> list[Any] | None:
     return None
 
 
-def _from_table(table: Path, folder: str, paths: list[str]) -> list[Any]:
-    """The label of each image, from a table with the columns `path`, from the folder on, and `label`."""
+def _from_table(table: Path, images: str, paths: list[str]) -> list[Any]:
+    """The label of each image, from a table with the columns `path` (in a folder, from there on) and `label`."""
     with explained(f"cannot read {table}"), table.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
     if missing := [name for name in ("path", "label") if name not in (reader.fieldnames or [])]:
         raise NotUsable(f"{table} has no column {missing[0]!r}: it has {', '.join(reader.fieldnames or ['none'])}")
     known = {os.path.normpath(row["path"]): row["label"] for row in rows}
-    names = [os.path.normpath(os.path.relpath(path, folder)) for path in paths]
+    names = [os.path.normpath(os.path.relpath(path, images) if os.path.isdir(images) else path) for path in paths]
     if without := [name for name in names if name not in known]:
         raise NotUsable(
-            f"{table} has no label for {path_text(without[0])} and {len(without) - 1} more images of {folder}"
+            f"{table} has no label for {path_text(without[0])} and {len(without) - 1} more images of {images}"
         )
     labels = [known[name] for name in names]
     try:
@@ -130,20 +151,17 @@ def _from_table(table: Path, folder: str, paths: list[str]) -> list[Any]:
     return labels if all(number.is_integer() for number in numbers) else numbers
 
 
-def _print(result: Probes, what: str, as_json: bool, failures: dict[str, str]) -> None:
-    if as_json:
-        marked = (
-            {} if result.folds == 0 else {"best": result.index(result.best), "cheapest": result.index(result.cheapest)}
-        )
-        rows = [dataclasses.asdict(row) for row in result]
-        about = {"model": what, "title": result.title, "classes": result.classes, "rows": rows, **marked}
-        print(json.dumps({**about, "left_out": result.left_out, "failures": failures}, indent=2))
-        return
+def _print_json(result: Probes, model: str, built: models.Built, failures: dict[str, str]) -> None:
+    marked = {} if result.folds == 0 else {"best": result.index(result.best), "cheapest": result.index(result.cheapest)}
+    rows = [dataclasses.asdict(row) for row in result]
+    about = {"model": model, "weights": built.about, "random": bool(built.untrained)}
+    found = {"title": result.title, "classes": result.classes, "rows": rows}
+    printing.show_json(**about, **found, **marked, left_out=result.left_out, failures=failures)
+
+
+def _print(result: Probes, what: str, failures: dict[str, str]) -> None:
     print(what)
-    if sys.stdout.isatty():
-        Console(highlight=False).print(result)
-    else:
-        print(result)
+    printing.show(result)
     if failures:
         path, reason = next(iter(failures.items()))
         files = "1 file" if len(failures) == 1 else f"{len(failures):,} files"

@@ -9,13 +9,14 @@ import io
 import os
 import sys
 import traceback
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from truncate._cli import options
+from truncate._cli import options, suggesting
 from truncate._cli.completion import complete_file
 from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief, is_passing, printable
 
@@ -46,41 +47,46 @@ class _Shape(_ParamType):
 _shape = click.option("--shape", type=_Shape(), help="Shape of the example input [default: one usual image].")
 
 
+def _version() -> str:
+    try:
+        return metadata.version("torch-truncate")
+    except metadata.PackageNotFoundError:
+        return "unknown, as this copy is not installed"
+
+
 @click.group(context_settings=_HELP, no_args_is_help=False, epilog=options.examples("layers alexnet", "cut --help"))
+@click.version_option(_version(), message="torch-truncate %(version)s")
 def cli() -> None:
     """The model, stopped at a layer.
 
-    A MODEL is a name that torchvision knows (resnet18), timm:NAME, or package.module:callable,
-    where calling it returns the model.
+    A MODEL is a name that torchvision knows (resnet18), timm:NAME, hf:FOLDER or hf:NAME,
+    or package.module:callable, where calling it returns the model.
     """
-    for module in ("torchvision", "torchinfo", "rich", "PIL"):
+    for module in ("torchvision", "rich", "PIL"):
         if find_spec(module) is None:
             raise NotUsable(f"the command line needs {module}, which is missing: pip install 'torch-truncate[cli]'")
 
 
 @cli.command(
     epilog=options.examples(
-        "cut alexnet --upto classifier.5 --save alexnet-fc7.pt",
+        "cut alexnet --upto classifier.5 --out alexnet-fc7.pt",
         "cut resnet18 --weights DEFAULT --upto flatten --image image.jpg",
-        "cut timm:resnet10t --upto layer2 --upto global_pool --save features.onnx",
+        "cut timm:resnet10t --upto layer2 --upto global_pool --out features.onnx",
     )
 )
 @options.model
-@options.upto
+@options.stop
 @options.weights
 @options.trust
 @_shape
 @click.option(
-    "--save",
-    "path",
-    type=Path,
-    metavar="FILE",
-    shell_complete=complete_file,
-    help="To write: .pt, .pt2, .onnx or .safetensors.",
+    "--out", type=Path, metavar="FILE", shell_complete=complete_file, help="To write: .pt, .pt2, .onnx or .safetensors."
 )
 @click.option(
     "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="An image to compute the features of."
 )
+@options.as_json
+@options.quiet
 def cut(**given: Any) -> None:
     """Stop a model at a layer, check the result against the whole model, and save it."""
     from truncate._cli import cutting
@@ -96,6 +102,7 @@ def cut(**given: Any) -> None:
 @click.option("--depth", type=click.IntRange(min=1), help="How many levels are shown [default: all].")
 @click.option("--table", is_flag=True, help="A table of whole paths instead.")
 @click.option("--shapes", is_flag=True, help="Show what each layer returns, from one run of the model.")
+@options.as_json
 def layers(**given: Any) -> None:
     """Draw all layers and operations of a model."""
     from truncate._cli import listing
@@ -110,8 +117,8 @@ def layers(**given: Any) -> None:
     ),
 )
 @options.model
-@options.folder
-@options.upto
+@options.images
+@options.stop
 @click.option(
     "--out",
     required=True,
@@ -122,6 +129,8 @@ def layers(**given: Any) -> None:
 )
 @options.weights
 @options.trust
+@options.random
+@options.limit
 @click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
 @options.batch_size
 @options.workers
@@ -135,24 +144,29 @@ def layers(**given: Any) -> None:
 )
 @click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
 @click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
+@options.as_json
+@options.quiet
 def extract(**given: Any) -> int:
-    """Write the features of all images in a folder as a table.
+    """Write the features of images as a table: those of a folder, one file, or the paths on stdin (-).
 
     Killed and started again, it goes on where it was. Files that cannot be read are in a table of their own.
     """
-    from truncate._cli import extracting
+    try:
+        from truncate._cli import extracting
 
-    return extracting.extract(**given)
+        return extracting.extract(**given)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Nothing is lost: the same command goes on where it was") from None
 
 
 @cli.command(
     epilog=options.examples(
-        "probe resnet18 images --weights DEFAULT --svg curve.svg",
+        "probe resnet18 images --weights DEFAULT --out curve.svg",
         'probe vit_b_16 images --labels labels.csv --at "encoder.layers.*" --folds 10',
     ),
 )
 @options.model
-@options.folder
+@options.images
 @click.option("--at", multiple=True, metavar="TARGET", help="What to probe, also a pattern [default: each block].")
 @click.option(
     "--labels",
@@ -163,6 +177,8 @@ def extract(**given: Any) -> int:
 )
 @options.weights
 @options.trust
+@options.random
+@options.limit
 @click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="How maps become vectors.")
 @click.option(
     "--estimator", default="linear", show_default=True, type=click.Choice(["linear", "knn"]), help="The probe."
@@ -172,11 +188,13 @@ def extract(**given: Any) -> int:
 @options.batch_size
 @options.workers
 @options.device
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--svg", type=Path, metavar="FILE", shell_complete=complete_file, help="Draw the curve.")
+@click.option("--out", type=Path, metavar="FILE", shell_complete=complete_file, help="To draw the curve in: .svg.")
+@options.as_json
+@options.quiet
 def probe(**given: Any) -> int:
-    """Find the layer that suits a folder of images: how well each block tells the classes apart, and what it costs.
+    """Find the layer that suits your images: how well each block tells the classes apart, and what it costs.
 
+    They are those of a folder, where each class has a folder of its own, or the paths on stdin (-).
     Images that are in no folders of classes have no labels: then it prints measures that need none.
     """
     from truncate._cli import choosing
@@ -205,15 +223,16 @@ def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> 
         code = cli.main(arguments, prog_name=program, standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else program
-        return _fail(f"{_line(error)} (see {command} --help)")
+        return _fail(f"{suggesting.told(error)} (see {command} --help)")
     except click.ClickException as error:
-        return _fail(_line(error))
+        return _fail(suggesting.line(error))
     except (NotUsable, TruncateError) as error:
         return _fail(brief(error, limit=1000), code=3 if is_passing(error) else 2)
     except (Differs, Stopped) as error:
         return _fail(str(error), code=1)
-    except click.Abort:
-        return _fail("interrupted", code=130)
+    except click.Abort as error:  # which click makes of an interrupt
+        print(". ".join(filter(None, ["interrupted", str(error.__cause__ or "")])), file=sys.stderr)
+        return 130
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -222,10 +241,6 @@ def main(arguments: list[str] | None = None, program: str = options.PROGRAM) -> 
             raise
         return _fail(brief(error) if str(error) else "out of memory", code=3)
     return code or 0
-
-
-def _line(error: click.ClickException) -> str:
-    return " ".join(error.format_message().split())
 
 
 def _fail(message: str, code: int = 2) -> int:

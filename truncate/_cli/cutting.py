@@ -2,89 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from truncate._cli import models, saving, verifying
-from truncate._errors import Differs, NotUsable, brief, explained
+from truncate._cli import models, printing, saving, verifying
+from truncate._errors import Differs, NotUsable, explained
 from truncate._graph import tensors_in
-from truncate._show import shape_of, shape_text
+from truncate._show import count_parameters, multiply_adds, shape_of, shape_text
 
 
 def cut(
     model: str,
-    upto: tuple[str, ...],
+    stop: dict[str, tuple[str, ...]],
     weights: str | None,
     trust: bool,
     shape: tuple[int, ...] | None,
-    path: Path | None,
+    out: Path | None,
     image: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Cuts, compares, says what was found, and saves."""
-    if path is not None:
-        saving.check(path)
+    ((kind, targets),) = stop.items()
+    if out is not None:
+        saving.check(out)
     if image is not None and shape is not None:
         raise NotUsable("--shape is that of random numbers, and --image brings its own: leave one of them out")
     opened = models.read_image(image) if image is not None else None
     built = models.build(model, weights, shape, trust)
     if opened is not None:
+        transform = built.for_images()
         with explained(f"cannot prepare {image} for {model}"):
-            built.args = (built.transform(opened).unsqueeze(0),)
-    part = built.stopped(upto[0] if len(upto) == 1 else list(upto))
+            built.args = (transform(opened).unsqueeze(0),)
+    part = built.stopped({kind: targets[0] if len(targets) == 1 else list(targets)})
     given = f"{image.name if image is not None else 'random numbers'} ({built.shapes})"
     with explained(f"{model} does not run on {given}{', see --shape' * (image is None)}"), torch.no_grad():
         built.model(*built.args)
     with verifying.same_random_numbers(), torch.no_grad():
         features = part(*built.args)
-    outputs = [features] if len(upto) == 1 else features
-    if wrong := verifying.differing(built.model, list(upto), outputs, built.args):
+    outputs = [features] if len(targets) == 1 else features
+    if wrong := verifying.differing(built.model, kind, targets, outputs, built.args):
         raise Differs(f"the cut returns something else than the model has at {', '.join(wrong)}; nothing was written")
 
-    names = [target or "the model itself" for target in upto]
-    print(f"{model} up to {', '.join(names)}, with {built.weights}\n")
-    _compare(built, part)
-    for assumption in getattr(part, "assumptions", ()):
-        print(f"assumed: {assumption}")
-    print(f"\nchecked on {given}: the cut returns bit for bit what the whole model has there")
-    for target, output in zip(names, outputs):
-        values = next(tensors_in(output), torch.zeros(0)).flatten()
-        shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))
-        print(f"{target}: {shape_text(shape_of(output))}, {shown}")
-    if path is not None:
-        print(f"saved {saving.save(part, path, built.args)}")
+    found = _Found(model, built, part, kind, targets, given, outputs) if as_json or not quiet else None
+    if found and not as_json:
+        found.show()
+    written = saving.save(part, out, built.args) if out is not None else ""
+    if found and as_json:
+        printing.show_json(**found.plain(), out=str(out) if out is not None else None)
+    elif found and written:
+        print(f"saved {written}")
 
 
-def _compare(built: models.Built, part: nn.Module) -> None:
-    """Prints the summary of the cut, and what it saves."""
-    import torchinfo
+@dataclasses.dataclass
+class _Found:
+    """What is told of a cut."""
 
-    def run(module: nn.Module) -> Callable[[], Any]:
-        return lambda: module(*built.args)
+    name: str
+    built: models.Built
+    part: nn.Module
+    kind: str
+    targets: tuple[str, ...]
+    given: str
+    outputs: list[Any]
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "whole", "cut", "cut / whole"):
-        table.add_column(name, justify="right" if name else "left")
-    whole, kept = [sum(p.numel() for p in module.parameters()) for module in (built.model, part)]
-    table.add_row("parameters", f"{whole:,}", f"{kept:,}", _percent(kept, whole))
-    with torch.inference_mode():
-        try:
-            summaries = [torchinfo.summary(m, input_data=list(built.args), verbose=0) for m in (built.model, part)]
-        except Exception as error:  # it is for reading only; some models it cannot follow
-            print(f"torchinfo cannot summarize this model: {brief(error)}")
-        else:
-            print(summaries[1], end="\n\n")
-            whole, kept = [int(summary.total_mult_adds) for summary in summaries]
-            table.add_row("multiply-adds", f"{whole:,}", f"{kept:,}", _percent(kept, whole))
-        slow, fast = verifying.times(run(built.model), run(part))
-    table.add_row("time", f"{slow * 1e3:.1f} ms", f"{fast * 1e3:.1f} ms", _percent(fast, slow))
-    Console(highlight=False).print(table)
+    def __post_init__(self) -> None:
+        both, args = (self.built.model, self.part), self.built.args
+        self._parameters = [count_parameters(module) for module in both]
+        counted = [multiply_adds(module, [""], args, {}, run=True) for module in both]
+        self._work = [count[""] for count in counted if count is not None]
+        with torch.inference_mode():
+            self._times = verifying.times(lambda: both[0](*args), lambda: both[1](*args))
+        self._assumptions = [str(assumption) for assumption in getattr(self.part, "assumptions", ())]
+
+    def show(self) -> None:
+        """Prints it as text."""
+        names = [target or "the model itself" for target in self.targets]
+        print(f"{self.name} {_WORDS[self.kind]} {', '.join(names)}, with {self.built.about}\n")
+        table = Table(box=None, pad_edge=False)
+        for title in ("", "whole", "cut", "cut / whole"):
+            table.add_column(title, justify="right" if title else "left")
+        table.add_row("parameters", *_compared(self._parameters))
+        if len(self._work) == 2:
+            table.add_row("multiply-adds", *_compared(self._work))
+        table.add_row("time", *_compared([1e3 * time for time in self._times], ",.1f", " ms"))
+        printing.show(table)
+        for assumption in self._assumptions:
+            print(f"assumed: {assumption}")
+        print(f"\nchecked on {self.given}: the cut returns bit for bit what the whole model has there")
+        for name, output in zip(names, self.outputs):
+            values = next(tensors_in(output), torch.zeros(0)).flatten()
+            shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))
+            print(f"{name}: {shape_text(shape_of(output))}, {shown}")
+
+    def plain(self) -> dict[str, Any]:
+        """It as JSON has it."""
+
+        def both(values: Any) -> dict[str, Any] | None:
+            return dict(zip(("whole", "cut"), values)) if len(values) == 2 else None
+
+        return {
+            "model": self.name,
+            "weights": self.built.about,
+            "random": bool(self.built.untrained),
+            self.kind: self.targets,
+            "parameters": both(self._parameters),
+            "multiply_adds": both(self._work),
+            "milliseconds": both([1e3 * time for time in self._times]),
+            "checked_on": self.given,
+            "shapes": [printing.named(shape_of(output)) for output in self.outputs],
+            "assumptions": self._assumptions,
+        }
 
 
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
+_WORDS = {"upto": "up to", "before": "before"}
+
+
+def _compared(values: list[Any], form: str = ",", unit: str = "") -> list[str]:
+    """The cells of a row: the whole, the cut, and its share."""
+    whole, kept = values
+    return [f"{value:{form}}{unit}" for value in values] + [f"{100 * kept / whole:.1f} %" if whole else ""]

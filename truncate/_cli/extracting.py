@@ -11,21 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._cli import models
+from truncate._cli import models, printing
+from truncate._cli.inputs import images_of
 from truncate._errors import Broken, NotUsable, Stopped, explained, is_passing, printable
 from truncate._extract import Bar, parquet_room
-from truncate._jobs import Found, code_hash, fatal, find, joined, path_text, versions, weights_hash
+from truncate._jobs import Found, code_hash, fatal, joined, path_text, versions, weights_hash
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def extract(
     model: str,
-    folder: str,
-    upto: tuple[str, ...],
+    images: str,
+    stop: dict[str, tuple[str, ...]],
     out: Path,
     weights: str | None,
     trust: bool,
+    random: bool,
+    limit: int | None,
     pool: str | None,
     batch_size: int,
     workers: int | None,
@@ -33,6 +36,8 @@ def extract(
     dtype: str,
     engine: str | None,
     strict: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> int:
     """Finds the images, divides the work and does it, or what is left of it. Returns the exit code."""
     parquet_room()
@@ -45,25 +50,17 @@ def extract(
             raise NotUsable(f"--engine {engine} divides the work itself: run it without torchrun")
         found = Found()
         if ranks.rank == 0:
-            found = find(folder)
+            found = images_of(images, limit)
             if strict and found.failures:
                 path, reason = next(iter(found.failures.items()))
                 raise Stopped(f"{path_text(path)}: {reason}")
         built = models.build(model, weights, trust=trust)
-        part, at = _prepared(built, upto, pool, device)
-        made = {
-            "model": model,
-            "upto": list(upto),
-            "pool": pool,
-            "weights": built.weights,
-            "weights_sha256": weights_hash(part),
-            "code_sha256": code_hash(part, built.transform),
-            "transform": " ".join(str(built.transform).split()),
-            "dtype": dtype,
-            "device": at.type,
-            "versions": _versions(built.model),
-        }
-
+        transform = built.for_images()
+        part, at = _prepared(built, stop, pool, device)
+        warning = built.insist_on_trained(model, part, random)
+        if ranks.rank == 0:
+            printing.warn(warning)
+        made = _made(built, part, model=model, stop=stop, pool=pool, dtype=dtype, device=at.type)
         output: shards.Output | None = None
 
         def begin() -> tuple[shards.Outcome | None, list[int], dict[int, str]]:
@@ -72,7 +69,7 @@ def extract(
             outcome = stack.enter_context(output.held())
             if outcome is not None:
                 return outcome, [], {}
-            return None, output.missing(), fatal(output.reading, found.paths, built.transform)
+            return None, output.missing(), fatal(output.reading, found.paths, transform)
 
         outcome, missing, deadly = ranks.share(begin)
         if outcome is None:
@@ -83,9 +80,9 @@ def extract(
                 output.agree()
             mine = missing[ranks.rank :: ranks.size]
             readers = default_readers(workers, at, ranks.size)
-            worker = Worker(part, built.transform, at, AUTOCAST[dtype], batch_size, readers, strict, deadly)
+            worker = Worker(part, transform, at, AUTOCAST[dtype], batch_size, readers, strict, deadly)
             total = sum(len(output.inputs(number)) for number in mine)
-            with _told(), Bar(total, shown=ranks.rank == 0) as bar:
+            with _told(), Bar(total, shown=ranks.rank == 0 and not quiet) as bar:
                 if engine == "ray":
                     from truncate._jobs import on_ray  # which needs Ray
 
@@ -95,7 +92,37 @@ def extract(
             if ranks.rank == 0:
                 ranks.wait(output)
                 outcome = output.complete(found.failures)
-    return _report(outcome, found) if outcome is not None and ranks.rank == 0 else 0
+    if outcome is None or ranks.rank != 0:
+        return 0
+    if as_json:
+        left_out = {printable(suffix): count for suffix, count in found.others.items()}
+        told = {"out": str(outcome.table), "rows": outcome.rows, "failures": outcome.failures, "left_out": left_out}
+        about = {"model": model, "weights": built.about, "random": bool(built.untrained)}
+        printing.show_json(**about, **stop, **told)
+    elif not quiet:
+        _report(outcome, found)
+    return 1 if outcome.failures else 0
+
+
+def _made(
+    built: models.Built, part: nn.Module, stop: dict[str, tuple[str, ...]], pool: str | None, **more: str
+) -> dict[str, Any]:
+    """What makes the features; all of it must be the same for two runs to go on with one output."""
+    return {
+        **more,
+        "upto": list(stop.get("upto", ())),
+        "before": list(stop.get("before", ())),
+        "pool": pool,
+        "weights": built.weights,
+        "weights_sha256": weights_hash(part),
+        "code_sha256": code_hash(part, built.transform),
+        "transform": " ".join(str(built.transform).split()),
+        "versions": _versions(built.model),
+    }
+
+
+def _versions(model: nn.Module) -> dict[str, str]:
+    return versions(model, "torch", "torchvision", "pillow", "numpy", "torch-truncate")
 
 
 @contextlib.contextmanager
@@ -111,12 +138,13 @@ def _told() -> Iterator[None]:
 
 
 def _prepared(
-    built: models.Built, upto: tuple[str, ...], pool: str | None, device: str | None
+    built: models.Built, stop: dict[str, tuple[str, ...]], pool: str | None, device: str | None
 ) -> tuple[nn.Module, torch.device]:
     """The module that gives the features, on its device."""
-    targets = upto[0] if len(upto) == 1 else {target or "output": target for target in upto}
+    ((kind, targets),) = stop.items()
+    wanted = targets[0] if len(targets) == 1 else {target or "output": target for target in targets}
     options = {"pool": pool, "flatten": True} if pool else {}
-    part = built.stopped(targets, **options)
+    part = built.stopped({kind: wanted}, **options)
     name = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     with explained(f"cannot compute on {name!r}"):
         at = torch.device(name)
@@ -132,19 +160,14 @@ def default_readers(asked: int | None, device: torch.device, ranks: int) -> int:
     return max(1, min(16, cores if device.type == "cuda" else cores // 2))
 
 
-def _versions(model: nn.Module) -> dict[str, str]:
-    return versions(model, "torch", "torchvision", "pillow", "numpy", "torch-truncate")
-
-
-def _report(outcome: Any, found: Found) -> int:
-    """Says what was written, and last what was not. Returns the exit code."""
+def _report(outcome: Any, found: Found) -> None:
+    """Says what was written, and last what was not."""
     if found.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
         print(f"left out, as their names are not those of images: {printable(kinds)}")
     print(f"{outcome.table}: {outcome.rows:,} rows")
     if not outcome.failures:
-        return 0
+        return
     path, reason = next(iter(outcome.failures.items()))
     files = "1 file" if len(outcome.failures) == 1 else f"{len(outcome.failures):,} files"
     print(printable(f"{files} could not be read (see {outcome.failed}), the first of them {path}: {reason}"))
-    return 1

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 
-from rich.console import Console
-
-from truncate._cli import models
+from truncate._cli import models, printing
 from truncate._errors import explained
-from truncate._show import layers
+from truncate._show import count_parameters, layers
 
 
 def show(
@@ -19,6 +17,7 @@ def show(
     depth: int | None,
     table: bool,
     shapes: bool,
+    as_json: bool,
 ) -> None:
     """Prints the layers and operations of a model, in colours on a terminal."""
     built = models.build(model, weights, shape, trust)
@@ -27,7 +26,16 @@ def show(
             found = layers(built.model, built.args)
     else:
         found = layers(built.model)
-    if sys.stdout.isatty():
-        Console(highlight=False).print(found.render(tree=not table, depth=depth))
-    else:
-        print(found.table(depth) if table else found.tree(depth))
+    if not as_json:
+        printing.show(found.render(tree=not table, depth=depth))
+        return
+    shown = [row for row in found if depth is None or row.path.count(".") < depth]
+    rows = [{**dataclasses.asdict(row), "shape": printing.named(row.shape)} for row in shown]
+    printing.show_json(
+        model=model,
+        type=type(built.model).__name__,
+        weights=built.about,
+        random=bool(built.untrained),
+        parameters=count_parameters(built.model),
+        layers=rows,
+    )

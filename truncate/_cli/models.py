@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
+import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,63 @@ class Built:
     model: nn.Module
     weights: str  # which it has, in words
     args: tuple[Any, ...]  # random numbers of the right shape
-    transform: Callable[[Any], torch.Tensor]  # from an image to what the model takes, without the batch
+    transform: Callable[[Any], torch.Tensor] | None  # from an image to what the model takes, without the batch
+    untrained: frozenset[str] = frozenset()  # which of its tensors are random
+    trained_by: str = ""  # how they would not be
+    no_images: str = ""  # why there is no transform
 
     @property
     def shapes(self) -> str:
         """Of the example, in words."""
-        return " and ".join(shape_text(shape_of(arg)) for arg in self.args)
+        return " and ".join(shape_text(shape_of(arg)) for arg in self.args if arg is not None)
 
-    def stopped(self, upto: Any, **options: Any) -> nn.Module:
-        """The model up to there, cut without the example where that is possible: it then assumes less."""
+    @property
+    def about(self) -> str:
+        """Which weights it has, and what could be done about it."""
+        if not self.untrained:
+            return self.weights
+        if len(self.untrained) == len(self.model.state_dict()):
+            return f"{self.weights} ({self.trained_by})"
+        return f"{self.weights}, and random ones in {_named(sorted(self.untrained))}"
+
+    def for_images(self) -> Callable[[Any], torch.Tensor]:
+        """The transform of images.
+
+        Raises:
+            NotUsable: The model takes none.
+        """
+        if self.transform is None:
+            raise NotUsable(self.no_images)
+        return self.transform
+
+    def stopped(self, stop: Mapping[str, Any], **options: Any) -> nn.Module:
+        """The model up to or before there, cut without the example where that is possible: it then assumes less."""
         try:
-            return truncate(self.model, upto, live=False, **options)
+            return truncate(self.model, **stop, live=False, **options)
         except CannotFollowError:
-            return truncate(self.model, upto, args=self.args, **options)
+            return truncate(self.model, **stop, args=self.args, **options)
+
+    def insist_on_trained(self, name: str, part: nn.Module, random: bool) -> str:
+        """Refuses random weights in what computes features; or returns what to warn of, where they were asked for.
+
+        Raises:
+            NotUsable: There are some, and nobody asked for them.
+        """
+        state = part.state_dict().keys()
+        names = sorted(self.untrained & state)
+        if not names:
+            return ""
+        what = "random weights" if len(names) == len(state) else f"random weights in {_named(names)}"
+        if not random:
+            raise NotUsable(
+                f"{name} has {what}, and features of these say little about an image: {self.trained_by}, --weights "
+                "FILE reads a checkpoint, and --random goes on all the same"
+            )
+        return f"{name} has {what}, and features of these say little about an image ({self.trained_by})"
 
 
 def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None = None, trust: bool = False) -> Built:
-    """Builds the model of that name: of torchvision, ``timm:NAME``, or what ``package.module:callable`` returns.
+    """The model of that name: of torchvision, ``timm:NAME``, ``hf:NAME``, or what ``package.module:callable`` returns.
 
     Args:
         name: Which model; a file that ends in .pt2 is an exported program.
@@ -64,6 +105,8 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
     Raises:
         NotUsable: There is no such model, or it does not go with these weights.
     """
+    from truncate._cli import hugging_face  # which builds on what is here
+
     torch.manual_seed(0)  # random weights are the same in each run
     checkpoint = Path(weights) if weights and weights.endswith(SUFFIXES) else None
     named = None if checkpoint else weights
@@ -72,15 +115,17 @@ def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None =
         built = _from_program(name, named)
     elif name.startswith("timm:"):
         built = _from_timm(name.removeprefix("timm:"), named)
+    elif name.startswith("hf:"):
+        built = hugging_face.build(name.removeprefix("hf:"), named)
     elif ":" in name:
         built = _from_callable(name, named)
     else:
         built = _from_torchvision(name, named)
     if checkpoint:
         _load(built.model, checkpoint, trust)
-        built.weights = f"weights of {checkpoint.name}"
+        built.weights, built.untrained = f"weights of {checkpoint.name}", frozenset()
     if shape:
-        built.args = (_random(*shape),)
+        built.args = (_shaped(built.args[0], shape),)
     if not name.endswith(".pt2"):  # whose mode was fixed when it was exported
         built.model.eval()
     return built
@@ -96,7 +141,7 @@ def _no_file(name: str) -> None:
         raise NotUsable(f"{name!r} is a checkpoint, and no model: name the model, and give it --weights {name}")
 
 
-# -- the three sources -----------------------------------------------------------------------------------------------
+# -- the sources -----------------------------------------------------------------------------------------------------
 
 
 def _from_torchvision(name: str, weights: str | None) -> Built:
@@ -108,7 +153,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
         raise NotUsable(f"torchvision has no model {name!r}{close(name, models.list_models()) or _OTHERS}") from None
     if weights and weights not in known.__members__:
         names = ", ".join(known.__members__) or "none"
-        raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. {_LOCAL}")
+        raise NotUsable(f"{name} has no weights {weights!r}; it has: {names}. {LOCAL}")
     chosen = known[weights] if weights else None
     options: dict[str, Any] = {"weights": chosen}
     if chosen is None and "weights_backbone" in inspect.signature(builder).parameters:
@@ -117,49 +162,59 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
         warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)  # of random weights
         model = builder(**options)
     usual = chosen or next(iter(known), None)
-    transform = usual.transforms() if usual else _imagenet()
+    transform = usual.transforms() if usual else imagenet()
     size = getattr(model, "image_size", None)
     if chosen is None and isinstance(size, int):  # trained weights may be for larger images than new ones
-        transform = _imagenet(size)
+        transform = imagenet(size)
     crop = getattr(transform, "crop_size", None) or [224]
     crop = [*crop, *crop][:2]
     kind = builder.__module__.split(".")[2]
     if kind == "detection":
         args: tuple[Any, ...] = ([torch.rand(3, 320, 320)],)
     elif kind == "optical_flow":
-        args = (_random(1, 3, 128, 128), _random(1, 3, 128, 128))
+        args = (random_numbers(1, 3, 128, 128), random_numbers(1, 3, 128, 128))
     elif kind == "video":
-        args = (_random(1, 3, 16, *crop),)
+        args = (random_numbers(1, 3, 16, *crop),)
     else:
-        args = (_random(1, 3, *crop),)
-    return Built(model, f"weights {weights}" if weights else _RANDOM, args, transform)
+        args = (random_numbers(1, 3, *crop),)
+    return _downloaded(model, f"weights {weights}" if weights else "", args, transform)
 
 
 def _from_program(name: str, weights: str | None) -> Built:
     if weights:
         raise NotUsable(f"{name} is an exported program, which brings its own weights; leave --weights out")
+    if not Path(name).is_file():
+        raise NotUsable(f"no file {name}")
+    logging.getLogger("torch.export").setLevel(logging.ERROR)  # it logs the trace of what it raises
     with explained(f"cannot read {name}"):
         program = torch.export.load(name)
-    args = program.example_inputs[0] if program.example_inputs else (_random(1, 3, 224, 224),)
-    return Built(torch.export.unflatten(program), "its own weights", args, _imagenet())
+    args = program.example_inputs[0] if program.example_inputs else (random_numbers(1, 3, 224, 224),)
+    return Built(torch.export.unflatten(program), "its own weights", args, imagenet())
 
 
 def _from_timm(name: str, weights: str | None) -> Built:
     timm = need("timm", "a model of timm", "timm")
     if weights not in (None, "DEFAULT"):
-        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT, not {weights!r}. {_LOCAL}")
+        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT, not {weights!r}. {LOCAL}")
     if name.partition(".")[0] not in timm.list_models():
         raise NotUsable(f"timm has no model {name!r}{close(name, timm.list_models())}")
     with _building(f"timm:{name}", weights):
         model = timm.create_model(name, pretrained=weights is not None)
     config = timm.data.resolve_model_data_config(model)
     transform = timm.data.create_transform(**config, is_training=False)
-    return Built(model, "pretrained weights" if weights else _RANDOM, (_random(1, *config["input_size"]),), transform)
+    args = (random_numbers(1, *config["input_size"]),)
+    return _downloaded(model, "pretrained weights" if weights else "", args, transform)
+
+
+def _downloaded(model: nn.Module, weights: str, args: tuple[Any, ...], transform: Any) -> Built:
+    """A model of a library, with the weights that it has downloaded, or with random ones if these are none."""
+    untrained = frozenset() if weights else frozenset(model.state_dict())
+    return Built(model, weights or "random weights", args, transform, untrained, _DEFAULT)
 
 
 def _from_callable(name: str, weights: str | None) -> Built:
     if weights:
-        raise NotUsable(f"{name} is no model of a library and knows no weights {weights!r}. {_LOCAL}")
+        raise NotUsable(f"{name} is no model of a library and knows no weights {weights!r}. {LOCAL}")
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise NotUsable(f"{name!r} is no model: after the colon is a callable, and before it the module to import")
@@ -177,12 +232,12 @@ def _from_callable(name: str, weights: str | None) -> Built:
             value = value()
     if not isinstance(value, nn.Module):
         raise NotUsable(f"{name} returned no torch.nn.Module, but a {type(value).__name__}")
-    return Built(value, "its own weights", (_random(1, 3, 224, 224),), _imagenet())
+    return Built(value, "its own weights", (random_numbers(1, 3, 224, 224),), imagenet())
 
 
-_LOCAL = f"A local checkpoint ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-_OTHERS = ". Others are named timm:NAME, or package.module:callable"
-_RANDOM = "random weights (--weights DEFAULT downloads trained ones)"
+LOCAL = f"A local checkpoint ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+_OTHERS = ". Others are named timm:NAME, hf:FOLDER or hf:NAME, or package.module:callable"
+_DEFAULT = "--weights DEFAULT downloads trained ones"
 
 
 @contextlib.contextmanager
@@ -196,6 +251,11 @@ def _building(name: str, weights: str | None) -> Iterator[None]:
         raise NotUsable(
             f"{error} (weights {weights!r} are downloaded; where there is no network, --weights takes a checkpoint)"
         ) from error
+
+
+def _named(names: list[str]) -> str:
+    more = [f"{len(names) - 2} more"] if len(names) > 2 else []
+    return " and ".join([", ".join(names[:2]), *more])
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------
@@ -240,12 +300,21 @@ def read_image(path: Path) -> Any:
         return decode(str(path))
 
 
-def _imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
+def imagenet(size: int = 224) -> Callable[[Any], torch.Tensor]:
     """What most models trained on ImageNet do with an image."""
     from torchvision.models import ResNet18_Weights
 
     return ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=size, resize_size=round(size * 256 / 224))
 
 
-def _random(*shape: int) -> torch.Tensor:
+def _shaped(like: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """Random numbers of another shape: whole ones if the example has these."""
+    if not isinstance(like, torch.Tensor) or like.is_floating_point():
+        return random_numbers(*shape)
+    most = int(like.max()) + 1
+    return torch.randint(most, shape, generator=torch.Generator().manual_seed(0), device="cpu")
+
+
+def random_numbers(*shape: int) -> torch.Tensor:
+    """Numbers of a normal distribution, the same ones in each run."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu")  # whatever the default is

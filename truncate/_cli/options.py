@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from truncate._cli.completion import complete_file, complete_layer, complete_model
@@ -9,14 +13,9 @@ from truncate._cli.completion import complete_file, complete_layer, complete_mod
 PROGRAM = "python -m truncate"
 
 model = click.argument("model", shell_complete=complete_model)
-upto = click.option(
-    "--upto",
-    required=True,
-    multiple=True,
-    metavar="TARGET",
-    shell_complete=complete_layer,
-    help="Where to stop, as `layers` lists it; several give several outputs.",
-)
+_TARGETS: dict[str, Any] = {"multiple": True, "metavar": "TARGET", "shell_complete": complete_layer}
+_upto = click.option("--upto", **_TARGETS, help="Where to stop, as `layers` lists it; several give several outputs.")
+_before = click.option("--before", **_TARGETS, help="Instead: stop at what a layer is given.")
 weights = click.option(
     "--weights",
     metavar="NAME|FILE",
@@ -24,7 +23,11 @@ weights = click.option(
     help="Trained weights by name (DEFAULT), or a checkpoint.",
 )
 trust = click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
-folder = click.argument("folder", shell_complete=complete_file)
+images = click.argument("images", metavar="FOLDER|FILE|-", shell_complete=complete_file)
+limit = click.option("--limit", type=click.IntRange(min=1), help="Take no more images than this.")
+random = click.option("--random", is_flag=True, help="Go on with random weights.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+quiet = click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors, and what --json prints.")
 batch_size = click.option(
     "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time."
 )
@@ -32,6 +35,29 @@ workers = click.option(
     "--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores]."
 )
 device = click.option("--device", help="Where to compute [default: a GPU if there is one].")
+
+
+def stop(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --upto and --before to a command. It gets `stop`: one of these words, with its targets."""
+
+    @_upto
+    @_before
+    @functools.wraps(command)
+    def checked(upto: tuple[str, ...], before: tuple[str, ...], **given: Any) -> Any:
+        if upto and before:
+            raise click.UsageError(
+                f"--upto {upto[0]} and --before {before[0]} both say where to stop; give one kind, which may be there "
+                "several times",
+                click.get_current_context(),
+            )
+        if not upto and not before:
+            raise click.UsageError(
+                f"say where to stop: --upto TARGET (`layers {given['model']}` lists the targets), or --before TARGET",
+                click.get_current_context(),
+            )
+        return command(stop={"upto": upto} if upto else {"before": before}, **given)
+
+    return checked
 
 
 def examples(*lines: str) -> str:

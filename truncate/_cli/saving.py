@@ -43,7 +43,7 @@ def save(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
     kind, write, read, _ = _FORMATS[path.suffix]
     with whole_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporters, about alternatives that a user cannot choose
-        with explained(f"cannot write {path} as {kind}"):
+        with explained(f"cannot write {path} as {kind}{_INSTEAD.get(path.suffix, '')}"):
             remark = write(module, temporary, args)
         with explained(f"cannot read back {path} as {kind}"):
             verdict = read(module, temporary, args)
@@ -134,6 +134,8 @@ def _compare(module: nn.Module, other: Callable[..., Any], args: tuple[Any, ...]
         raise NotUsable("it returns something else")
     return "equal"
 
+
+_INSTEAD = {".pt": " (an exported program, .pt2, takes more models)"}
 
 # suffix: what is written, how, how it is read back, and what has to be installed for it
 _FORMATS: dict[str, tuple[str, Callable[..., str], Callable[..., str], tuple[str, ...]]] = {

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,9 +22,14 @@ from truncate._sandbox import cloned, random_state_kept
 from truncate._target import Target, resolve
 
 
-def differing(model: nn.Module, paths: list[str], outputs: list[Any], args: tuple[Any, ...]) -> list[str]:
-    """Runs the untouched model, and says at which of `paths` it has something else than the output of a cut."""
-    watches = [_watch(resolve(model, path), output) for path, output in zip(paths, outputs)]
+def differing(
+    model: nn.Module, kind: str, paths: Sequence[str], outputs: list[Any], args: tuple[Any, ...]
+) -> list[str]:
+    """Runs the untouched model, and says at which of `paths` it has something else than the output of a cut.
+
+    `kind`: "upto" if that is what they return, "before" if it is what they are given.
+    """
+    watches = [_watch(resolve(model, path), kind == "before", output) for path, output in zip(paths, outputs)]
     with contextlib.ExitStack() as stack, same_random_numbers(), torch.no_grad():
         for watch in watches:
             stack.enter_context(watch.watching())
@@ -63,15 +68,38 @@ class _OnModule:
         return bool(self.seen) and same(self.seen[self.target.call], self.expected)
 
 
-class _OnOperation(TorchDispatchMode):
-    """Sees what operations return, where no hook reaches.
+@dataclasses.dataclass
+class _BeforeModule(_OnModule):
+    """Sees what each call of a module is given."""
 
-    Their names are our own, so this only asks whether operations returned exactly the expected values. It looks below
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.seen.append(cloned(list(tensors_in((args, kwargs)))))
+
+        hook = self.target.module.register_forward_pre_hook(see, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def agrees(self) -> bool:
+        """Of what it is given, a cut returns what holds values of the pass."""
+        given = self.seen[self.target.call] if self.seen else []
+        expected = list(tensors_in(self.expected))
+        return bool(expected) and all(any(same(one, tensor) for tensor in given) for one in expected)
+
+
+class _OnOperation(TorchDispatchMode):
+    """Sees what operations return, or are given, where no hook reaches.
+
+    Their names are our own, so this only asks whether operations had exactly the expected values. It looks below
     autograd, since some modules run other code while their functions are watched from above.
     """
 
-    def __init__(self, expected: Any) -> None:
+    def __init__(self, before: bool, expected: Any) -> None:
         super().__init__()
+        self._before = before
         self._missing = list(tensors_in(expected))
 
     @contextlib.contextmanager
@@ -80,17 +108,23 @@ class _OnOperation(TorchDispatchMode):
             yield
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._strike(self._before and (args, kwargs))
         output = func(*args, **(kwargs or {}))
-        for tensor in tensors_in(output):
-            self._missing = [expected for expected in self._missing if not same(expected, tensor)]
+        self._strike(not self._before and output)
         return output
+
+    def _strike(self, values: Any) -> None:
+        for tensor in tensors_in(values):
+            self._missing = [expected for expected in self._missing if not same(expected, tensor)]
 
     def agrees(self) -> bool:
         return not self._missing
 
 
-def _watch(target: Target, expected: Any) -> _OnModule | _OnOperation:
-    return _OnModule(target, expected) if target.is_module else _OnOperation(expected)
+def _watch(target: Target, before: bool, expected: Any) -> _OnModule | _OnOperation:
+    if not target.is_module:
+        return _OnOperation(before, expected)
+    return _BeforeModule(target, expected) if before else _OnModule(target, expected)
 
 
 def times(whole: Callable[[], Any], part: Callable[[], Any], seconds: float = 2.0) -> tuple[float, float]:

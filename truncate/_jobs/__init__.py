@@ -6,7 +6,7 @@ done by this process, divided among the ranks of torchrun, or by Ray.
 """
 
 from truncate._jobs.identity import code_hash, versions, weights_hash
-from truncate._jobs.images import Found, decode, find, load, path_text
+from truncate._jobs.images import Found, decode, find, is_image, load, path_text
 from truncate._jobs.ranks import joined
 from truncate._jobs.reading import Reading, fatal
 
@@ -17,6 +17,7 @@ __all__ = [
     "decode",
     "fatal",
     "find",
+    "is_image",
     "joined",
     "load",
     "path_text",

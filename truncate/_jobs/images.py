@@ -84,18 +84,22 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], found: Found) -> None
         found.failures[folder] = f"cannot be listed: {error.strerror}"
         return
     for entry in entries:
-        suffix = os.path.splitext(entry.name)[1].lower()
         try:
             if entry.is_dir():
                 _walk(entry.path, (*above, here), found)
-            elif suffix not in _SUFFIXES:
-                found.others[suffix] += 1
+            elif not is_image(entry.name):
+                found.others[os.path.splitext(entry.name)[1].lower()] += 1
             elif entry.is_file():
                 found.paths.append(entry.path)
             else:  # to open a pipe would wait for ever
                 found.failures[entry.path] = "a link to nothing" if entry.is_symlink() else "no regular file"
         except OSError as error:  # a loop of links, or a folder whose entries cannot be looked at
             found.failures[entry.path] = f"cannot be looked at: {error.strerror}"
+
+
+def is_image(name: str) -> bool:
+    """Whether a file has a name as images have it."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def path_text(path: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,26 +16,41 @@ from truncate._sandbox import Meta, fresh, random_state_kept, sandbox_copy
 
 
 def multiply_adds(
-    model: nn.Module, paths: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+    model: nn.Module, paths: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any], run: bool = False
 ) -> dict[str, int] | None:
     """The multiply-adds of the modules at some paths in one pass, by path; None if they cannot be counted.
 
     They are half of what torch's formulas give: matrix products, convolutions and attention count, and nothing else.
     The pass is one of a copy on the meta device, where torch uses none of the fused kernels that have no formula. What
-    branches on values does not run there.
+    branches on values does not run there; with `run`, it is counted while it computes.
     """
+    with contextlib.suppress(Exception):  # of many kinds: it is anybody's model
+        return _counted(meta_copy(model), paths, *on_meta((tuple(args), dict(kwargs))))
+    if run:
+        with contextlib.suppress(Exception), _no_fused_kernels():
+            return _counted(sandbox_copy(model), paths, tuple(args), dict(kwargs))
+    return None
+
+
+def _counted(twin: nn.Module, paths: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, int]:
     counted = dict.fromkeys(paths, 0)
     counter = _Counter()
-    try:
-        args, kwargs = on_meta((tuple(args), dict(kwargs)))
-        twin = meta_copy(model)
-        for path in paths:
-            _watch(twin.get_submodule(path), path, counter, counted)
-        with torch.no_grad(), random_state_kept(), counter:
-            twin(*fresh(args), **fresh(kwargs))
-    except Exception:  # of many kinds: it is anybody's model
-        return None
+    for path in paths:
+        _watch(twin.get_submodule(path), path, counter, counted)
+    with torch.no_grad(), random_state_kept(), counter:
+        twin(*fresh(args), **fresh(kwargs))
     return counted
+
+
+@contextlib.contextmanager
+def _no_fused_kernels() -> Iterator[None]:
+    """Without those of torch's transformers, which have no formula."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
