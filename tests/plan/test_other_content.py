@@ -226,3 +226,64 @@ def test_a_slice_is_made_of_what_a_live_part_watches() -> None:
     model = Sliced()
     cut = truncate(copy.deepcopy(model), ["first.0", "last"], args=(SMALL,))
     assert equal(cut(LARGE), [LARGE + 1, model(LARGE)])
+
+
+class Fills(nn.Module):
+    def __init__(self, held: list[Tensor]) -> None:
+        super().__init__()
+        self.held = held
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held[:] = [x * 3]
+        return x
+
+
+class Reads(Fills):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.held[-1]
+
+
+class Share(nn.Module):
+    """Nobody reads what the first child returns, but it fills a list that the second one has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        held: list[Tensor] = []
+        self.fills, self.reads, self.last = Inside(Fills(held)), Reads(held), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fills(x)
+        return self.last(self.reads(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"copy": True}, {"args": (SMALL,)}, {"live": True}], ids=str)
+@pytest.mark.parametrize("before", [False, True], ids=["unused", "used"])
+@pytest.mark.parametrize("target", ["reads", "last"])
+def test_a_list_that_two_children_hold(target: str, before: bool, options: dict[str, Any]) -> None:
+    model = Share()
+    if before:
+        model(LARGE)  # it leaves something there
+    cut = truncate(model, target, **options)
+    for x in (SMALL, LARGE):
+        assert torch.equal(cut(x), x * 4)
+
+
+class AsksTwoModes(nn.Module):
+    """In one mode of a child it reads the mode of its own, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flag, self.a = nn.Identity(), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.flag.training and x.shape[0] > 1:
+            x = x * (3 if self.training else 2)
+        return self.a(x), self.training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_modes_that_only_one_branch_asks_for(training: bool) -> None:
+    model, x = AsksTwoModes().train(training), torch.randn(2, 4)
+    cut = truncate(copy.deepcopy(model), "a", args=(x,))
+    for mode in (training, not training):
+        assert torch.equal(cut.train(mode)(x), capture(model.train(mode), ["a"], x)["a"][-1])

@@ -59,6 +59,7 @@ class Copies:
             self._clean.clear()
         for module in others:
             self._shared.update(id(value) for value in extras(module))
+            self._shared.update(id(value) for value in vars(module).values() if isinstance(value, _CONTAINERS))
         for module in copied.values():
             self.memo[id(module)] = object.__new__(kind_of(module))
         for module in copied.values():

@@ -30,7 +30,7 @@ from truncate._graph import (
     mutated,
     nodes_in,
 )
-from truncate._python import may_write
+from truncate._python import may_fill, may_write
 from truncate._record import Traces
 
 
@@ -278,6 +278,7 @@ class GraphEffects:
             if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
         ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
+        stateful += [node for node in nodes if node not in live and self._may_fill_shared(node)]
         mutators = [(node, targets) for node in nodes if (targets := self.mutated(node) or self.perhaps(node))]
         if not mutators:
             return stateful
@@ -308,6 +309,14 @@ class GraphEffects:
             for node, targets in mutators
             if any(last_read.get(alias_sets[t], -1) > node.index or alias_sets[t] in held for t in targets)
         ]
+
+    def _may_fill_shared(self, node: Node) -> bool:
+        """Whether a child may change a list or dict that another module of the model holds, too."""
+        if node.kind is not Kind.CHILD:
+            return False
+        child, shared = descend(self._module, node.target), self._effects.traces.held_by_several
+        holds = bool(shared) and any(id(value) in shared for m in child.modules() for value in vars(m).values())
+        return holds and may_fill(child)
 
     def read_in(self, lives: Iterable[Iterable[Node]]) -> State:
         """What some nodes of this forward, in whichever mode, read of what lives on from call to call."""

@@ -146,6 +146,7 @@ class Needs:
         """
         branch = self._branch
         end = branch.decided_up_to(self._plan.own)
+        end = max(end, *(node.index + 1 for node in self._live)) if self._live else end  # what keeps state, after it
         inside = _computed_after(branch.graph, self._entry)
         elsewhere = _computed_after(branch.graph, branch.exit)
         guards = []

@@ -77,7 +77,8 @@ class Traces:
             raise failure
         # A graph traced on proxies is better: it holds for more inputs than a recording.
         found = {_modes_of(graph): graph for graph in [*followed, *recorded]}
-        return list((found | {_modes_of(graph): graph for graph in followed if not graph.failure}).values())
+        found |= {_modes_of(graph): graph for graph in followed if not graph.failure}
+        return [part for graph in found.values() for part in _without(graph, list(found.values()))]
 
     def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Graph]:
         if self._example is None or not (self.paths.holds(module) or module is self._model):
@@ -298,6 +299,18 @@ def given_by(call: Call) -> Structures:
 def _modes_of(graph: Graph) -> tuple[tuple[str, bool], ...]:
     """The modes of a graph, which tell the branches of a forward apart."""
     return tuple(sorted(graph.modes.items()))
+
+
+def _without(graph: Graph, others: list[Graph]) -> list[Graph]:
+    """What is left of a branch that failed, if its forward was recorded in some of the modes that it stands for."""
+    covered = [other for other in others if graph.modes.items() < other.modes.items()] if graph.failure else []
+    if not covered:
+        return [graph]
+    left, modes = [], dict(graph.modes)
+    for flag in [flag for flag in covered[0].modes if flag not in modes]:
+        left.append(Graph([], None, {**modes, flag: not covered[0].modes[flag]}, graph.failure))
+        modes[flag] = covered[0].modes[flag]
+    return left
 
 
 def _relies_on_no_other(graphs: list[Graph], call: Call) -> bool:
