@@ -287,3 +287,34 @@ def test_modes_that_only_one_branch_asks_for(training: bool) -> None:
     cut = truncate(copy.deepcopy(model), "a", args=(x,))
     for mode in (training, not training):
         assert torch.equal(cut.train(mode)(x), capture(model.train(mode), ["a"], x)["a"][-1])
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x) * 2
+
+
+class TwoNames(nn.Module):
+    """A module with statistics has two names, and is run by both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Sequential(Norm(), nn.ReLU()), nn.Tanh())
+        self.two = self.one
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x) + x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("path", ["one", "one.0", "one.0.0", "one.0.0.norm", "one.0.1"])
+def test_what_a_module_with_two_names_is_given(path: str, training: bool) -> None:
+    model = TwoNames().train(training)
+    cut, given = truncate(copy.deepcopy(model), before=path), list[Tensor]()
+    model.get_submodule(path).register_forward_pre_hook(lambda module, args: given.append(args[0].clone()))
+    model(SMALL)
+    assert torch.equal(cut(SMALL), given[-1])

@@ -22,9 +22,9 @@ from truncate._build.names import PROVIDED, numbered
 from truncate._build.optional import required_by_model
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import has_own_call, is_chain
-from truncate._graph import Kind, descend, is_mode, join, map_nested
+from truncate._graph import Kind, Node, descend, is_mode, join, map_nested
 from truncate._live import build_live, is_live
-from truncate._plan import LivePlan, Plan
+from truncate._plan import Branch, LivePlan, Plan
 from truncate._target import ABOUT, headline, item_of, keys_of, names_of
 
 
@@ -233,8 +233,16 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
     if any(branch.entry is not None and branch.entry.cloned for branch in plan.branches):
         return False  # it copies what it is given
     names, kept = list(module._modules), list(pieces)
+    if not all(_is_last(branch, plan.own, kept) for branch in plan.branches if not branch.missing):
+        return False
     first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
     return names[first : first + len(kept)] == kept
+
+
+def _is_last(branch: Branch, own: bool, kept: list[str]) -> bool:
+    """Whether what is asked for is what the last of these children returns, and not what one before it is given."""
+    value = branch.graph.result if own or branch.taps[0] is None else branch.taps[0].value
+    return type(value) is Node and (value.target == kept[-1] if kept else value.kind is not Kind.CHILD)
 
 
 def _slice(plan: Plan, pieces: dict[str, nn.Module]) -> nn.Module:
