@@ -129,7 +129,6 @@ REFUSED = {
     "HookedChildren": "'inner.aside' (Linear) has hooks",
     "HookedItself": "'inner' (HookedItself) has hooks",
     "HookedSharedBlock": "'inner.block' (Residual) has hooks",
-    "ModuleInClosure": "cannot follow the forward of 'inner' (ModuleInClosure)",
     "OldWeightNorm": "has hooks",
     "Parametrized": "cannot follow the forward of 'inner.out.parametrizations.weight.0' (_SpectralNorm)",
     "PlainTensors": "'inner' (PlainTensors) holds tensors as a plain attribute, 'anchors'",

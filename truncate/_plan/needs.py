@@ -63,8 +63,8 @@ class Needs:
             return mutators or self._changing_what_the_caller_gave() or self._guards()
 
         while found := missed():
-            for node in found:
-                self._need(node, whole, value=False)
+            for node in found:  # a call that nobody reads does all of it, also where another one is cut
+                self._need(node, whole, value=plan.child_of(node) is not None)
         self._refuse_rebuilt_children()
         end = len(branch.graph.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
         rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]

@@ -235,15 +235,22 @@ class ModuleInHelper(nn.Module):
         return self.out(self.helper.run(x))
 
 
-@specimen(refuses=("norm", "out"))
+@specimen()
 class ModuleInClosure(nn.Module):
     """Calls a layer, with running statistics, through a function that remembers it."""
 
     def __init__(self) -> None:
         super().__init__()
-        norm = self.norm = nn.BatchNorm1d(4)
-        self.out = linear()
+        self.norm, self.out = nn.BatchNorm1d(4), linear()
+        self.remember()
+
+    def remember(self) -> None:
+        norm = self.norm
         self.step = lambda x: norm(x)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.remember()  # else the function of a copy would lead to the original
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.step(x))
