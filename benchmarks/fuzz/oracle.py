@@ -1,0 +1,223 @@
+"""What forward hooks on the untouched model see: the one thing that every result is compared with."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from benchmarks.fuzz.author import PROBES
+from benchmarks.fuzz.cuts import Run, call_of
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for item in _items(value) for tensor in tensors_in(item)]
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of nested tensors, each of them changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        items = [mapped(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [mapped(item, change) for item in value]
+    if isinstance(value, dict):
+        return type(value)((key, mapped(item, change)) for key, item in value.items())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for field in dataclasses.fields(value):
+            setattr(twin, field.name, mapped(getattr(value, field.name), change))
+        return twin
+    return value
+
+
+def cloned(value: Any) -> Any:
+    return mapped(value, Tensor.clone)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nested values are of the same kinds, and hold the same tensors bit for bit."""
+    if isinstance(one, Tensor):
+        return (
+            isinstance(other, Tensor)
+            and one.dtype == other.dtype
+            and one.shape == other.shape
+            and (torch.equal(one, other) or one.is_floating_point() and torch.equal(_bits(one), _bits(other)))
+        )
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and list(one) != list(other):
+        return False
+    ones, others = _items(one), _items(other)
+    if ones or others:
+        return len(ones) == len(others) and all(map(same, ones, others))
+    return isinstance(one, (list, tuple, dict)) or bool(one == other)
+
+
+def _bits(value: Tensor) -> Tensor:
+    """The same for every value that is not a number."""
+    return torch.stack([value.isnan(), value.nan_to_num()])
+
+
+def close(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two gradients agree: their sums may be taken in another order. Nothing is the same as zeros."""
+    if one is None or other is None:
+        left = other if one is None else one
+        return left is None or not left.any()
+    return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-4 * float(one.abs().max()), equal_nan=True)
+
+
+def loss_of(values: Iterable[Any]) -> Tensor | None:
+    """A number that depends on each element of all tensors that have a gradient."""
+    parts = [
+        (tensor * torch.linspace(0.5, 1.5, tensor.numel()).view(tensor.shape)).sum()
+        for value in values
+        for tensor in tensors_in(value)
+        if tensor.is_floating_point() and tensor.requires_grad
+    ]
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def gradients(loss: Tensor | None, wanted: list[Tensor]) -> list[Tensor | None]:
+    wanted_here = [tensor for tensor in wanted if tensor.requires_grad]
+    if loss is None or not wanted_here:
+        return [None] * len(wanted)
+    found = iter(torch.autograd.grad(loss, wanted_here, retain_graph=True, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in wanted]
+
+
+class Stop(BaseException):
+    """Ends a pass after the last target, as a cut ends. A forward that catches errors does not catch it."""
+
+
+class Watch(ExitStack):
+    """Captures what the targets return, or are given, in one pass; each call of each."""
+
+    def __init__(self, model: nn.Module, targets: Iterable[str], before: bool, last: int | None = None) -> None:
+        super().__init__()
+        self.calls: dict[str, list[Any]] = {target.partition(":")[0]: [] for target in targets}
+        self.taps: dict[str, list[list[Tensor]]] = {path: [] for path in self.calls}  # gradients, as they come
+        self.events: list[str] = []
+        self.last = last  # the event after which the pass is stopped
+        self.before = before
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for path in self.calls:
+            if path in modules:
+                self._hook(path, modules[path])
+        if any(path not in modules for path in self.calls):
+            self.enter_context(_Operations(model, self))
+
+    def _hook(self, path: str, module: nn.Module) -> None:
+        def out(module: nn.Module, args: Any, output: Any) -> None:
+            taps: list[Tensor] = []
+            for tensor in tensors_in(output)[:1]:
+                if tensor.requires_grad:
+                    tensor.register_hook(taps.append)
+            self.see(path, output, taps)
+
+        def given(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.see(path, tensors_in([list(args), kwargs]), [])
+
+        if self.before:
+            handle = module.register_forward_pre_hook(given, with_kwargs=True, prepend=False)
+        else:
+            handle = module.register_forward_hook(out)
+        self.callback(handle.remove)
+
+    def see(self, path: str, value: Any, taps: list[Tensor]) -> None:
+        if self.last is not None and len(self.events) > self.last:
+            return
+        self.calls[path].append(cloned(value))
+        self.taps[path].append(taps)
+        self.events.append(path)
+        if self.last is not None and len(self.events) > self.last:
+            raise Stop
+
+    def end_of(self, targets: Iterable[str]) -> int | None:
+        """The number of the event with which all targets have run; None if one has not."""
+        ends = []
+        for target in targets:
+            path, _, call = target.partition(":")
+            numbers = [n for n, event in enumerate(self.events) if event == path]
+            index = int(call or -1)
+            if not -len(numbers) <= index < len(numbers):
+                return None
+            ends.append(numbers[index])
+        return max(ends)
+
+
+class _Operations(TorchFunctionMode):
+    """Captures what some functions of torch return, by the module in whose forward they are called."""
+
+    def __init__(self, model: nn.Module, watch: Watch) -> None:
+        super().__init__()
+        self.watch, self.within = watch, [""]
+        for path, module in model.named_modules():
+            handles = [
+                module.register_forward_pre_hook(lambda m, args, path=path: self.within.append(path)),
+                module.register_forward_hook(lambda m, args, out: self.within.pop() and None, always_call=True),
+            ]
+            for handle in handles:
+                watch.callback(handle.remove)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **kwargs or {})
+        if getattr(function, "__name__", "") in PROBES:
+            path = f"{self.within[-1]}.{function.__name__}".lstrip(".")
+            if path in self.watch.calls:
+                self.watch.see(path, args[0] if self.watch.before else result, [])
+        return result
+
+
+@dataclasses.dataclass
+class Seen:
+    """What one pass of the untouched model shows."""
+
+    watch: Watch
+    inputs: list[Tensor]  # after the pass
+    error: BaseException | None = None
+    stopped: bool = False
+
+    def value(self, target: str) -> Any:
+        path, _, call = target.partition(":")
+        return self.watch.calls[path][int(call or -1)]
+
+    def tap(self, target: str) -> list[Tensor]:
+        path, _, call = target.partition(":")
+        return self.watch.taps[path][int(call or -1)]
+
+
+def observe(model: nn.Module, run: Run, targets: Iterable[str], before: bool, last: int | None = None) -> Seen:
+    """One pass of a model, watched, and stopped after an event if `last` says so."""
+    run.set_mode(model)
+    inputs = run.inputs()
+    given = [tensor.clone() for tensor in inputs] if run.gradients else inputs  # a leaf is not changed in place
+    torch.manual_seed(run.content)
+    with Watch(model, targets, before, last) as watch:
+        seen = Seen(watch, inputs)
+        args, kwargs = call_of(given)
+        try:
+            model(*args, **kwargs)
+        except Stop:
+            seen.stopped = True
+        except Exception as error:
+            seen.error = error
+    return seen
