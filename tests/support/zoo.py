@@ -169,6 +169,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
+@torch.enable_grad()  # as when it is cut: layers with gradient checkpointing ask for it, and what they are told is checked
 def check_in_training(model: nn.Module, path: str, given: Arguments, example: dict[str, Any]) -> None:
     """The same values and statistics with the same random numbers, for a cut that was made in the other mode."""
     whole = copy.deepcopy(model).train()
@@ -176,8 +177,7 @@ def check_in_training(model: nn.Module, path: str, given: Arguments, example: di
         expected = hooked_run(whole, path, given)
     except (ValueError, RuntimeError):  # a batch norm of one value, say
         return
-    with torch.enable_grad():
-        cut = truncate(model, path, **example, copy=True).train()
+    cut = truncate(model, path, **example, copy=True).train()
     assert equal(run(cut, given), expected), f"{path}: differs in training"
     statistics = whole.state_dict()
     for key, value in cut.state_dict().items():

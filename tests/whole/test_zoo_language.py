@@ -149,13 +149,12 @@ ENCODER_DECODERS = {
     "t5": tiny("T5Model", T5, text_to_text, train="encoder", keeps=("decoder.",)),
     "bart": tiny("BartModel", SEQ2SEQ, text_to_text, train="encoder"),
     "mbart": tiny("MBartModel", SEQ2SEQ, text_to_text, train="encoder"),
-    "pegasus": tiny("PegasusModel", SEQ2SEQ, text_to_text, train="encoder", keeps=("decoder.embed_positions",)),
+    "pegasus": tiny("PegasusModel", SEQ2SEQ, text_to_text, train="encoder"),
     "marian": tiny(
         "MarianModel",
         {**SEQ2SEQ, "decoder_start_token_id": 0},
         text_to_text,
         train="encoder",
-        keeps=("decoder.embed_positions",),
     ),
 }
 VISION = {

@@ -18,7 +18,7 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
-from truncate._live.held import HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
+from truncate._live.held import FORWARD_HOOKS, HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
 from truncate._live.module import Taps
 from truncate._live.parts import Part
 
@@ -268,13 +268,13 @@ def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module
     for module in (*rebuilt.values(), *kept):
         own = id(module) in rebuilt
         for name, value in named_extras(module):
-            if own and _is_seen_when_followed(name, value):
-                continue
+            if own and (_is_seen_when_followed(name, value) or (name in HOOKS and name not in FORWARD_HOOKS)):
+                continue  # a rebuilt module has no other hooks than those of its forward
             seen: set[int] = set()
             if leads_to(value, rebuilt.keys(), seen, clean):
-                what = "hooks" if name in HOOKS else f"attribute {name!r}"
+                what = "a hook" if name in HOOKS else f"the attribute {name!r}"
                 raise CannotFollowError(
-                    f"the {what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
+                    f"{what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
                     f"ask the original for its mode and its state"
                 )
             clean |= seen

@@ -14,6 +14,7 @@ from torch import nn
 
 _MODULE_STATE = frozenset((*vars(nn.Module()), "_compiled_call_impl"))  # of the last, copies have none
 HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
+FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 PLAIN = frozenset(
     (type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Size, types.ModuleType)
 )
