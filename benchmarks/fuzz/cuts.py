@@ -162,7 +162,7 @@ def _runs(chance: random.Random, optional: bool, example: bool) -> tuple[Run, ..
                 length=chance.choice([1, 2, 5]) if 0.2 < other < 0.5 else 3,
                 content=chance.choice([0, 1, 2]),
                 scale=chance.choice([1.0, 1.0, 5.0, 0.1]),
-                optional=optional != (example and chance.random() < 0.05),
+                optional=optional != (example and chance.random() < 0.02),
                 gradients=chance.random() < 0.3,
             )
         )

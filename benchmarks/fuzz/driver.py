@@ -1,6 +1,6 @@
 """Tries the cuts of many seeds, some seeds at a time in a process of their own.
 
-A process says which cut it begins, so that one that dies or takes too long is known; the next process goes on behind it.
+A process says which cut it begins, so that one that dies or takes too long is known; the next one goes on behind it.
 """
 
 from __future__ import annotations

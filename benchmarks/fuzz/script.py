@@ -41,8 +41,11 @@ def clone(value):
     return torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, torch.Tensor) else t, value)
 
 
+taps = []
+
+
 def capture(model, run, targets):
-    """What hooks see, each call of each target."""
+    """What hooks see, each call of each target; the gradients at each first tensor go to `taps`."""
     seen, handles = {{}}, []
     for target in targets:
         path = target.partition(":")[0]
@@ -55,7 +58,13 @@ def capture(model, run, targets):
                 hook = lambda m, args, kwargs, calls=calls: calls.append(clone([*args, *kwargs.values()]))
                 handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             else:
-                handles.append(module.register_forward_hook(lambda m, args, out, calls=calls: calls.append(clone(out))))
+                def hook(module, args, out, calls=calls, path=path):
+                    for t in [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor)][:1]:
+                        if t.requires_grad:
+                            t.register_hook(lambda grad, n=len(calls): taps.append((path, n, grad)))
+                    calls.append(clone(out))
+
+                handles.append(module.register_forward_hook(hook))
     given = inputs(**run)
     fed = [t.clone() for t in given] if run.get("gradients") else given
     torch.manual_seed(run.get("content", 0))
@@ -103,10 +112,16 @@ for run in {runs}:
             names = [n for n, _ in owner.named_parameters()]
             grads = torch.autograd.grad(loss(values), [*at, *owner.parameters()], retain_graph=True, allow_unused=True)
             print("gradients", name, {{n: g for n, g in zip(["x", "y"][: len(at)] + names, grads) if g is not None}})
-        taps = torch.utils._pytree.tree_leaves(value)
-        for n, tap in enumerate(taps if len(taps) > 1 else []):
-            others = [other for other in taps if other is not tap]
-            print("gradient at output", n, "of the cut", torch.autograd.grad(loss(others), tap, retain_graph=True, allow_unused=True))
+        values = list(value.values() if isinstance(value, dict) else value) if len(expected) > 1 else []
+        for n in range(len(values)):
+            taps.clear()
+            rest = loss(expected[:n] + expected[n + 1 :])
+            torch.autograd.grad(rest, [*left, *whole.parameters()], retain_graph=True, allow_unused=True)
+            print("gradients of all but output", n, "at the targets of the model (path, call, gradient)", taps)
+            tap = torch.utils._pytree.tree_leaves(values[n])[0]
+            others = values[:n] + values[n + 1 :]
+            found = torch.autograd.grad(loss(others), tap, retain_graph=True, allow_unused=True)
+            print("gradient of all but output", n, "at that output of the cut    ", found)
     else:
         print("inputs are left as the model leaves them:", all(map(torch.equal, given, left)))
     theirs = dict(whole.named_buffers(remove_duplicate=False))
