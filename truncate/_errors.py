@@ -121,12 +121,12 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def need(module: str, purpose: str, package: str) -> Any:
+def need(module: str, purpose: str, package: str, kind: type[Exception] = NotUsable) -> Any:
     """Imports what only some users have."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise NotUsable(f"{purpose} needs {error.name or module}, which is missing: pip install {package!r}") from error
+        raise kind(f"{purpose} needs {error.name or module}, which is missing: pip install {package!r}") from error
 
 
 def close(name: str, known: Iterable[str]) -> str:

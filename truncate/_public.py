@@ -16,6 +16,7 @@ from truncate._errors import (
     WrongResultError,
 )
 from truncate._extract import Extractor, Features, extract
+from truncate._probe import ProbedLayer, Probes, probe
 from truncate._show import Drawing, LayerInfo, Layers, draw, layers
 from truncate._tune import freeze, unfreeze, with_head
 from truncate._weights import LoadReport, load_weights
@@ -34,6 +35,8 @@ __all__ = [
     "LoadReport",
     "NoPythonError",
     "NotReachedError",
+    "ProbedLayer",
+    "Probes",
     "TruncateError",
     "UnknownTargetError",
     "WeightsError",
@@ -43,6 +46,7 @@ __all__ = [
     "freeze",
     "layers",
     "load_weights",
+    "probe",
     "source",
     "split",
     "truncate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from typing import Any
 
@@ -13,11 +14,17 @@ from oracle import equal, randomize, tensors_in
 from places import prepared
 from torch import Tensor, nn
 
-from truncate import CannotFollowError, TruncateError, source, split, truncate
+from truncate import CannotFollowError, FixedArgumentError, TruncateError, source, split, truncate
 
 
 def executed(text: str) -> nn.Module:
-    names: dict[str, Any] = {}
+    """Where this library cannot be imported."""
+
+    def imported(name: str, *how: Any) -> Any:
+        assert name.partition(".")[0] != "truncate"
+        return __import__(name, *how)
+
+    names: dict[str, Any] = {"__builtins__": {**vars(builtins), "__import__": imported}}
     exec(text, names)
     model: nn.Module = names["model"]
     return model
@@ -147,6 +154,37 @@ def test_gallery(name: str) -> None:
         expected = holder.inner.train(training)(*args, **kwargs)
         args, kwargs = prepared(spec)
         assert equal(twin.inner.train(training)(*args, **kwargs), expected)
+
+
+class Scales(nn.Module):
+    """Returns what a later operation overwrites, as a dict, in training otherwise; one argument may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, scale: float = 1.0, mask: Tensor | None = None) -> Any:
+        x = self.a(x)
+        if self.training:
+            x = x + 1
+        if mask is not None:
+            x = x * mask
+        y = {"y": x * scale}
+        x.add_(1)
+        return self.b(x) + y["y"]
+
+
+@pytest.mark.parametrize("upto", ["a", "b", {"a": "a", "sum": "add:-1"}])
+@pytest.mark.parametrize("example", [False, True])
+def test_an_optional_argument(upto: Any, example: bool) -> None:
+    model, x = Scales(), torch.randn(2, 4)
+    cut = truncate(model, upto, args=(x,)) if example else truncate(model, upto)
+    twin = executed(same_again(cut, x))
+    for error in (FixedArgumentError, TypeError):
+        with pytest.raises(error, match="this module was cut with scale = 1.0"):
+            (cut if error is FixedArgumentError else twin)(x, 2.0)
+    with pytest.raises(Exception, match="this module was cut with mask = None"):
+        twin(x, 1.0, x)
 
 
 def test_what_is_no_module() -> None:

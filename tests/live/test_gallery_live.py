@@ -228,12 +228,12 @@ def test_leaves_the_model_untouched(spec: Specimen) -> None:
 def test_exports_wherever_the_model_does(spec: Specimen, path: str, call: int, modes: tuple[bool, ...]) -> None:
     args, kwargs = spec.inputs()
     try:
-        whole = torch.export.export(spec.make().train(modes[0]), args, kwargs).module()
+        whole = torch.export.export(spec.make().train(modes[0]), args, kwargs, strict=False).module()
         wholesome = equal(run(whole, spec), run(spec.make().train(modes[0]), spec))
     except Exception:
         wholesome = False
     if not wholesome:  # random numbers of Python's, say, become constants
         pytest.skip("the whole model does not export")
     args, kwargs = spec.inputs()
-    program = torch.export.export(cut_at(spec, f"{path}:{call}", modes[0]), args, kwargs)
+    program = torch.export.export(cut_at(spec, f"{path}:{call}", modes[0]), args, kwargs, strict=False)
     assert equal(run(program.module(), spec), run_until(spec.make().train(modes[0]), spec, path, call))

@@ -243,8 +243,9 @@ def test_threads_and_replicas() -> None:
 
 WAYS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "eager": lambda cut, x: torch.compile(cut, fullgraph=True, backend="eager"),
+    "in parts": lambda cut, x: torch.compile(cut, backend="eager"),
     "aot_eager": lambda cut, x: torch.compile(cut, fullgraph=True, backend="aot_eager"),
-    "export": lambda cut, x: torch.export.export(cut, (x,)).module(),
+    "export": lambda cut, x: torch.export.export(cut, (x,), strict=False).module(),
     "strict": lambda cut, x: torch.export.export(cut, (x,), strict=True).module(),
     "trace": lambda cut, x: torch.jit.trace(cut, (x,)),
 }

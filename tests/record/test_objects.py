@@ -12,6 +12,7 @@ from recorded import EXAMPLE, WIDE, content_may_decide, drawn, grew
 from torch import Tensor, nn
 
 from truncate import CannotFollowError, split
+from truncate import truncate as plain_truncate
 
 # -- objects that are made on the way --------------------------------------------------------------------------------
 
@@ -173,6 +174,90 @@ def test_a_call_is_kept_for_what_it_leaves_in_an_object(path: str) -> None:
     model = ReadsNotes()
     cut = truncate(model, path, args=(EXAMPLE,))
     assert equal(cut(WIDE), capture(model, [path], WIDE)[path][-1])
+
+
+class Context:
+    """An object whose state lies in a list, deeper in dicts, in a set, or in a tensor that is changed in place."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.log: dict[str, dict[str, Tensor]] = {"losses": {}}
+        self.seen: set[Tensor] = set()
+        self.total = torch.zeros(())
+
+    def values(self) -> list[Tensor]:
+        return [*self.losses, *self.log["losses"].values(), *self.seen, self.total]
+
+
+class Noting(nn.Module):
+    """Leaves something in an object, always or in training alone; `returns`: and something that is needed."""
+
+    def __init__(self, how: str, always: bool, returns: bool) -> None:
+        super().__init__()
+        self.gate, self.how, self.always, self.returns = nn.Linear(4, 4), how, always, returns
+
+    def forward(self, x: Tensor, context: Context) -> Tensor | None:
+        gate = self.gate(x if x.shape[0] < 1000 else x * 2)
+        if self.always or self.training:
+            if self.how == "list":
+                context.losses.append(gate.mean())
+            elif self.how == "nested dict":
+                context.log["losses"]["gate"] = gate.mean()
+            elif self.how == "set":
+                context.seen.add(gate.mean())
+            elif self.how == "tensor":
+                context.total += gate.mean()
+        return x * gate.sigmoid() if self.returns else None
+
+
+class Adding(nn.Module):
+    """Reads what is there in training alone, or for large batches alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        y = self.fc(x)
+        if self.training or x.shape[0] > 4:
+            for value in context.values():
+                y = y + value
+        return y
+
+
+class PassesContext(nn.Module):
+    def __init__(self, how: str, always: bool, returns: bool) -> None:
+        super().__init__()
+        self.noting, self.adding = Noting(how, always, returns), Adding()
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = Context()
+        x = x if x.shape[0] < 1000 else x * 2
+        noted = self.noting(x, context)
+        return self.adding(x if noted is None else noted, context)
+
+
+@pytest.mark.parametrize("how", ("list", "nested dict", "set", "tensor"))
+@pytest.mark.parametrize("always", (True, False))
+@pytest.mark.parametrize("returns", (True, False))
+@pytest.mark.parametrize("targets", ("adding", ["noting.gate", "adding"]))
+@pytest.mark.parametrize("trained", (True, False))
+@pytest.mark.parametrize("device", ("cpu", "meta"))
+def test_an_object_is_changed_as_in_the_model(
+    how: str, always: bool, returns: bool, targets: Any, trained: bool, device: str
+) -> None:
+    torch.manual_seed(0)
+    model = PassesContext(how, always, returns).train(trained)
+    cut = plain_truncate(model, targets, args=(torch.randn(3, 4).to(device),))
+    for training in (False, True):
+        for x in (torch.randn(3, 4), torch.randn(6, 4)):
+            value = cut.train(training)(x)
+            assert torch.equal(value[-1] if isinstance(targets, list) else value, model.train(training)(x))
+
+
+def test_a_piece_does_not_change_an_object() -> None:
+    with pytest.raises(CannotFollowError, match="may change an object that it is given"):
+        split(PassesContext("list", True, True), "noting.gate", args=(EXAMPLE,))
 
 
 def test_an_object_that_is_changed_between_two_calls() -> None:

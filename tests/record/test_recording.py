@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import equal
+from oracle import capture, equal
 from rebuilt import truncate
 from recorded import (
     EXAMPLE,

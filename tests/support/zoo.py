@@ -34,7 +34,7 @@ class Entry:
     wanted: tuple[str, ...] = ()  # parts of paths of which one each is cut; otherwise drawn
     cuts: int = 3
     undivided: tuple[str, ...] = ()  # places where `split` refuses to divide the model
-    keeps: tuple[str, ...] = ()  # parameters kept though no gradient leads to them: a size is read from what they make
+    keeps: tuple[str, ...] = ()  # parameters kept though no gradient leads to them: a size is read, or it may write
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
@@ -169,7 +169,7 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.enable_grad()  # as when it is cut: layers with gradient checkpointing ask for it, and what they are told is checked
+@torch.enable_grad()  # as when it is cut: layers with gradient checkpointing ask for it, and the answer is checked
 def check_in_training(model: nn.Module, path: str, given: Arguments, example: dict[str, Any]) -> None:
     """The same values and statistics with the same random numbers, for a cut that was made in the other mode."""
     whole = copy.deepcopy(model).train()

@@ -137,23 +137,73 @@ def test_beside_a_sparse_tensor_the_others_are_read(tmp_path: Path) -> None:
     )
     assert torch.equal(module.weight, source.weight)
     assert "note: read whole" in str(report)
+    torch.load(pth(source.state_dict(), tmp_path, "other.pth"))  # nothing is left behind that this stumbles over
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], ids=["compressed", "stored"])
-@pytest.mark.parametrize("names", ["a", "ab"])
-def test_an_archive_that_was_packed_again(compression: int, names: str, tmp_path: Path) -> None:
-    """Then the numbers may lie elsewhere than torch computes from where the first ones lie."""
-    state = {name: torch.randn(100) for name in names}
+def test_an_archive_that_was_packed_again(compression: int, tmp_path: Path) -> None:
+    """Each record may lie elsewhere than before: where that is, its index says."""
+    state = {name: torch.randn(100) for name in "ab"}
     path, packed = pth(state, tmp_path), tmp_path / "packed.pth"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", compression) as new:
-        for entry in old.infolist():
+        for entry in reversed(old.infolist()):
             new.writestr(entry.filename, old.read(entry))
-    module = nn.ParameterDict({name: torch.zeros(100) for name in names})
-    if names == "a" and compression == zipfile.ZIP_STORED:
+    module = nn.ParameterDict({name: torch.zeros(100) for name in state})
+    if compression == zipfile.ZIP_STORED:
         load_weights(module, packed)
-        assert torch.equal(module["a"], state["a"])
+        assert all(torch.equal(module[name], value) for name, value in state.items())
     else:
         assert "was packed again" in refused(module, packed)
+
+
+def repacked(path: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """The same archive with other contents in it."""
+    with zipfile.ZipFile(path) as old:
+        records = {entry.filename: old.read(entry) for entry in old.infolist()}
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in records.items():
+            if (changed := change(name.partition("/")[2], content)) is not None:
+                new.writestr(name, changed)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda name, content: None if name == "data/0" else content, "does not hold the numbers of 'scale'"),
+        (lambda name, content: content[:-4] if name == "data/0" else content, "does not hold the numbers of 'scale'"),
+        (lambda name, content: b"big" if name == "byteorder" else content, "in the byte order of another kind of mach"),
+        (lambda name, content: None if name == "data.pkl" else content, "damaged or not whole"),
+    ],
+)
+def test_an_archive_that_contradicts_itself(
+    change: Callable[[str, bytes], bytes | None], text: str, tmp_path: Path
+) -> None:
+    assert text in refused(Net(), repacked(pth(Net().state_dict(), tmp_path), change))
+
+
+def test_an_index_that_points_elsewhere(tmp_path: Path) -> None:
+    """The numbers of another tensor of the same size are not taken for those of this one."""
+    path = pth({name: torch.randn(100) for name in "ab"}, tmp_path)
+    module = nn.ParameterDict({name: torch.zeros(100) for name in "ab"})
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        first, second = (archive.getinfo(f"all/data/{number}").header_offset for number in range(2))
+    index = content.rindex(b"all/data/0") - 4  # the offset ends the entry's fixed part, before its name
+    assert int.from_bytes(content[index : index + 4], "little") == first
+    path.write_bytes(content[:index] + second.to_bytes(4, "little") + content[index + 4 :])
+    assert "'all/data/0' in it is not where its index says" in refused(module, path)
+
+
+def test_an_archive_without_checksums(tmp_path: Path) -> None:
+    source, module = nn.Linear(5, 5), nn.Linear(5, 5)
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = pth(source.state_dict(), tmp_path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load_weights(module, path)
+    assert torch.equal(module.weight, source.weight)
 
 
 def test_a_scripted_file(part: nn.Module, tmp_path: Path) -> None:

@@ -83,6 +83,23 @@ def test_a_layer_for_scikit_learn_is_chosen_by_cross_validation(tmp_path: Path) 
     assert 100 > block3 > block2 > block1 + 5 > 40  # measured: 58.1, 70.5 and 76.7; guessing finds 20
 
 
+def test_a_probe_tells_whether_the_last_layer_but_one_is_the_best(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    usual, narrow = importlib.import_module("probe_digits").main()
+    printed = capsys.readouterr().out.split("\n\n")
+    assert [row.layer for row in usual] == ["block1", "block2", "block3", "before fc"]
+    assert usual[-1] in (usual.best, usual.cheapest) or usual.best.score - usual[-1].score <= usual.best.spread
+
+    best, last = narrow.best, narrow[-1]
+    assert (best.layer, last.layer, last.dimension) == ("block3", "before fc.2", 10)
+    assert best.score - last.score > 10 * (best.spread + last.spread)  # measured: 0.768 ± 0.012 and 0.388 ± 0.008
+    said = f"the last row, before fc.2, is {best.score - last.score:.3f} below the best, more than its ±"
+    assert said in printed[1]
+    assert "more than its ±" not in printed[0]
+
+
 @needs("lightning")
 def test_a_frozen_part_in_lightning(tmp_path: Path) -> None:
     said = run("with_lightning", tmp_path, *LIGHTNING)

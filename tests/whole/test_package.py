@@ -24,6 +24,50 @@ def test_import_takes_torch_alone_and_when_it_is_needed() -> None:
     assert found.stdout == "False\n[] True\n"
 
 
+CORE_ALONE = """
+import sys
+
+for name in {missing!r}:
+    sys.modules[name] = None  # as if it was not installed
+
+import torch
+from torch import nn
+from truncate import TruncateError, extract, layers, split, truncate
+
+model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+x = torch.randn(2, 3)
+assert torch.equal(truncate(model, "1")(x), model[:2](x))
+front, back = split(model, at="0")
+assert torch.equal(back(front(x)), model(x))
+assert extract(truncate(model, "0"), [x], progress=True).features.shape == (2, 4)
+assert [row.path for row in layers(model)] == ["0", "1", "2"]
+try:
+    print(layers(model))
+except TruncateError as error:
+    print(error)
+"""
+
+
+def test_the_core_needs_torch_and_numpy_alone() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert re.findall(r"^[\w-]+", setup["options"]["install_requires"], re.MULTILINE) == ["torch", "numpy"]
+    missing = ["torchvision", "torchinfo", "click", "rich", "PIL", "timm", "onnx", "safetensors", "pyarrow", "pandas"]
+    code = CORE_ALONE.format(missing=missing)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    line = "printing a drawing or a list of layers needs rich, which is missing: pip install 'torch-truncate[cli]'\n"
+    assert (found.stdout, found.stderr, found.returncode) == (line, "", 0)
+
+
+@pytest.mark.parametrize("module", ["click", "rich", "torchvision", "torchinfo", "PIL"])
+def test_the_command_line_says_what_it_misses(module: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from truncate.__main__ import run; sys.exit(run())"
+    command = [sys.executable, "-c", code, "layers", "alexnet"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    line = f"error: the command line needs {module}, which is missing: pip install 'torch-truncate[cli]'\n"
+    assert (found.stdout, found.stderr, found.returncode) == ("", line, 2)
+
+
 def test_public_names_exist_and_are_documented() -> None:
     for name in truncate.__all__:
         assert getattr(truncate, name).__doc__, name
@@ -54,6 +98,7 @@ def test_the_version_is_stated_once() -> None:
         assert metadata.version("torch-truncate") == version
     except metadata.PackageNotFoundError:
         pytest.skip("runs from a copy that is not installed")
+    assert truncate.__version__ == version
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
     sources = [*(ROOT / "truncate").glob("*.py"), ROOT / "setup.py"]
     assert not [source.name for source in sources if f'"{version}"' in source.read_text()]
@@ -88,4 +133,4 @@ def test_the_top_level_is_tidy() -> None:
         "setup.cfg setup.py truncate tests docs README.md benchmarks examples LICENSE CONTRIBUTING.md CHANGELOG.md"
     )
     found = {path.split("/")[0] for path in listed.stdout.splitlines()}
-    assert {"setup.cfg", "truncate"} <= found <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml"}
+    assert {"setup.cfg", "truncate"} <= found <= {*allowed.split(), ".ci", ".gitignore", "ruff.toml", "noxfile.py"}

@@ -128,7 +128,7 @@ DECODERS = {
     "gemma2": tiny("Gemma2Model", {**GROUPED, "head_dim": 8}, text),
     "phi": tiny("PhiModel", TINY, text),
     "bloom": tiny("BloomModel", {"vocab_size": 99, "hidden_size": 32, "n_layer": 2, "n_head": 4}, text),
-    "falcon": tiny("FalconModel", TINY, text),
+    "falcon": tiny("FalconModel", TINY, text, keeps=("h.0.self_attention", "h.1.self_attention")),
     "stablelm": tiny("StableLmModel", GROUPED, text),
     "olmo": tiny("OlmoModel", GROUPED, text),
 }
@@ -282,7 +282,13 @@ OTHERS = {
     "lstm": Entry(functools.partial(Recurrent, nn.LSTM), tokens, cuts=4),
     "gru": Entry(functools.partial(Recurrent, nn.GRU), tokens, cuts=4),
     "parametrized": Entry(parametrized, pictures, wanted=("layer1.0.conv1", "layer1.1.bn2", "layer3")),
-    "lora": Entry(with_lora, text, wanted=(*DEPTHS, "lora_A"), train="base_model.model.embeddings"),
+    "lora": Entry(
+        with_lora,
+        text,
+        wanted=(*DEPTHS, "lora_A"),
+        train="base_model.model.embeddings",
+        keeps=("base_model.model.encoder.layer.0.attention.self.query",),
+    ),
     "checkpointing": Entry(checkpointing, text, wanted=DEPTHS),
     "checkpointing-vision": Entry(checkpointing_vision, lambda size: ((torch.rand(2 + size, 3, 160, 160),), {})),
 }

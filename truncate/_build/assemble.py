@@ -6,6 +6,9 @@ import functools
 import hashlib
 import itertools
 import linecache
+import sys
+import types
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +19,7 @@ from torch import nn
 from truncate._build.forward_source import source_of
 from truncate._build.held import carry_over
 from truncate._build.names import PROVIDED, numbered
-from truncate._errors import CannotFollowError
+from truncate._errors import CannotFollowError, TruncateError
 from truncate._follow import has_own_call, is_chain
 from truncate._graph import Kind, descend, is_mode, join, map_nested
 from truncate._live import build_live
@@ -37,7 +40,9 @@ class Truncated(nn.Module):
         return self._truncated_how
 
     def __reduce__(self) -> Any:
-        return _restore, (type(self).__name__, self._truncated_source, self._truncated_names), self.__dict__
+        # `exec` by name: who lets in this function of ours, but not that one, has let in nothing that runs code.
+        own = type(self).__name__, self._truncated_source, self._truncated_names
+        return run_source_of_pickle, (exec, *own), self.__dict__
 
 
 class Container(nn.Module):
@@ -64,7 +69,7 @@ def build(plan: Plan, result: Any = None, then: Mapping[str, nn.Module] = Mappin
     made._truncated_how = how_rebuilt(plan)
     _fill(made, plan.module, {**pieces, **then})
     source, names = source_of(plan, made, result, list(then))
-    made.__class__ = _class(f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
+    made.__class__ = _class(exec, f"Truncated{type(plan.module).__name__.removeprefix('Truncated')}", source, names)
     _keep_hooks(made, plan)
     carry_over(plan.module, made)
     return made
@@ -205,6 +210,8 @@ def _is_slice(plan: Plan, pieces: dict[str, Any]) -> bool:
         return False
     if plan.own == bool(plan.captures) or len(plan.captures) > 1:
         return False
+    if any(branch.entry is not None and branch.entry.cloned for branch in plan.branches):
+        return False  # it copies what it is given
     names, kept = list(module._modules), list(pieces)
     first = 0 if plan.is_entered_at_its_beginning else len(names) - len(kept) if plan.own else names.index(kept[0])
     return names[first : first + len(kept)] == kept
@@ -294,22 +301,49 @@ def _call(value: Any, module: Any) -> Any:
 # -- its class -------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=512)
-def _compile(source: str) -> tuple[Any, str]:
-    filename = f"<truncate {hashlib.sha1(source.encode()).hexdigest()[:12]}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)  # for TorchScript
-    return compile(source, filename, "exec"), filename
-
-
-def _class(name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
-    code, _ = _compile(source)
-    # Not a name of ours: a cut that is cut again is followed like anyone's code.
-    space: dict[str, Any] = {**PROVIDED, **names, "__name__": "truncated"}
-    exec(code, space)
+def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
+    if run is not exec:
+        raise TruncateError("a pickle of a cut runs the source in it with `exec`, and this one names something else")
+    code, module, loader = _compile(source)
+    # Without the name of a module: a cut that is cut again is followed like anyone's code, and torch.compile, which
+    # imports what is named there to find globals, takes these from the function.
+    space: dict[str, Any] = {**PROVIDED, **names, "__loader__": loader}
+    run(code, space)
+    space["forward"].__module__ = module
     members = {"forward": space["forward"], "_truncated_source": source, "_truncated_names": names}
     return type(name, (Truncated,), {**members, "__module__": __name__})
 
 
-def _restore(name: str, source: str, names: dict[str, Any]) -> Truncated:
-    made = _class(name, source, names)
+@functools.lru_cache(maxsize=512)
+def _compile(source: str) -> tuple[types.CodeType, str, Loader]:
+    """The code of a source, and the name of a module that stands for its file, as long as somebody has the loader."""
+    base = f"truncated.{hashlib.sha1(source.encode()).hexdigest()[:12]}"
+    modules = (types.ModuleType(name) for name in numbered(base))
+    module = next(module for module in modules if sys.modules.setdefault(module.__name__, module) is module)
+    vars(module)["__loader__"] = Loader(source)
+    filename = f"<{module.__name__}>.py"  # what ends with > is not looked for a second time
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    loader = Loader(source)  # another one, which `sys.modules` does not hold
+    weakref.finalize(loader, _forget, module.__name__, filename).atexit = False
+    return compile(source, filename, "exec"), module.__name__, loader
+
+
+class Loader:
+    """Gives the source of a forward again to TorchScript and others, when somebody has cleared `linecache`."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def get_source(self, name: str) -> str:
+        return self._source
+
+
+def _forget(name: str, filename: str) -> None:
+    sys.modules.pop(name, None)
+    linecache.cache.pop(filename, None)
+
+
+def run_source_of_pickle(run: Any, name: str, source: str, names: dict[str, Any]) -> Truncated:
+    """A module of a class that a pickle brings as source, which is run."""
+    made = _class(run, name, source, names)
     return made.__new__(made)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import keyword
 import typing
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from truncate._build.names import Names, numbered
+from truncate._build.names import Names, base_name, numbered
 from truncate._build.signature import head, refuse_branch
-from truncate._build.writer import Copy, Tap, Writer, base_name
+from truncate._build.writer import Copy, Tap, Writer
 from truncate._graph import Kind, Node, declared_types, map_nested
 from truncate._plan import Branch, Capture, Plan, Slot
 
@@ -26,11 +25,11 @@ def source_of(
     `guarded`: whether it refuses arguments that differ from those that were fixed.
     """
     slots = _slot_names(plan)
-    names = Names([*plan.used, *slots, FORM, *(p.name for p in plan.parameters or ())])
-    hints = {**declared_types(plan.module), FORM: int}
+    names = Names([*plan.used, *slots, _form_name(plan), *(p.name for p in plan.parameters or ())])
+    hints = declared_types(plan.module) | ({_form_name(plan): int} if plan.has_forms else {})
     define, opening, inputs = _head(plan, names, slots, hints)
     opening = opening if guarded or plan.slots else []
-    spell = functools.partial(_spell, made)
+    spell = functools.partial(_spell, names, made)
     forms = []
     for form, _ in enumerate(plan.forms):
         bodies = []
@@ -45,24 +44,25 @@ def source_of(
         forms.append(_by_mode(bodies, spell, names))
     body = forms[-1]
     for form, lines in reversed(list(enumerate(forms[:-1]))):
-        body = _if_else(f"{FORM} == {form}", lines, body)
+        body = _if_else(f"{_form_name(plan)} == {form}", lines, body)
     return "\n    ".join([define, *opening, *body]) + "\n", names.globals
 
 
 def _head(plan: Plan, names: Names, slots: list[str], hints: dict[str, Any]) -> tuple[str, list[str], dict[str, str]]:
     if plan.path or not slots:
-        return head(names, plan.parameters, plan.forms[0].call, [*slots, *plan.used, *[FORM] * plan.has_forms], hints)
+        used = [*slots, *plan.used, *[_form_name(plan)] * plan.has_forms]
+        return head(names, plan.parameters, plan.forms[0].call, used, hints)
     # The model itself takes what crosses as one argument, as the piece before returns it.
     if len(slots) == 1:
         return f"def forward(self, {slots[0]}):", [], {}
-    names.globals["Tuple"] = typing.Tuple  # noqa: UP006 (as TorchScript reads it)
+    pair = names.of(typing.Tuple)  # noqa: UP006 (as TorchScript reads it)
     types = ", ".join(["Tensor"] * len(slots))
-    return f"def forward(self, crossing: Tuple[{types}]):", [f"{', '.join(slots)} = crossing"], {}
+    return f"def forward(self, crossing: {pair}[{types}]):", [f"{', '.join(slots)} = crossing"], {}
 
 
 def _slot_names(plan: Plan) -> list[str]:
     """A name for each value with which a forward is entered, such as a person would give to a variable."""
-    taken = Names([*plan.used, FORM, "crossing"])
+    taken = Names([*plan.used, _form_name(plan), "crossing"])
     slots: list[str] = []
     if not plan.path and plan.slots == 1:
         return ["x"]
@@ -78,7 +78,9 @@ def _slot_names(plan: Plan) -> list[str]:
     return slots
 
 
-FORM = "form"  # the argument that tells a rebuilt child, if it is called in different ways, which one it is
+def _form_name(plan: Plan) -> str:
+    """The argument that tells a rebuilt child, if it is called in different ways, which one it is."""
+    return next(name for name in numbered("form") if name not in plan.used)
 
 
 def _indented(lines: list[str]) -> list[str]:
@@ -137,7 +139,7 @@ def _write(
             bundles[node] = own + [inner[node, capture] for capture in sub.captures]
         if sub.parameters is None:
             form = branch.given[node]
-            sources = {name.target: source for name, source in zip(form.call.inputs, node.inputs())}
+            sources = {name.target: source for name, source in zip(form.call.inputs, node.given())}
             crossing = [below.get(Slot(k)) if form.start else None for k in range(sub.slots)]
             reads[node] = [*crossing, *map(sources.get, sub.used), *[sub.form_of(form)] * sub.has_forms]
     captured: dict[Capture, Any] = {}
@@ -149,7 +151,8 @@ def _write(
         value = tap.value if tap.inner is None else inner[tap.value, tap.inner]
         if tap in branch.cloned:
             key = (tap.moment, repr(map_nested(value, id)))
-            value = copies.setdefault(key, Copy(value, tap.moment, Tap())).copy
+            goes_on = tap.value if tap in branch.replaced else None
+            value = copies.setdefault(key, Copy(value, tap.moment, Tap(), goes_on)).kept
         captured[capture] = value
     live = list(branch.live)
 
@@ -172,18 +175,16 @@ def _write(
     return writer.lines
 
 
-def _spell(made: nn.Module, path: str) -> str:
+def _spell(names: Names, made: nn.Module, path: str) -> str:
     """The expression by which a forward reaches what its module holds at a path."""
     expression = "self"
     holder: Any = made
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         if isinstance(holder, nn.ModuleDict):
-            expression += f"[{name!r}]"
-        elif name.isidentifier() and not keyword.iskeyword(name):
-            expression += f".{name}"
+            expression += f"[{names.constant(name)}]"
         elif isinstance(holder, (nn.ModuleList, nn.Sequential)) and name in map(str, range(len(holder))):
             expression += f"[{list(holder._modules).index(name)}]"
         else:
-            expression = f"getattr({expression}, {name!r})"
+            expression = names.attribute(expression, name)
         holder = getattr(holder, "_modules", {}).get(name)
     return expression

@@ -7,21 +7,23 @@ state are untouched. TorchScript, torch.compile and torch.export read `training`
 from __future__ import annotations
 
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from truncate._errors import TruncateError
+from truncate._python import while_used
 
 RECORD = "_parameters_frozen"  # the names of those parameters of a module that `freeze` turned off, kept by the module
+ASKED = "_mode_asked"  # what a held module would have as `training`, kept by the module
 
 
 def hold(module: nn.Module) -> None:
     """From now on `training` of this one module is False. Its children are not looked at."""
     if not isinstance(module, Held):
         module.__class__ = _held_class(type(module))
+        module.training = module.__dict__.get("training", True)  # nothing yet, if it is being unpickled
 
 
 def release(module: nn.Module) -> None:
@@ -35,13 +37,14 @@ def release(module: nn.Module) -> None:
             f"what changed it (torch.nn.utils.parametrize does such a thing), then unfreeze"
         )
     module.__class__ = original
+    module.training = module.__dict__.pop(ASKED)
 
 
 def carry_over(original: nn.Module, made: nn.Module) -> None:
     """Freezes what takes the place of a frozen module, or of a part of it."""
     if isinstance(original, Held):
-        made.__dict__["training"] = original.__dict__["training"]
         hold(made)
+        made.training = original.__dict__[ASKED]
     names = [name for name in original.__dict__.get(RECORD, ()) if name in made._parameters]
     if names:
         made.__dict__[RECORD] = names
@@ -56,10 +59,13 @@ def _keep(self: Any, mode: bool) -> None:
 
 
 class _Mode(property):
-    """Reads as False. What is assigned goes where an ordinary module keeps it, for when the module is released."""
+    """Reads as False, and what is assigned is kept for when the module is released.
+
+    Where an ordinary module keeps it is False too: with torch 2.6 Dynamo looks there, past any property.
+    """
 
     def __set__(self, module: Any, mode: bool) -> None:
-        module.__dict__["training"] = mode
+        module.__dict__.update({"training": False, ASKED: mode})
 
 
 class Held:
@@ -100,25 +106,18 @@ def _make_held(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Modu
     return made
 
 
-_classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDictionary()
-
-
+@while_used
 def _held_class(kind: type[nn.Module]) -> type[nn.Module]:
     """The class of held modules of a class. It has the same name: TorchScript and others look at names."""
-    known = _classes.get(kind)
-    made = known() if known is not None else None
-    if made is None:
-        members: dict[str, Any] = {
-            "_held_kind": kind,
-            **{name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN},
-            "__annotations__": _annotations(kind),
-            "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
-        }
-        if hasattr(kind, "__deepcopy__"):
-            members["__deepcopy__"] = _deepcopy
-        made = types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
-        _classes[kind] = weakref.ref(made)
-    return made
+    members: dict[str, Any] = {
+        "_held_kind": kind,
+        **{name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN},
+        "__annotations__": _annotations(kind),
+        "__jit_ignored_attributes__": [*getattr(kind, "__jit_ignored_attributes__", ()), "training"],
+    }
+    if hasattr(kind, "__deepcopy__"):
+        members["__deepcopy__"] = _deepcopy
+    return types.new_class(kind.__name__, (Held, kind), {}, lambda space: space.update(members))
 
 
 _WHERE_IT_IS_WRITTEN = ("__module__", "__qualname__", "__doc__", "__firstlineno__")  # the last since Python 3.13

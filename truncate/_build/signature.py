@@ -8,12 +8,13 @@ import types
 import typing
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from truncate._build.names import Names
 from truncate._build.writer import Writer
-from truncate._errors import FixedArgumentError, NotReachedError
-from truncate._graph import Call, Node, is_container, is_dataclass_value
+from truncate._errors import CannotFollowError, FixedArgumentError, NotReachedError
+from truncate._graph import Call, Node, is_container, is_dataclass_value, is_plain_name
 
 
 def annotation(names: Names, hint: Any) -> str:
@@ -27,12 +28,9 @@ def annotation(names: Names, hint: Any) -> str:
     if not origin or not all(inner):
         return ""
     if origin in (typing.Union, types.UnionType) and len(inner) == 1 and len(args) == 2:
-        names.globals["Optional"] = typing.Optional
-        return f"Optional[{inner[0]}]"
+        return f"{names.of(typing.Optional)}[{inner[0]}]"
     if origin in (list, dict, tuple):
-        spelled = origin.__name__.capitalize()
-        names.globals[spelled] = getattr(typing, spelled)
-        return f"{spelled}[{', '.join(inner)}]"
+        return f"{names.of(getattr(typing, origin.__name__.capitalize()))}[{', '.join(inner)}]"
     return ""
 
 
@@ -55,12 +53,16 @@ def head(
     inputs: dict[str, str] = {}
     for parameter in signature_kept:
         name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
+        if not is_plain_name(name) or name == "self":
+            raise CannotFollowError(f"a forward takes an argument called {name!r}, a name that its source cannot hold")
         stars = _STARS.get(parameter.kind, "")
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
             written.append("*")
         text = f"{stars}{name}"
-        if hint := annotation(names, hints.get(name)):
-            text += f": {hint}"
+        hint = annotation(names, hints.get(name))
+        if not hint and parameter.default is None:  # TorchScript would take it for a tensor, which is never None
+            hint = annotation(names, Tensor | None)
+        text += f": {hint}" if hint else ""
         if parameter.default is not parameter.empty:
             text += f" = {_constant(names, parameter.default)}"
         written.append(text)
@@ -89,22 +91,30 @@ def _open(names: Names, expression: str, given: Any, opening: list[str], inputs:
         return
     if is_dataclass_value(given):
         for field in dataclasses.fields(given):
-            _open(names, f"{expression}.{field.name}", getattr(given, field.name), opening, inputs)
+            _open(names, names.attribute(expression, field.name), getattr(given, field.name), opening, inputs)
         return
     if isinstance(given, (tuple, list, dict)):
         if not given or not isinstance(given, dict):
-            differs = f"len({expression}) != {len(given)}"
+            differs = f"{names.builtin(len)}({expression}) != {len(given)}"
         else:
-            differs = f"set({expression}) != {{{', '.join(map(repr, given))}}}"
+            keys = ", ".join(_constant(names, key) for key in given)
+            differs = f"{names.builtin(set)}({expression}) != {{{keys}}}"
         _refuse(names, differs, expression, _shape_text(given), opening)
         for key, item in given.items() if isinstance(given, dict) else enumerate(given):
-            _open(names, f"{expression}[{key!r}]", item, opening, inputs)
+            _open(names, f"{expression}[{_constant(names, key)}]", item, opening, inputs)
         return
-    plain = type(given) in (bool, int, float, str)
-    differs = (
-        f"{expression} != {_constant(names, given)}" if plain else f"{expression} is not {_constant(names, given)}"
-    )
-    _refuse(names, differs, expression, _constant(names, given), opening)
+    fixed = _constant(names, given)
+    if type(given) is float and given != given:
+        differs = f"{expression} == {expression}"  # which no NaN is
+    elif type(given) is bool:  # an exporter that traces passes a tensor, which it cannot compare with a bool
+        differs = f"{expression} != {int(given)}"
+    else:
+        differs = f"{expression} {'!=' if type(given) in _COMPARED else 'is not'} {fixed}"
+    _refuse(names, differs, expression, fixed, opening)
+
+
+# Each time that it is written it is another object, so it is not compared by `is`.
+_COMPARED = (int, float, complex, str, bytes, slice, torch.device)
 
 
 def _shape_text(given: Any) -> str:
@@ -112,15 +122,13 @@ def _shape_text(given: Any) -> str:
 
 
 def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: list[str]) -> None:
-    names.globals["FixedArgumentError"] = FixedArgumentError
     text = (
         f"this module was cut with {expression} = {fixed}, and its forward was followed for that value alone. "
         f"Leave {expression} out, or cut the model again: on an example that gives it, or with live=True"
     )
-    opening += [f"if {condition}:", f"    raise FixedArgumentError({text!r})"]
+    opening += [f"if {condition}:", f"    raise {names.of(FixedArgumentError)}({text!r})"]
 
 
 def refuse_branch(names: Names, reason: str) -> list[str]:
     """The body of a branch that does not lead to the target."""
-    names.globals["NotReachedError"] = NotReachedError
-    return [f"raise NotReachedError({reason!r})"]
+    return [f"raise {names.of(NotReachedError)}({reason!r})"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import importlib
 import inspect
-import keyword
 import re
+import sys
 import types
-import typing
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -19,15 +17,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from truncate._build.assemble import Truncated
+from truncate._build.constructor import constructor, is_container, is_importable
 from truncate._build.forward_source import source_of
 from truncate._build.layout import Around, Listed, Text, laid_out
-from truncate._build.names import Names, numbered
+from truncate._build.names import PROVIDED, RESERVED, Names, numbered, text_of
 from truncate._build.writer import Writer
 from truncate._errors import CannotFollowError, TruncateError, require_module
-from truncate._graph import Kind, descend, is_mode, join, tensors_in
+from truncate._graph import Kind, descend, is_mode, is_plain_name, join, tensors_in
 from truncate._plan import Cutter, Effects, Form
 from truncate._record import Traces
-from truncate._sandbox import example_of, random_state_kept
+from truncate._sandbox import example_of
 from truncate._target import TargetPaths
 
 _HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n"
@@ -64,16 +63,17 @@ class _Document:
         self._root = root
         for path, module in root.named_modules():
             _refuse_what_has_no_source(module, path)
-        self._calls = {id(m): call for m in root.modules() if (call := _constructor(m)) is not None}
+        self._calls = {id(m): call for m in root.modules() if (call := constructor(m)) is not None}
         written = _Everything(self._needs_class(root))
         self._traces = Traces(root, written, example)
         self._cutter = Cutter(root, written, Effects(self._traces))
         self._paths: dict[int, tuple[str, Form]] = {}  # where a module is called first, and how
         self._globals: dict[str, Any] = {}
         self._classes: dict[str, str] = {}  # name -> text
+        self._written: dict[str, str] = {}  # what this library would have to be imported for: name -> text
 
     def _needs_class(self, module: nn.Module) -> Iterator[nn.Module]:
-        if id(module) not in self._calls and not _is_container(module):
+        if id(module) not in self._calls and not is_container(module):
             yield module
         if id(module) not in self._calls:
             for child in module.children():
@@ -83,13 +83,15 @@ class _Document:
         self._visit(self._root, "", Form(self._traces.entry))
         made = self._expression(self._root, "", top=True)
         body = "\n\n".join([*self._classes.values(), f"model = {laid_out(made, 0)}\n"])
-        if "OrderedDict(" in body:
-            self._globals["OrderedDict"] = OrderedDict
         used = set(re.findall(r"\w+", body))
-        # How a forward writes these modules if it has an argument of that name.
-        self._globals |= {name: module for name, module in (("torch_1", torch), ("F_1", F)) if name in used}
-        imports = sorted(_import(name, value) for name, value in self._globals.items() if name in used)
-        return "".join([*imports, _HEAD, "\n\n", body])
+        # The last two are how a forward writes these modules if it has an argument of that name.
+        named = {**self._globals, "torch_1": torch, "F_1": F}
+        self._globals = {name: value for name, value in named.items() if name in used}
+        for name in list(self._globals):
+            if _is_ours(self._globals[name]):
+                self._write_out(name, self._globals.pop(name))
+        imports = sorted(_import(name, value) for name, value in self._globals.items())
+        return "".join([*imports, _HEAD, "\n\n", *(f"{text}\n\n" for text in self._written.values()), body])
 
     # -- how each module is called -----------------------------------------------------------------------------------
 
@@ -114,8 +116,9 @@ class _Document:
         if id(module) in self._calls:
             return self._constructed(module)
         parts = {name: self._expression(child, join(path, name)) for name, child in module._modules.items() if child}
-        if _is_container(module):
-            return _container(module, parts)
+        if is_container(module):
+            ordered = self._global(OrderedDict) if isinstance(module, nn.Sequential) and not _counted(parts) else ""
+            return _container(module, parts, ordered)
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
             raise TruncateError(f"{path!r} is a {type(module).__name__}, which source cannot make again")
         tensors = {**module._parameters, **module._buffers}
@@ -124,11 +127,9 @@ class _Document:
 
     def _constructed(self, module: nn.Module) -> Text:
         kind, arguments = type(module), self._calls[id(module)]
-        if getattr(nn, kind.__name__, None) is kind:
-            name = f"nn.{kind.__name__}"
-        else:
-            name = self._global(kind)
-        return f"{name}({', '.join(_argument(*item) for item in arguments)})"
+        name = f"nn.{kind.__name__}" if getattr(nn, kind.__name__, None) is kind else self._global(kind)
+        given = (Names(()).argument(key, _literal(value)) if key else _literal(value) for key, value in arguments)
+        return f"{name}({', '.join(given)})"
 
     def _tensor(self, module: nn.Module, path: str, name: str) -> str:
         value = module._parameters.get(name)
@@ -139,41 +140,43 @@ class _Document:
         if name not in module._non_persistent_buffers_set:
             return _empty(buffer)
         values, shape = buffer.flatten(), tuple(buffer.shape)
-        if buffer.numel() > 1 and torch.equal(values, torch.arange(len(values), dtype=buffer.dtype)):
+        is_number = not buffer.is_complex() and buffer.dtype is not torch.bool
+        if buffer.numel() > 1 and is_number and torch.equal(values, torch.arange(len(values), dtype=buffer.dtype)):
             return f"torch.arange({len(values)}, dtype={buffer.dtype}).reshape({shape})"
         if buffer.numel() > 1 and bool((values == values[0]).all()):
-            return f"torch.full({shape}, {values[0].item()}, dtype={buffer.dtype})"
+            return f"torch.full({shape}, {_literal(values[0].item())}, dtype={buffer.dtype})"
         if buffer.numel() > _TOO_MANY:
             raise TruncateError(
                 f"{join(path, name)!r} is a buffer of {buffer.numel()} numbers that no state dict holds, so the source "
                 f"would have to spell them all"
             )
-        return f"torch.tensor({buffer.tolist()}, dtype={buffer.dtype})"
+        return f"torch.tensor({_literal(buffer.tolist())}, dtype={buffer.dtype})"
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
     def _of_class(self, module: nn.Module, path: str, parts: dict[str, Text], top: bool) -> Text:
         forward, names = self._forward(module, path)
         for name, value in names.items():
-            if self._globals.setdefault(name, value) is not value:
+            if name in self._classes or self._globals.setdefault(name, value) is not value:
                 raise TruncateError(f"{name!r} stands for two things in the source of {path!r}, and one elsewhere")
         lines = []
-        plain = {name: name.isidentifier() and not keyword.iskeyword(name) and name != "self" for name in parts}
-        arguments = {name: name if plain[name] else f"part_{i}" for i, name in enumerate(parts)}
+        parts = {text_of(name): part for name, part in parts.items()}
+        others = (name for name in numbered("part") if name not in parts)
+        plain = {name: is_plain_name(name) and name not in ("self", "super") for name in parts}
+        arguments = {name: name if plain[name] else next(others) for name in parts}
         for name, part in parts.items():
             value = laid_out(part, 8) if top else arguments[name]
             if name in module._buffers:
                 persistent = ", persistent=False" * (name in module._non_persistent_buffers_set)
                 lines.append(f"self.register_buffer({name!r}, {value}{persistent})")
-            elif name.isidentifier() and not keyword.iskeyword(name):
-                lines.append(f"self.{name} = {value}")
             else:
-                lines.append(f"self.add_module({name!r}, {value})")
+                lines.append(Names(()).assigned("self", name, value))
         given = ("self",) if top else ("self", *arguments.values())
         define = laid_out(Listed("def __init__(", given, "):"), 4)
         init = "\n        ".join([define, "super().__init__()", *lines])
         body = "\n\n    ".join([init, forward.rstrip().replace("\n", "\n    ")])
-        name = next(n for n in numbered(type(module).__name__) if self._is_free(n, body))
+        base = type(module).__name__
+        name = next(n for n in numbered(base if is_plain_name(base) else "Module") if self._is_free(n, body))
         self._classes[name] = _class_text(name, body)
         given_parts = () if top else tuple(Around(f"{arguments[key]}=", part) for key, part in parts.items())
         return Listed(f"{name}(", given_parts, ")")
@@ -182,7 +185,7 @@ class _Document:
         """Whether a class may have a name: nothing else has it, or only an equal class."""
         if name in self._classes:
             return self._classes[name] == _class_text(name, body)
-        return name not in self._globals and not hasattr(nn, name)
+        return name not in self._globals and name not in RESERVED and not hasattr(nn, name)
 
     def _forward(self, module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:
         if isinstance(module, Truncated):
@@ -204,10 +207,28 @@ class _Document:
         return source_of(plan, module, None, [], guarded=False)
 
     def _global(self, value: Any) -> str:
-        name = value.__name__
-        if self._globals.setdefault(name, value) is not value:
-            raise TruncateError(f"{name!r} is the name of two different classes")
-        return str(name)
+        """The name of a class that is imported."""
+        unusable = RESERVED | self._classes.keys()
+        names = (name for name in numbered(value.__qualname__) if name not in unusable)
+        return next(name for name in names if self._globals.setdefault(name, value) is value)
+
+    def _write_out(self, name: str, value: Any) -> None:
+        """Writes down what this library would be imported for, and what that needs: of errors, their kind."""
+        if issubclass(type(value), type) and issubclass(value, Exception):
+            kind = next(base.__name__ for base in value.__mro__ if base.__module__ == "builtins")
+            self._written[name] = f"{name} = {kind}\n"
+            return
+        text = re.sub("  # type: .*", "", inspect.getsource(value))
+        space = vars(sys.modules[value.__module__])
+        read = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+        for other in sorted(read & space.keys() - PROVIDED.keys() - {"nn", value.__name__} - self._written.keys()):
+            if other in self._classes or self._globals.get(other, space[other]) is not space[other]:
+                raise TruncateError(f"{other!r} stands for two things in the source")
+            if _is_ours(space[other]):
+                self._write_out(other, space[other])
+            else:
+                self._globals[other] = space[other]
+        self._written[name] = text if name == value.__name__ else f"{text}\n\n{name} = {value.__name__}\n"
 
 
 def _class_text(name: str, body: str) -> str:
@@ -246,24 +267,22 @@ def _refuse_what_has_no_source(module: nn.Module, path: str) -> None:
         raise TruncateError(f"{repr(path) if path else 'the module'} ({type(module).__name__}) {what}")
 
 
-# -- modules that a constructor call makes again -----------------------------------------------------------------------
+# -- pieces of text ----------------------------------------------------------------------------------------------------
 
 
-def _is_container(module: nn.Module) -> bool:
-    """Whether a module is one of torch's containers, or a kind of Sequential that adds nothing to it."""
-    if isinstance(module, nn.Sequential):
-        return type(module).forward is nn.Sequential.forward and not module._parameters and not module._buffers
-    return type(module) in (nn.ModuleList, nn.ModuleDict)
+def _counted(parts: dict[str, Text]) -> bool:
+    return list(parts) == [str(i) for i in range(len(parts))]
 
 
-def _container(module: nn.Module, parts: dict[str, Text]) -> Text:
+def _container(module: nn.Module, parts: dict[str, Text], ordered: str) -> Text:
     """A container with its parts, those that repeat made by a loop."""
     if type(module) is nn.ModuleDict:
-        return Listed("nn.ModuleDict({", tuple(Around(f"{name!r}: ", part) for name, part in parts.items()), "})")
+        named = tuple(Around(f"{text_of(name)!r}: ", part) for name, part in parts.items())
+        return Listed("nn.ModuleDict({", named, "})")
     is_list, items = type(module) is nn.ModuleList, tuple(parts.values())
-    if list(parts) != [str(i) for i in range(len(parts))]:
-        pairs = tuple(Around(f"({name!r}, ", part, ")") for name, part in parts.items())
-        return Listed("nn.Sequential(OrderedDict([", pairs, "]))")
+    if ordered:
+        pairs = tuple(Around(f"({text_of(name)!r}, ", part, ")") for name, part in parts.items())
+        return Listed(f"nn.Sequential({ordered}([", pairs, "]))")
     if len(items) > 1 and all(item == items[0] for item in items):
         loop = f" for _ in range({len(items)})"
         opening, closing = ("nn.ModuleList([", "])") if is_list else ("nn.Sequential(*(", "))")
@@ -271,94 +290,19 @@ def _container(module: nn.Module, parts: dict[str, Text]) -> Text:
     return Listed("nn.ModuleList([", items, "])") if is_list else Listed("nn.Sequential(", items, ")")
 
 
-def _constructor(module: nn.Module) -> list[tuple[str, Any]] | None:
-    """The arguments with which its class makes a module like this one, if its attributes tell them; else None."""
-    kind = type(module)
-    if _is_container(module) or isinstance(module, Truncated) or not _is_importable(kind):
-        return None
-    arguments: list[tuple[str, Any]] = []
-    for parameter in list(inspect.signature(kind.__init__).parameters.values())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        value = getattr(module, parameter.name, parameter.default)
-        if isinstance(value, torch.Tensor) or (value is None and type(parameter.default) is bool):
-            value = value is not None  # bias=True makes a parameter of that name
-        if value is parameter.empty:
-            return None
-        if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
-            arguments.append(("", value))
-        elif type(value) is not type(parameter.default) or value != parameter.default:
-            arguments.append((parameter.name, value))
-    if not all(_is_plain(value) for _, value in arguments):
-        return None
-    # Where (3, 3) means the same as 3, it is written as 3, which may be the default.
-    defaults = {p.name: p.default for p in inspect.signature(kind.__init__).parameters.values()}
-    short = [(name, _scalar(value)) for name, value in arguments]
-    short = [(name, value) for name, value in short if not (name and _is_plain(value) and value == defaults[name])]
-    return next((given for given in (short, arguments) if _makes(kind, given, module)), None)
+def _literal(value: Any) -> str:
+    names = Names(())
+    text = Writer(names, str, {}).value(value)
+    if names.globals:
+        raise TruncateError(f"the source would have to hold {', '.join(names.globals)}, which no literal spells")
+    return text
 
 
-def _scalar(value: Any) -> Any:
-    return value[0] if type(value) is tuple and value and all(item == value[0] for item in value) else value
+def _is_ours(value: Any) -> bool:
+    return isinstance(value, (type, types.FunctionType)) and value.__module__.partition(".")[0] == _OWN
 
 
-def _makes(kind: type[nn.Module], arguments: list[tuple[str, Any]], module: nn.Module) -> bool:
-    """Whether a class makes a module like this one from some arguments."""
-    try:
-        with torch.device("meta"), random_state_kept():
-            twin = kind(*[v for name, v in arguments if not name], **{name: v for name, v in arguments if name})
-    except Exception:  # whatever a constructor may object to
-        return False
-    return _alike(module, twin)
-
-
-def _alike(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules differ in nothing but the numbers in their state dicts."""
-    ones, others = dict(vars(one)), dict(vars(other))
-    for name in set(ones) - set(others):
-        if name.startswith("_") and type(ones[name]) is bool:  # a flag that a library has left on the module
-            del ones[name]
-    if type(one) is not type(other) or set(ones) != set(others) or one._non_persistent_buffers_set:
-        return False
-    same = all(_shown(one, value) == _shown(other, others[name]) for name, value in ones.items() if name != "training")
-    return same and all(map(_alike, one.children(), other.children()))
-
-
-def _shown(module: nn.Module, value: Any) -> Any:
-    """An attribute of a module in a form that can be compared: tensors by shape and name, modules by position."""
-    if isinstance(value, weakref.ref):
-        return _shown(module, value())
-    if isinstance(value, torch.Tensor):
-        names = [name for name, tensor in module.named_parameters(recurse=False) if tensor is value]
-        return "tensor", tuple(value.shape), value.dtype, names
-    if isinstance(value, nn.Module) and any(value is child for child in module.children()):
-        return "module"
-    if isinstance(value, dict):
-        return [(key, _shown(module, item)) for key, item in value.items()]
-    if isinstance(value, (tuple, list)):
-        return [_shown(module, item) for item in value]
-    return value if _is_plain(value) or type(value) is set else id(value)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return type(value) in (tuple, list) and all(map(_is_plain, value))
-    return value is None or type(value) in (bool, int, float, str, torch.dtype)
-
-
-def _is_importable(value: Any) -> bool:
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
-    if not module or not name.isidentifier() or module == "__main__":
-        return False
-    try:
-        return getattr(importlib.import_module(module), name, None) is value
-    except ImportError:
-        return False
-
-
-def _argument(name: str, value: Any) -> str:
-    text = Writer(Names(()), str, {}).value(value)
-    return f"{name}={text}" if name else text
+_OWN = __name__.partition(".")[0]
 
 
 def _empty(tensor: torch.Tensor) -> str:
@@ -368,13 +312,12 @@ def _empty(tensor: torch.Tensor) -> str:
 
 def _import(name: str, value: Any) -> str:
     """The statement that gives a name in the source its meaning."""
-    if isinstance(value, types.ModuleType):
-        return f"import {value.__name__} as {name}\n"
-    if getattr(typing, name, None) is value:
-        return f"from typing import {name}\n"
-    if _is_importable(value):
+    if isinstance(value, types.ModuleType) and all(map(is_plain_name, value.__name__.split("."))):
+        return f"import {value.__name__} as {name}\n" if value.__name__ != name else f"import {name}\n"
+    if is_importable(value):
         own = value.__qualname__
         return f"from {value.__module__} import {own}{f' as {name}' if own != name else ''}\n"
     raise TruncateError(
-        f"the source would need {name!r}, {value!r}, which cannot be imported, so it would not stand by itself"
+        f"the source would need {name!r} ({type(value).__name__}), which cannot be imported, so it would not stand by "
+        f"itself"
     )

@@ -7,16 +7,28 @@ import collections
 import dataclasses
 import functools
 import inspect
-import math
 import operator
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from truncate._build.names import Names, clone, numbered
-from truncate._graph import INPLACE, Kind, Node, is_dataclass_value, is_tensor, items_of, name_of, nodes_in
+from truncate._build.names import Names, base_name, clone, numbered, takes_apart
+from truncate._graph import (
+    INPLACE,
+    Kind,
+    Node,
+    called,
+    is_dataclass_value,
+    is_made_for_child,
+    is_tensor,
+    items_of,
+    name_of,
+    nodes_in,
+)
+from truncate._python import while_there
 
 _BINARY_SIGNS = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
@@ -24,8 +36,6 @@ _BINARY_SIGNS = {
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "is_": "is", "is_not": "is not",
 }  # fmt: skip
 _UNARY_SIGNS = {"neg": "-", "pos": "+", "invert": "~", "not_": "not "}
-_BUILTIN_TYPES = {value: value.__name__ for value in vars(builtins).values() if isinstance(value, type)}
-_PRINTED = (type(None), bool, int, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
 
 
 class Tap:
@@ -34,11 +44,15 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Copy:
-    """A copy of a value (nested nodes and taps), as it is once all nodes before the index `moment` have run."""
+    """A value (nested nodes and taps) as it is once all nodes before the index `moment` have run.
+
+    It is a copy; or, if there is a `replaced`, that node is a copy from there on, and the value stays what it was.
+    """
 
     value: Any
     moment: int
-    copy: Tap
+    kept: Tap
+    replaced: Node | None = None
 
 
 class Writer:
@@ -70,14 +84,6 @@ class Writer:
         kind = type(value)
         if kind in (Node, Tap):
             return self._expressions[value]
-        if kind is float:
-            return repr(value) if math.isfinite(value) else f'float("{value}")'
-        if kind in _PRINTED:
-            return "..." if value is ... else self._spelled(value)
-        if isinstance(value, type) and value in _BUILTIN_TYPES:
-            return _BUILTIN_TYPES[value]
-        if kind is torch.device:
-            return f'{self.names.torch}.device("{value}")'
         if kind in (tuple, torch.Size):
             return f"({', '.join(map(self.value, value))}{',' if len(value) == 1 else ''})"
         if kind is list:
@@ -85,24 +91,25 @@ class Writer:
         if kind is dict:
             return f"{{{', '.join(f'{self.value(key)}: {self.value(item)}' for key, item in value.items())}}}"
         if kind is slice:
-            return f"slice({', '.join(map(self.value, (value.start, value.stop, value.step)))})"
+            parts = map(self.value, (value.start, value.stop, value.step))
+            return f"{self.names.builtin(slice)}({', '.join(parts)})"
         if is_dataclass_value(value):
             fields = {f: getattr(value, f) for f in value.__dataclass_fields__ if value.__dataclass_fields__[f].init}
-            return f"{self.names.of(kind)}({', '.join(f'{f}={self.value(item)}' for f, item in fields.items())})"
+            return f"{self.names.of(kind)}({self._arguments((), fields)})"
         if issubclass(kind, (dict, tuple, list)) and next(nodes_in(value), None) is not None:
             if hasattr(kind, "_fields"):
                 return f"{self.names.of(kind)}({', '.join(map(self.value, value))})"
             plain = dict(value) if issubclass(kind, dict) else list(value)
             return f"{self.names.of(kind)}({self.value(plain)})"
-        return self.names.of(value)
-
-    def _spelled(self, value: Any) -> str:
-        text = repr(value)
-        return f"{self.names.torch}{text[5:]}" if text.startswith("torch.") else text
+        return self.names.constant(value)
 
     def _operand(self, value: Any) -> str:
         text = self.value(value)
         return f"({text})" if text.startswith("-") else text
+
+    def _holder(self, value: Any) -> str:
+        """What stands before the dot of an attribute."""
+        return f"({self.value(value)})" if type(value) in (int, float) else self.value(value)
 
     def _index(self, value: Any) -> str:
         """What stands between the brackets of an index."""
@@ -117,7 +124,8 @@ class Writer:
         return f"{start}:{stop}" + (f":{step}" if step else "")
 
     def _arguments(self, args: Iterable[Any], kwargs: dict[str, Any]) -> str:
-        return ", ".join([*map(self.value, args), *(f"{name}={self.value(value)}" for name, value in kwargs.items())])
+        named = (self.names.argument(name, self.value(value)) for name, value in kwargs.items())
+        return ", ".join([*map(self.value, args), *named])
 
     def operation(self, node: Node) -> str:
         """The expression that computes a node."""
@@ -126,7 +134,8 @@ class Writer:
             arguments = self._arguments(node.args, node.kwargs) if given is None else ", ".join(map(self.value, given))
             return f"{self._spell(node.target)}({arguments})"
         if node.kind is Kind.METHOD:
-            return f"{self.value(node.args[0])}.{node.target}({self._arguments(node.args[1:], node.kwargs)})"
+            method = self.names.attribute(self._holder(node.args[0]), node.target)
+            return f"{method}({self._arguments(node.args[1:], node.kwargs)})"
         if node.kind is Kind.ATTRIBUTE:
             return self._spell(node.target)
         name = name_of(node)
@@ -138,19 +147,22 @@ class Writer:
             if name == "getitem":
                 return f"{self.value(node.args[0])}[{self._index(node.args[1])}]"
             if name == "abs":
-                return f"abs({self.value(node.args[0])})"
+                return f"{self.names.builtin(abs)}({self.value(node.args[0])})"
         if node.target is getattr:
-            return f"{self.value(node.args[0])}.{node.args[1]}"
+            return self.names.attribute(self._holder(node.args[0]), node.args[1])
+        if is_made_for_child(node):
+            return self.value(node.args[0])
         return f"{self._function(node.target)}({self._arguments(node.args, _without_defaults(node))})"
 
     def _function(self, function: Any) -> str:
-        name = getattr(function, "__name__", "")
+        name = called(function)
         if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-            return f"{self.names.torch}.ops." + str(function).replace("::", ".")
-        for module, prefix in ((F, f"{self.names.functional}."), (torch, f"{self.names.torch}."), (builtins, "")):
+            path = str(function).replace("::", ".").split(".")
+            return functools.reduce(self.names.attribute, path, f"{self.names.torch}.ops")
+        for module, prefix in ((F, self.names.functional), (torch, self.names.torch)):
             if getattr(module, name, None) is function:
-                return f"{prefix}{name}"
-        return self.names.of(function)
+                return self.names.attribute(prefix, name)
+        return self.names.builtin(function) if getattr(builtins, name, None) is function else self.names.of(function)
 
     # -- statements ------------------------------------------------------------------------------------------------
 
@@ -214,7 +226,7 @@ class Writer:
         if context != self._context:
             self._indent = ""
             if context:
-                blocks = (f"{self.names.torch}.{block}" for block in context.split(" | "))
+                blocks = (f"torch.{block}".replace("torch.", f"{self.names.torch}.") for block in context.split(" | "))
                 self._line(f"with {', '.join(blocks)}:")
                 self._indent = "    "
             self._context = context
@@ -241,7 +253,8 @@ class Writer:
             target, index, value = node.args
             self._line(f"{self.value(target)}[{self._index(index)}] = {self.value(value)}")
         elif node.kind is Kind.ASSIGN:
-            self._line(f"{self._spell(node.target)} = {self.value(node.args[0])}")
+            path, _, name = node.target.rpartition(".")
+            self._line(self.names.assigned(self._spell(path), name, self.value(node.args[0])))
         elif node.target in INPLACE.values():
             # A number is not changed by `+=`, so the old value keeps its variable if it is still read.
             target, value = map(self.value, node.args)
@@ -256,7 +269,7 @@ class Writer:
     def _name(self, node: Node, dead: list[Node | Tap]) -> str:
         """The variable for a result: that of the first argument where the value flows on, as in ``x = self.fc(x)``."""
         first = node.args[0] if node.args else None
-        own_name = _takes_apart(node) or _about_sizes(node) or type(first) is not Node or _about_sizes(first)
+        own_name = takes_apart(node) or _about_sizes(node) or type(first) is not Node or _about_sizes(first)
         if not own_name and first in dead:
             name = self._expressions[first]
             self._hold(name, node)
@@ -281,9 +294,15 @@ class Writer:
 
     def _copy(self, copy: Copy) -> None:
         self._block(copy.value.context if type(copy.value) is Node else self._context)
-        value = self.value(copy.value)
-        copied = self._new_variable(f"{value}_copy" if value.isidentifier() else "copy", copy.copy)
-        self._line(f"{copied} = {self._copied(copy.value)}")
+        replaced = copy.replaced
+        copied: Any = copy.value if replaced is None else replaced
+        name, expression = self.value(copied), self._copied(copied)
+        if replaced is not None:  # the value keeps its variable
+            self._hold(self.value(copy.value), copy.kept)
+        if copied is copy.value:
+            new = f"{name}_copy" if name.isidentifier() else "copy"
+            name = self._new_variable(new, copy.kept if replaced is None else replaced)
+        self._line(f"{name} = {expression}")
 
     def _copied(self, value: Any) -> str:
         certain = type(value) is Node and is_tensor(value)
@@ -340,45 +359,24 @@ def _about_sizes(node: Node) -> bool:
     return node.kind in (Kind.FUNCTION, Kind.METHOD) and not node.name
 
 
-def _takes_apart(node: Node) -> bool:
-    return node.target in (getattr, operator.getitem)
-
-
-def base_name(node: Node) -> str:
-    """What a person would call the value of a node."""
-    if node.kind is Kind.CHILD:
-        *holders, last = node.target.split(".")
-        base = last if last.isidentifier() else "_".join([*holders[-1:], last])
-    elif node.target is getattr:
-        base = node.args[1]
-    elif node.target is operator.getitem and type(node.args[1]) is int and _takes_apart(node.args[0]):
-        base = f"{base_name(node.args[0])}_{node.args[1]}"
-    elif node.target is operator.getitem:
-        base = "item"
-    else:
-        base = name_of(node).strip("_")
-    return base if base.isidentifier() else "x"
-
-
-@functools.lru_cache(maxsize=1024)
+@while_there
 def _defaults(function: Any) -> dict[str, Any]:
     try:
-        return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
+    return {name: p.default for name, p in parameters.items() if type(p.default) in _PLAIN}
+
+
+_PLAIN = (type(None), bool, int, float, str)
 
 
 def _without_defaults(node: Node) -> dict[str, Any]:
     """The keyword arguments that say something: torch passes on all of them, those left out too."""
-    defaults = _defaults(node.target) if callable(node.target) and node.kwargs else {}
-    plain = (type(None), bool, int, float, str)
+    known = type(node.target) in (types.FunctionType, types.BuiltinFunctionType) and node.kwargs
+    defaults = _defaults(node.target) if known else {}
     return {
         name: value
         for name, value in node.kwargs.items()
-        if not (
-            name in defaults
-            and type(value) in plain
-            and type(defaults[name]) is type(value)
-            and defaults[name] == value
-        )
+        if not (name in defaults and type(defaults[name]) is type(value) and defaults[name] == value)
     }

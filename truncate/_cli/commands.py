@@ -9,8 +9,9 @@ import io
 import os
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +22,13 @@ from truncate._errors import Differs, NotUsable, Stopped, TruncateError, brief, 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-class _Shape(click.ParamType[tuple[int, ...]]):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[tuple[int, ...]]
+else:  # before click 8.4 it takes no type
+    _ParamType = click.ParamType
+
+
+class _Shape(_ParamType):
     """A shape such as ``1,3,224,224``."""
 
     name = "N,C,H,W"
@@ -46,6 +53,9 @@ def cli() -> None:
     A MODEL is a name that torchvision knows (resnet18), timm:NAME, or package.module:callable,
     where calling it returns the model.
     """
+    for module in ("torchvision", "torchinfo", "rich", "PIL"):
+        if find_spec(module) is None:
+            raise NotUsable(f"the command line needs {module}, which is missing: pip install 'torch-truncate[cli]'")
 
 
 @cli.command(
@@ -100,7 +110,7 @@ def layers(**given: Any) -> None:
     ),
 )
 @options.model
-@click.argument("folder", shell_complete=complete_file)
+@options.folder
 @options.upto
 @click.option(
     "--out",
@@ -113,9 +123,9 @@ def layers(**given: Any) -> None:
 @options.weights
 @options.trust
 @click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores].")
-@click.option("--device", help="Where to compute [default: a GPU if there is one].")
+@options.batch_size
+@options.workers
+@options.device
 @click.option(
     "--dtype",
     default="float32",
@@ -135,11 +145,43 @@ def extract(**given: Any) -> int:
     return extracting.extract(**given)
 
 
-def script() -> int:
-    """The installed command. `python -m truncate` is the same, but no shell completes that."""
-    if not sys.flags.safe_path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it, so that a MODEL may be in a file here
-    return run(program="torch-truncate")
+@cli.command(
+    epilog=options.examples(
+        "probe resnet18 images --weights DEFAULT --svg curve.svg",
+        'probe vit_b_16 images --labels labels.csv --at "encoder.layers.*" --folds 10',
+    ),
+)
+@options.model
+@options.folder
+@click.option("--at", multiple=True, metavar="TARGET", help="What to probe, also a pattern [default: each block].")
+@click.option(
+    "--labels",
+    type=Path,
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="A table (.csv) with the columns path and label [default: each class has a folder].",
+)
+@options.weights
+@options.trust
+@click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="How maps become vectors.")
+@click.option(
+    "--estimator", default="linear", show_default=True, type=click.Choice(["linear", "knn"]), help="The probe."
+)
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Of the cross-validation.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides the folds.")
+@options.batch_size
+@options.workers
+@options.device
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--svg", type=Path, metavar="FILE", shell_complete=complete_file, help="Draw the curve.")
+def probe(**given: Any) -> int:
+    """Find the layer that suits a folder of images: how well each block tells the classes apart, and what it costs.
+
+    Images that are in no folders of classes have no labels: then it prints measures that need none.
+    """
+    from truncate._cli import choosing
+
+    return choosing.choose(**given)
 
 
 def run(program: str = options.PROGRAM) -> int:

@@ -59,7 +59,6 @@ def complete_layer(ctx: click.Context, param: click.Parameter, incomplete: str) 
 _BREAKS = (":", "=")
 
 
-@add_completion_class
 class Bash(BashComplete):
     """Bash ends a word at `:` and at `=` too, and puts in only what is after them."""
 
@@ -94,12 +93,10 @@ class _WholeWords(ShellComplete):
         return items
 
 
-@add_completion_class
 class Zsh(_WholeWords, ZshComplete):
     """Zsh puts in what is offered in place of the whole word."""
 
 
-@add_completion_class
 class Fish(_WholeWords, FishComplete):
     """Click's lines for fish end a help at its first comma."""
 
@@ -110,3 +107,7 @@ class Fish(_WholeWords, FishComplete):
 
 def _is_option(word: str) -> bool:
     return word.startswith("--")
+
+
+for _kind in (Bash, Zsh, Fish):  # as a decorator it returns None before click 8.2
+    add_completion_class(_kind)

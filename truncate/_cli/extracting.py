@@ -82,7 +82,7 @@ def extract(
                 output = shards.Output(out, made, paths, batch_size)
                 output.agree()
             mine = missing[ranks.rank :: ranks.size]
-            readers = _workers(workers, at, ranks.size)
+            readers = default_readers(workers, at, ranks.size)
             worker = Worker(part, built.transform, at, AUTOCAST[dtype], batch_size, readers, strict, deadly)
             total = sum(len(output.inputs(number)) for number in mine)
             with _told(), Bar(total, shown=ranks.rank == 0) as bar:
@@ -123,7 +123,7 @@ def _prepared(
         return part.eval().to(at), at
 
 
-def _workers(asked: int | None, device: torch.device, ranks: int) -> int:
+def default_readers(asked: int | None, device: torch.device, ranks: int) -> int:
     """How many processes read images: on a CPU, the other half of the cores computes."""
     if asked is not None:
         return asked

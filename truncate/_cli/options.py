@@ -24,6 +24,14 @@ weights = click.option(
     help="Trained weights by name (DEFAULT), or a checkpoint.",
 )
 trust = click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
+folder = click.argument("folder", shell_complete=complete_file)
+batch_size = click.option(
+    "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time."
+)
+workers = click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores]."
+)
+device = click.option("--device", help="Where to compute [default: a GPU if there is one].")
 
 
 def examples(*lines: str) -> str:

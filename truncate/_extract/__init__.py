@@ -5,8 +5,8 @@ Out: arrays (`Features`), or a file: Parquet, .npy or .safetensors. Also here: t
 line and Ray put together the features of folders (`Batch`, `Forward`, `Extractor`, `Bar`).
 """
 
-from truncate._extract.batches import Batch, Column, check_rows, columns_of
-from truncate._extract.compute import Forward, computed
+from truncate._extract.batches import Batch, Column, Reader, check_rows, columns_of
+from truncate._extract.compute import Forward, computed, device_of, evaluating, mapped
 from truncate._extract.extractor import Extractor
 from truncate._extract.features import Features, extract
 from truncate._extract.progress import Bar
@@ -20,10 +20,14 @@ __all__ = [
     "Extractor",
     "Features",
     "Forward",
+    "Reader",
     "check_row",
     "check_rows",
     "columns_of",
     "computed",
+    "device_of",
+    "evaluating",
     "extract",
+    "mapped",
     "parquet_room",
 ]

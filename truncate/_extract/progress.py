@@ -7,30 +7,39 @@ from typing import Any
 
 
 class Bar:
-    """Counts rows on stderr, if that is a terminal."""
+    """Counts rows, or what `unit` says, on stderr, if that is a terminal and rich is installed."""
 
-    def __init__(self, total: int | None, shown: bool = True) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+    def __init__(self, total: int | None, shown: bool = True, unit: str = "rows") -> None:
+        self._progress: Any = None
+        if not shown:
+            return
+        try:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+        except ImportError:  # the features matter, and not the bar
+            return
 
         class Rate(ProgressColumn):
             def render(self, task: Task) -> str:
                 speed = task.finished_speed or task.speed
-                return f"{speed:,.1f} rows/s" if speed else ""
+                return f"{speed:,.1f} {unit}/s" if speed else ""
 
         console = Console(stderr=True)
         columns: list[Any] = [BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
-        self._progress = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=total)
 
     def __enter__(self) -> Bar:
-        self._progress.start()
+        if self._progress:
+            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._progress:
+            self._progress.stop()
 
     def advance(self, rows: int) -> None:
-        self._progress.advance(self._task, rows)
+        if self._progress:
+            self._progress.advance(self._task, rows)

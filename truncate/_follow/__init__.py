@@ -6,21 +6,25 @@ is done to them into the graph. What tracing on proxies shares with recording on
 `GraphBuilder`, traced numbers, and the lists, dicts and objects that a forward passes on.
 """
 
+from truncate._follow.classes import asks_for_none, compares_bools, compares_values
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given, held_by_several
 from truncate._follow.graph_builder import GraphBuilder
 from truncate._follow.numbers import Traced, TracedBool, plain, traced
-from truncate._follow.objects import NOT_OPENED, PLAIN, Lent, hides, is_opaque, made_plain, plain_inside, revive
-from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
-from truncate._follow.proxy_module import (
-    ProxyModules,
-    asks_for_none,
-    compares_bools,
-    entry_of,
-    has_own_call,
-    is_chain,
-    is_proxy_module,
+from truncate._follow.objects import (
+    NOT_OPENED,
+    PLAIN,
+    Lent,
+    hides,
+    is_changeable,
+    is_opaque,
+    made_plain,
+    objects_in,
+    plain_inside,
+    revive,
 )
+from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
+from truncate._follow.proxy_module import ProxyModules, entry_of, has_own_call, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
 from truncate._follow.tracer import follow
 
@@ -38,6 +42,7 @@ __all__ = [
     "active",
     "asks_for_none",
     "compares_bools",
+    "compares_values",
     "entry_of",
     "explain",
     "follow",
@@ -45,9 +50,11 @@ __all__ = [
     "held_by_several",
     "hides",
     "is_chain",
+    "is_changeable",
     "is_opaque",
     "is_proxy_module",
     "made_plain",
+    "objects_in",
     "plain",
     "plain_inside",
     "real_of",

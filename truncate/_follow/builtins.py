@@ -7,6 +7,7 @@ and the function inside a decorator, are copied too.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
@@ -20,12 +21,18 @@ from torch import nn
 
 from truncate._follow.constants import has_floats, with_own_constants
 from truncate._follow.numbers import Traced, TracedBool
+from truncate._follow.objects import PLAIN
 from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
-from truncate._python import globals_of, is_theirs, names_in, reached
+from truncate._python import can_be_imported, globals_of, is_theirs, names_in, reached, while_used
 
 # Functions of torch that parse their arguments before a function mode sees the call, or that have none.
-_SIZED = frozenset(("zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "finfo", "iinfo"))
+_SIZED = frozenset(
+    """
+    arange bartlett_window blackman_window empty empty_strided eye finfo full hamming_window hann_window iinfo
+    kaiser_window linspace logspace ones rand randint randn randperm scalar_tensor tril_indices triu_indices zeros
+    """.split()
+)
 _PARSING = frozenset(n for n, f in vars(nn.functional).items() if isinstance(f, types.BuiltinFunctionType))
 _GLOBAL = frozenset(("is_grad_enabled", "manual_seed", "seed", "get_rng_state", "set_rng_state"))
 _CHECKS = frozenset(n for n, f in vars(torch).items() if n.startswith("_check") and isinstance(f, types.FunctionType))
@@ -38,7 +45,7 @@ _under_way: dict[types.FunctionType, list[types.CellType]] = {}  # unfinished co
 
 
 def with_own_builtins(function: Any) -> Any:
-    """The copy of a function, made once; anything else, and a function that needs no copy, is returned as it is.
+    """The copy of a function; anything else, and a function that needs no copy, is returned as it is.
 
     A function that `functools.lru_cache` caches runs again: its result of another pass is in no graph.
     """
@@ -47,10 +54,29 @@ def with_own_builtins(function: Any) -> Any:
     if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] in _LEFT_ALONE:
         return function
     with _copying:
-        return _copied(function)
+        return _kept_copy(function) if _is_lasting(function, set()) else _copied(function)
 
 
-@functools.lru_cache(maxsize=4096)
+def _is_lasting(function: types.FunctionType, seen: set[types.FunctionType]) -> bool:
+    """Whether all that a function holds is kept alive by modules anyway: a cache may keep it too."""
+    seen.add(function)
+    if getattr(sys.modules.get(function.__module__), "__dict__", None) is not function.__globals__:
+        return False
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            held.append(cell.cell_contents)
+    return all(
+        value in seen or _is_lasting(value, seen)
+        if isinstance(value, types.FunctionType)
+        else can_be_imported(value)
+        if isinstance(value, type)
+        else type(value) in (*PLAIN, types.ModuleType)
+        for value in held
+    )
+
+
+@while_used
 def _copied(function: types.FunctionType) -> types.FunctionType:
     _under_way[function] = []
     copy = function
@@ -71,6 +97,9 @@ def _copied(function: types.FunctionType) -> types.FunctionType:
         for cell in _under_way.pop(function):
             cell.cell_contents = copy
     return copy
+
+
+_kept_copy = functools.lru_cache(maxsize=4096)(_copied)
 
 
 def _copy_cell(cell: types.CellType) -> types.CellType:
@@ -267,6 +296,8 @@ _FUNCTIONS: dict[int, Any] = {
     for function in vars(math).values()
     if isinstance(function, types.BuiltinFunctionType)
 }
+# Those of torch too that are imported by name.
+_FUNCTIONS.update((id(real), _parsing(real)) for name in _SIZED if not isinstance(real := getattr(torch, name), type))
 
 
 class _NumpyView:

@@ -25,12 +25,12 @@ class Given:
 
     def __init__(self, arguments: Any) -> None:
         self.containers = list(containers_in(arguments))
-        self._before = [copy.copy(container) for container in self.containers]
+        self.before = [copy.copy(container) for container in self.containers]
 
     @property
     def changes(self) -> list[Change | None]:
         """What has changed in each of them; None where nothing has."""
-        return list(map(_change, self._before, self.containers))
+        return list(map(_change, self.before, self.containers))
 
 
 def held_by_several(model: nn.Module) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import enum
 import gc
@@ -27,6 +28,11 @@ NOT_OPENED = (
 def is_opaque(value: Any) -> bool:
     """Whether a value is an object with attributes of its own, which a child may change."""
     return hasattr(value, "__dict__") and not isinstance(value, (torch.Tensor, *NOT_OPENED))
+
+
+def is_changeable(value: Any) -> bool:
+    """Whether a value that is no tensor and no container may change: an object with attributes, a set, a deque."""
+    return is_opaque(value) or type(value).__hash__ is None
 
 
 def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:
@@ -65,7 +71,7 @@ class Lent:
 
     @property
     def changed(self) -> set[int]:
-        """The ids of the objects whose attributes, or the items in these, are not the same as before."""
+        """The ids of the objects that hold something else than before: in attributes, and in what is nested there."""
         compared = zip(self.before, self._contents)
         return {id(value) for (value, _), contents in compared if not _are_alike(_contents(value), contents)}
 
@@ -75,12 +81,33 @@ class Lent:
         return [other for value, other in pairs if changed and not changed.isdisjoint(map(id, objects_in(value)))]
 
 
-def _contents(value: Any) -> list[Any]:
-    return [part for name, item in vars(value).items() for part in (name, item, *items_of(item))]
+def _contents(value: Any) -> list[tuple[Any, int]]:
+    """All that an object holds in containers, however deep, each with the number of changes in place if a tensor."""
+    found: list[tuple[Any, int]] = []
+    pending: list[Any] = [vars(value)]
+    while pending and len(found) < _SEARCHED:
+        container = pending.pop()
+        if isinstance(container, dict):
+            found += [(key, 0) for key in container]
+        inside = tuple(container) if isinstance(container, _UNORDERED) else items_of(container)
+        found += [(item, _changes(item)) for item in inside]
+        pending += [item for item in inside if type(item) not in PLAIN and not isinstance(item, torch.Tensor)]
+    return found
 
 
-def _are_alike(now: list[Any], before: list[Any]) -> bool:
-    return len(now) == len(before) and all(map(operator.is_, now, before))
+def _changes(value: Any) -> int:
+    with torch._C.DisableTorchFunction():  # a recording would write the question down
+        return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
+
+
+_UNORDERED = (set, collections.deque)  # hold items, but are no containers in which a cut looks for values
+_SEARCHED = 10_000  # parts of one object, so that a large one costs no more
+
+
+def _are_alike(now: list[tuple[Any, int]], before: list[tuple[Any, int]]) -> bool:
+    return len(now) == len(before) and all(
+        one is other and changes == earlier for (one, changes), (other, earlier) in zip(now, before)
+    )
 
 
 def revive(kind: type, state: dict[str, Any]) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import copy
 import functools
-import inspect
 import types
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -19,13 +18,14 @@ import torch
 from torch import nn
 
 from truncate._follow.builtins import CachedFunction, builtin_seen, with_own_builtins
+from truncate._follow.classes import answers_operators, attributes_set
 from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer
 from truncate._follow.replaced import ORIGINAL_CLASS, POSITION
 from truncate._graph import Kind, descend, items_of, join, map_nested
-from truncate._python import asks_of_values, attributes_stored, compares_with_bool, names_in, reached
+from truncate._python import can_be_imported, while_used
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
 _ORIGINAL = "_truncate_original"  # in the __dict__ of an unopened proxy module: its original
@@ -56,7 +56,7 @@ class ProxyModules:
         kind: Any = type(module)
         proxy = object.__new__(Unopened)
         proxy.__dict__.update({POSITION: (self, path), _ORIGINAL: module})
-        if path == "" or _answers_operators(kind):
+        if path == "" or answers_operators(kind):
             self.open(proxy)
         return proxy
 
@@ -79,7 +79,7 @@ class ProxyModules:
         state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
         kind: Any = type(module)
-        changing = _attributes_set(kind)
+        changing = attributes_set(kind)
         for name, value in module.__dict__.items():
             if name in _MODULE_STATE:
                 continue
@@ -223,61 +223,6 @@ class Unopened:
         return id(self)
 
 
-@functools.lru_cache(maxsize=4096)
-def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
-    """The forward of a class, and each method that it names."""
-    functions = []
-    reached = {"forward"}
-    pending = ["forward"]
-    while pending:
-        method = pending.pop()
-        for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
-            value = vars(base).get(method)
-            function = inspect.unwrap(value) if callable(value) else None
-            if isinstance(function, types.FunctionType):
-                functions.append(function)
-                called = names_in(function.__code__) - reached
-                reached |= called
-                pending += called
-    return tuple(functions)
-
-
-@functools.lru_cache(maxsize=4096)
-def _attributes_set(cls: Any) -> frozenset[str]:
-    """The attributes that the forward of a class sets, or a method that it names."""
-    return frozenset().union(*(attributes_stored(function.__code__) for function in _functions_of(cls)))
-
-
-@functools.lru_cache(maxsize=4096)
-def compares_bools(cls: Any) -> bool:
-    """Whether the forward of a class, or a function that it reaches by name, compares by ``is`` with True or False."""
-    return any(compares_with_bool(function.__code__) for function in reached(_functions_of(cls)))
-
-
-@functools.lru_cache(maxsize=4096)
-def asks_for_none(cls: Any) -> bool:
-    """Whether the forward of a class, or a function that it reaches, asks if a value that it computes is None."""
-    forward = inspect.unwrap(cls.forward)
-    others = reached(_functions_of(cls)) - {forward}
-    return asks_of_values(forward.__code__, arguments=False) or any(asks_of_values(one.__code__) for one in others)
-
-
-@functools.lru_cache(maxsize=4096)
-def _answers_operators(cls: Any) -> bool:
-    """Whether a class defines special methods, which Python looks up on the class, such as ``__len__``."""
-    bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
-    return any(
-        name.startswith("__") and name not in _ASKED_BY_NAME and callable(value)
-        for base in bases
-        for name, value in vars(base).items()
-    )
-
-
-_ASKED_BY_NAME = frozenset(
-    "__init__ __repr__ __setstate__ __getstate__ __reduce_ex__ __deepcopy__ __init_subclass__ __dir__".split()
-)
-
-
 class _Whole(Protocol):
     __dict__: dict[str, Any]
 
@@ -318,7 +263,7 @@ class ProxyModule:
     def __getattr__(self, name: str) -> Any:
         position = self.__dict__.get(POSITION)
         kind: Any = type(self)
-        if position is None or name not in _attributes_set(kind):
+        if position is None or name not in attributes_set(kind):
             return super().__getattr__(name)  # type: ignore[misc]
         proxies, path = position
         original = vars(descend(proxies.root, path))
@@ -383,8 +328,12 @@ def is_proxy_module(value: Any) -> bool:
     return issubclass(type(value), (ProxyModule, Unopened, _Compiled))
 
 
-@functools.lru_cache(maxsize=256)  # no more, as a cached class is never freed
-def _proxy_class(cls: type) -> type:
+def _proxy_class(cls: type) -> Any:
+    return _kept_proxy_class(cls) if can_be_imported(cls) else _new_proxy_class(cls)
+
+
+@while_used
+def _new_proxy_class(cls: type) -> type:
     members: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, ORIGINAL_CLASS: cls}
     for base in reversed(cls.__mro__[: cls.__mro__.index(nn.Module)]):
         for name, value in vars(base).items():
@@ -396,3 +345,6 @@ def _proxy_class(cls: type) -> type:
             elif isinstance(value, (types.FunctionType, CachedFunction)) and not name.startswith("__"):
                 members[name] = with_own_builtins(value)
     return type(cls)(cls.__name__, (ProxyModule, cls), members)
+
+
+_kept_proxy_class = functools.lru_cache(maxsize=256)(_new_proxy_class)  # no more, as it keeps its classes alive

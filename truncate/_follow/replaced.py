@@ -14,7 +14,7 @@ from truncate._follow.numbers import Traced, fixed
 from truncate._follow.proxy import Held, Proxy, active
 from truncate._graph import Kind, Shape, map_nested
 
-ASKING = frozenset(("isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
+ASKING = frozenset(("id", "isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 ORIGINAL_CLASS = "_truncate_original_class"  # on the class of a proxy module: its original
 POSITION = "_truncate_position"  # in the __dict__ of a proxy module: its `ProxyModules` and its dotted path
 
@@ -52,6 +52,12 @@ def _getattr(value: Any, name: str, *default: Any) -> Any:
     if default and issubclass(type(value), Proxy) and not _hasattr(value, name):
         return default[0]
     return getattr(value, name, *default)
+
+
+def _id(value: Any) -> int:
+    if active.tracer is not None and (issubclass(type(value), Proxy) or isinstance(value, torch.Tensor)):
+        raise active.tracer.fail("asks for the id of a value")
+    return id(value)
 
 
 def _len(value: Any) -> Any:
@@ -121,6 +127,7 @@ OWN = {
     "isinstance": _isinstance,
     "hasattr": _hasattr,
     "getattr": _getattr,
+    "id": _id,
     "len": _len,
     "type": _replaced(type, _type),
     "int": _replaced(int, _number(int)),

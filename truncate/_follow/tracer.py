@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from truncate._follow.classes import compares_bools
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given
 from truncate._follow.graph_builder import GraphBuilder
-from truncate._follow.objects import PLAIN, hides, is_opaque
+from truncate._follow.objects import PLAIN, hides, is_changeable
 from truncate._follow.proxy import Held, Proxy, Unread, active, proxies_in, tracing_with
-from truncate._follow.proxy_module import ProxyModules, compares_bools, entry_of, is_chain, is_proxy_module
+from truncate._follow.proxy_module import ProxyModules, entry_of, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
 from truncate._follow.unheard import Functions
 from truncate._graph import (
@@ -40,7 +41,7 @@ from truncate._graph import (
     returns_tensor,
     tensors_in,
 )
-from truncate._python import assigned_names, names_tested_for_none, users_frame
+from truncate._python import assigned_names, is_aside, names_tested_for_none, users_frame
 from truncate._sandbox import random_state_watched
 
 
@@ -292,7 +293,7 @@ class Tracer(GraphBuilder):
             raise self.fail("draws random numbers of its own, from a torch.Generator")
         if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), Proxy)):
             raise self.fail(f"hides a value in a {type(value).__name__}")
-        if is_opaque(value) and id(value) not in self._own:
+        if is_changeable(value) and id(value) not in self._own:
             # A child may change it: each call of the cut gets a copy of it as it is now.
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
             return self._objects.setdefault(id(value), (node, value))[0]
@@ -336,7 +337,8 @@ class Tracer(GraphBuilder):
             self._contexts.grad_was_set(*args)
         name = getattr(func, "__name__", "")
         on_nothing = next(proxies_in((args, kwargs)), None) is None
-        if on_nothing and not returns_tensor(func) and (not name.endswith("_") or name.endswith("__")):
+        makes_none = not returns_tensor(func) and (not name.endswith("_") or name.endswith("__"))
+        if on_nothing and (makes_none or is_aside()):
             return func(*args, **kwargs)
         self._refuse_hidden_module()
         if name in ("__get__", "__set__"):

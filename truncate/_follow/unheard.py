@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, NoneType
 from typing import Any
 
+from torch.utils import _pytree
+
 from truncate._follow.proxy import Proxy, Unread, proxies_in
 from truncate._graph import Node
-from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_library
+from truncate._python import OWN, asks_unheard, attributes_stored, identity_tests, is_importing, is_library
 
 
 class Functions:
@@ -24,7 +26,7 @@ class Functions:
     def __init__(self) -> None:
         self._parameters: dict[CodeType, list[tuple[type, str]]] = {}  # of each function, those that it asks about
         self._asked: dict[type, list[Proxy]] = {kind: [] for kind in _KINDS}  # the proxies passed for these
-        self._unheard: str | None = None
+        self.unheard: str | None = None  # a question that cannot be answered for any value, if one of them asked it
         self._watch: Callable[[Any], None] | None = None
         self._seen = True
 
@@ -52,23 +54,28 @@ class Functions:
         if event != "call":
             return
         code = frame.f_code
-        if "type" in code.co_names and "_answers_isinstance" not in frame.f_builtins and self._unheard is None:
-            given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
-            if _is_theirs(code) and next(proxies_in(given), None) is not None:
-                self._unheard = "asks for the type of a value"
         names = self._parameters.get(code)
+        if names is None and _is_theirs(code) and is_importing(frame):
+            return
+        if "type" in code.co_names and self.unheard is None:
+            self._see_type(frame)
         if names is None:
-            kinds = _KINDS if _is_theirs(code) else ()
+            theirs = _is_theirs(code)
+            kinds = _KINDS if theirs else ()
+            self.unheard = self.unheard or (asks_unheard(code) if theirs else None)
             names = self._parameters[code] = [(k, name) for k in kinds for name in identity_tests(code, k).arguments]
         for kind, name in names:
             self._asked[kind] += proxies_in(frame.f_locals.get(name))
 
-    @property
-    def unheard(self) -> str | None:
-        """A question that cannot be answered for any value, if one of the functions asked it."""
-        return self._unheard or next(
-            filter(None, (asks_unheard(code) for code in self._parameters if _is_theirs(code))), None
-        )
+    def _see_type(self, frame: FrameType) -> None:
+        """A function that asks for the type of something is called."""
+        code = frame.f_code
+        theirs = _is_theirs(code)
+        if "_answers_isinstance" in frame.f_builtins or not (theirs or _is_walk(frame)):
+            return
+        given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+        if any(theirs or not proxy._tracer.is_surely_tensor(proxy) for proxy in proxies_in(given)):
+            self.unheard = "asks for the type of a value"
 
     def asked(self, kind: type, values: list[Node]) -> Iterator[Node]:
         """Those of the values that a function may have compared by ``is`` with a constant of this kind."""
@@ -77,6 +84,15 @@ class Functions:
         if not self._seen or any(_asks_anything(code, kind, stored) for code in theirs):
             yield from values
         yield from (proxy._node for proxy in self._asked[kind] if type(proxy) is not Unread)
+
+
+def _is_walk(frame: FrameType | None) -> bool:
+    """Whether a function is of torch's walk over containers, called by code that is not torch's own."""
+    if frame is None or frame.f_code.co_filename != _PYTREE:
+        return False
+    while frame is not None and frame.f_code.co_filename == _PYTREE:
+        frame = frame.f_back
+    return frame is not None and _is_theirs(frame.f_code)
 
 
 def _is_theirs(code: CodeType) -> bool:
@@ -91,3 +107,5 @@ def _asks_anything(code: CodeType, kind: type, stored: frozenset[str]) -> bool:
 
 
 _KINDS: tuple[Any, ...] = (NoneType, bool)
+# Torch's own walk over containers, which would take a value of unknown form for no container.
+_PYTREE = _pytree.__file__

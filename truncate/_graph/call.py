@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._graph.graph import Kind, Node, items_of, map_nested, nodes_in
+from truncate._graph.graph import Kind, Node, is_plain_name, items_of, map_nested, nodes_in, opened
 from truncate._graph.structure import Known
 
 
@@ -31,12 +31,17 @@ class Call:
 
     @property
     def key(self) -> str:
-        return repr(skeleton((self.args, self.kwargs)))
+        told_apart: list[int] = []
 
+        def marked(item: Any) -> Any:
+            if type(item) is Node:
+                return "·"
+            kind: Any = type(item)
+            if kind.__hash__ in (None, object.__hash__):  # an object, which may print like another one
+                told_apart.append(id(item))
+            return item
 
-def skeleton(value: Any) -> Any:
-    """The nested values, with the same mark in place of every node."""
-    return map_nested(value, lambda item: "·" if type(item) is Node else item)
+        return f"{map_nested((self.args, self.kwargs), marked)!r} {told_apart}"
 
 
 def call_of_signature(module: nn.Module) -> Call:
@@ -93,32 +98,35 @@ def declared_types(module: nn.Module) -> dict[str, Any]:
 
 def call_of_node(module: nn.Module, node: Node, structure: Callable[[Node], Any]) -> Call:
     """The call of a child that a node of its parent's graph makes; `structure` gives what is known of its arguments."""
-    names = iter(_input_names(module, node))
+    args, kwargs = opened(node.args), opened(node.kwargs)
+    names = iter(_input_names(module, args, kwargs))
 
     def enter(value: Any) -> Any:
         if type(value) is not Node:
             return value
         return Node(Kind.INPUT, next(names), known=functools.partial(structure, value))
 
-    call = Call(map_nested(node.args, enter), map_nested(node.kwargs, enter))
+    call = Call(map_nested(args, enter), map_nested(kwargs, enter))
     if module._forward_pre_hooks:  # the hooks see all arguments, as they are
         call.parameters = tuple(inspect.signature(module.forward).parameters.values())
     return call
 
 
-def _input_names(module: nn.Module, node: Node) -> list[str]:
+def _input_names(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     """A name for each node among the arguments: that of the parameter, with a number if the node is in a container."""
-    count = len(node.inputs())
+    count = sum(1 for _ in nodes_in((args, kwargs)))
     try:
-        given = [*inspect.signature(module.forward).bind_partial(*node.args).arguments.items(), *node.kwargs.items()]
+        bound = inspect.signature(module.forward).bind_partial(*args).arguments
+        given = [*bound.items(), *kwargs.items()]
     except (TypeError, ValueError):
-        given = [("input", (*node.args, *node.kwargs.values()))]
+        given = [("input", (*args, *kwargs.values()))]
     names: list[str] = []
     for name, value in given:
         if type(value) is Node:
             names.append(name)
         elif items_of(value):
             names += [f"{name}_{i}" for i, _ in enumerate(nodes_in(value))]
-    if len(names) != count or len(set(names)) != count or not all(map(str.isidentifier, names)):
+    # Generated forwards call their module `self`.
+    if len(names) != count or len({*names, "self"}) != count + 1 or not all(map(is_plain_name, names)):
         names = [f"input_{i}" for i in range(count)]
     return names

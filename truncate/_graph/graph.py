@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import keyword
 import operator
 import types
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
@@ -54,6 +56,11 @@ class Node:
         """The nodes whose values this one reads."""
         return [*nodes_in(self.args), *nodes_in(self.kwargs)]
 
+    def given(self) -> list[Node]:
+        """For a CHILD: what it is given, with the items of lists and dicts that were made for it in their place."""
+        found = [node.given() if is_made_for_child(node) else [node] for node in self.inputs()]
+        return [node for nodes in found for node in nodes]
+
 
 @dataclasses.dataclass(eq=False)
 class Graph:
@@ -70,11 +77,17 @@ class Graph:
     assumptions: list[Any] = dataclasses.field(default_factory=list)  # what a recording fixed, and at which index
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
     recorded: bool = False  # on an example; otherwise it was followed on proxies
+    loses_changes: bool = False  # its own Python may change an object that it is given, which its nodes do not do
     fills: list[str] = dataclasses.field(default_factory=list)  # paths of attributes: lists and dicts that it changes
 
     @property
     def inputs(self) -> list[Node]:
         return [node for node in self.nodes if node.kind is Kind.INPUT]
+
+    @property
+    def may_change_containers(self) -> bool:
+        """Whether it changes a list or dict that it is given, or may."""
+        return self.filled is None or any(change is not None for change in self.filled)
 
 
 def descend(module: nn.Module, path: str) -> nn.Module:
@@ -86,7 +99,21 @@ def descend(module: nn.Module, path: str) -> nn.Module:
 
 def join(path: str, name: str) -> str:
     """The dotted path of `name` inside `path`."""
-    return f"{path}.{name}" if path and name else path or name
+    if path:
+        return ".".join((path, name)) if name else path
+    return name if type(name) is str else "".join((name,))  # what it says; an Enum says otherwise when it is printed
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether generated source may hold a name as it is: Python reads it there as this very name, and as nothing else.
+
+    Not so a keyword, a name that the parser takes for another one (``ſ`` for ``s``), or one that a class would mangle.
+    """
+    if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name) or name == "__debug__":
+        return False
+    if name.startswith("__") and not name.endswith("__"):
+        return False
+    return name.isascii() or unicodedata.is_normalized("NFKC", name)
 
 
 def is_dataclass_value(value: Any) -> bool:
@@ -172,7 +199,7 @@ def pairs(container: Any) -> Iterable[tuple[Any, Any]]:
     return container.items() if isinstance(container, dict) else enumerate(container)
 
 
-@functools.lru_cache(maxsize=4096)
+# Not cached: a cache would keep the class alive, and what its methods lead to.
 def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
     """A function that takes the items out of a container of this class; None: it is no container."""
     if kind in (tuple, list):
@@ -183,7 +210,8 @@ def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
     if kind is slice:
         return lambda value: (value.start, value.stop, value.step)
     if _is_dataclass(kind):
-        return lambda value: tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+        # While one is being made, by its own Python, not all fields are there.
+        return lambda value: tuple(getattr(value, field.name, None) for field in dataclasses.fields(value))
     return (lambda value: tuple(value.values())) if issubclass(kind, dict) else None
 
 
@@ -215,6 +243,20 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     else:
         for item in items_of(value):
             yield from tensors_in(item)
+
+
+def is_made_for_child(node: Node) -> bool:
+    """Whether a node is a list or dict that is made of other values for a child, which may change it."""
+    return node.kind is Kind.FUNCTION and node.target in (list, dict) and type(node.args[0]) is node.target
+
+
+def opened(arguments: Any) -> Any:
+    """Arguments of a child, with the items of lists and dicts that were made for it in their place."""
+
+    def open_one(item: Any) -> Any:
+        return opened(item.args[0]) if type(item) is Node and is_made_for_child(item) else item
+
+    return map_nested(arguments, open_one)
 
 
 def nodes_in(value: Any) -> Iterator[Node]:

@@ -52,7 +52,7 @@ _CONSTRUCTORS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.f
 def _schemas(name: str) -> tuple[Any, ...]:
     """The schemas of the ATen operator of that name, which say what it returns, views and mutates."""
     packet = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
-    if packet is None:
+    if not isinstance(packet, torch._ops.OpOverloadPacket):  # but a method of Python's, such as `__eq__`
         return ()
     return tuple(getattr(packet, overload)._schema for overload in packet.overloads())
 
@@ -82,7 +82,13 @@ def name_of(node: Node) -> str:
     """The name of the function of a node: ``add_``, also for ``torch.ops.aten.add_.Tensor``."""
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.name.rpartition("::")[2]
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.target if isinstance(node.target, str) else called(node.target)
+
+
+def called(function: Any) -> str:
+    """The name that a function has; empty if it has none. An object may answer anything when it is asked for one."""
+    name = getattr(function, "__name__", "")
+    return name if type(name) is str else ""
 
 
 def returns_tensor(func: Any) -> bool:
@@ -92,13 +98,13 @@ def returns_tensor(func: Any) -> bool:
     if isinstance(func, torch._ops.OpOverload):
         schemas: tuple[Any, ...] = (func._schema,)
     else:
-        schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+        schemas = _schemas(func if isinstance(func, str) else called(func))
     return bool(schemas) and all([str(r.type) for r in schema.returns] == ["Tensor"] for schema in schemas)
 
 
 def returns_list(func: Any) -> bool:
     """Whether a torch function returns a list of tensors, whose length may depend on sizes, as ``split`` does."""
-    schemas = _schemas(func if isinstance(func, str) else getattr(func, "__name__", ""))
+    schemas = _schemas(func if isinstance(func, str) else called(func))
     return any(str(r.type) == "List[Tensor]" for schema in schemas for r in schema.returns)
 
 
@@ -220,7 +226,7 @@ def name_operations(graph: Graph, module: nn.Module) -> None:
         )
         if about_sizes or (reads and all(source in sizes for source in reads) and not returns_tensor(node.target)):
             sizes.add(node)
-        elif name != "setitem" and name.isidentifier():
+        elif name not in ("setitem", "list", "dict") and name.isidentifier():
             count = 0
             while (unique := f"{name}_{count}" if count else name) in used:
                 count += 1

@@ -6,17 +6,19 @@ done by this process, divided among the ranks of torchrun, or by Ray.
 """
 
 from truncate._jobs.identity import code_hash, versions, weights_hash
-from truncate._jobs.images import Found, decode, find, path_text
+from truncate._jobs.images import Found, decode, find, load, path_text
 from truncate._jobs.ranks import joined
-from truncate._jobs.reading import fatal
+from truncate._jobs.reading import Reading, fatal
 
 __all__ = [
     "Found",
+    "Reading",
     "code_hash",
     "decode",
     "fatal",
     "find",
     "joined",
+    "load",
     "path_text",
     "versions",
     "weights_hash",

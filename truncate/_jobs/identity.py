@@ -53,7 +53,7 @@ def versions(module: nn.Module, *packages: str) -> dict[str, str]:
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, types.EllipsisType, torch.dtype, torch.device, torch.Size)
 # What hooks and torch itself keep in a module, beside what its forward reads.
-_NOISE = {*vars(nn.Module()), "_truncate_roles", "_truncated_how", "assumptions"}
+_NOISE = {*vars(nn.Module()), "_mode_asked", "_truncate_roles", "_truncated_how", "assumptions"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _DUNDERS = ("__call__", "__getattr__", "__getitem__", "__iter__", "__len__")
 

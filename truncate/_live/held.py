@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from truncate._python import while_there
+
 _MODULE_STATE = frozenset((*vars(nn.Module()), "_compiled_call_impl"))  # of the last, copies have none
 HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
 FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -106,8 +108,18 @@ def _slots(value: Any) -> list[Any]:
     return slots_of(kind)
 
 
-@functools.lru_cache(maxsize=4096)
 def slots_of(kind: Any) -> list[Any]:
     """The descriptors of what instances of a class hold in slots."""
-    with_slots = [base for base in kind.__mro__ if "__slots__" in vars(base)]
-    return [each for base in with_slots for each in vars(base).values() if isinstance(each, types.MemberDescriptorType)]
+    return [vars(kind.__mro__[position])[name] for position, name in _slot_names(kind)]
+
+
+@while_there
+def _slot_names(kind: Any) -> list[tuple[int, str]]:
+    """With the position of the class that has each: a descriptor would keep its class alive."""
+    with_slots = [(position, vars(base)) for position, base in enumerate(kind.__mro__) if "__slots__" in vars(base)]
+    return [
+        (position, name)
+        for position, held in with_slots
+        for name, each in held.items()
+        if isinstance(each, types.MemberDescriptorType)
+    ]

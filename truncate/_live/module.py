@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from truncate._errors import TruncateError
 from truncate._graph import tensors_in
 from truncate._live.held import slots_of
 from truncate._live.parts import Part, Pass, Stop, pass_of, passes
+from truncate._python import while_used
 
 
 class Taps:
@@ -269,24 +269,19 @@ def _module_stack_of_export() -> Callable[[], None] | None:
 # -- its class ---------------------------------------------------------------------------------------------------------
 
 
-_classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDictionary()
-
-
 def live_class(kind: Any) -> Any:
     """The class of live modules of a class, by the same name."""
-    if issubclass(kind, Live):
-        return kind
-    known = _classes.get(kind)
-    made = known() if known is not None else None
-    if made is None:
-        written = {name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN}
-        own: list[type] = [LiveCall] if kind.__call__ is not nn.Module.__call__ else []
-        own += [LiveDeepcopy] if hasattr(kind, "__deepcopy__") else []
-        # The metaclass of a model may note each class that it makes, or ask for arguments: it is not run.
-        new = abc.ABCMeta.__new__ if issubclass(type(kind), abc.ABCMeta) else type.__new__
-        made = new(type(kind), kind.__name__, (*own, Live, kind), {**written, "_live_kind": kind})
-        _classes[kind] = weakref.ref(made)
-    return made
+    return kind if issubclass(kind, Live) else _made_live(kind)
+
+
+@while_used
+def _made_live(kind: Any) -> Any:
+    written = {name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN}
+    own: list[type] = [LiveCall] if kind.__call__ is not nn.Module.__call__ else []
+    own += [LiveDeepcopy] if hasattr(kind, "__deepcopy__") else []
+    # The metaclass of a model may note each class that it makes, or ask for arguments: it is not run.
+    new = abc.ABCMeta.__new__ if issubclass(type(kind), abc.ABCMeta) else type.__new__
+    return new(type(kind), kind.__name__, (*own, Live, kind), {**written, "_live_kind": kind})
 
 
 def _make_live(make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:

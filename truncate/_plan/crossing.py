@@ -60,7 +60,7 @@ def _use(plan: Plan, branch: Branch, value: Node) -> str:
         if branch.entry is not None and node is branch.entry.site and branch.entry.inner is not None:
             child = _entered(plan, branch)
             inputs = branch.given[node].call.inputs
-            names = [name.target for name, source in zip(inputs, node.inputs()) if source is value]
+            names = [name.target for name, source in zip(inputs, node.given()) if source is value]
             for below in child.branches:
                 taken = [inside for inside in below.live if inside.kind is Kind.INPUT and inside.target in names]
                 if taken:

@@ -143,6 +143,11 @@ class Cutter:
         for f, form in enumerate(forms):
             for graph in self.traces.graphs(module, path, form.call):
                 plan.branches.append(self._branch(plan, f, graph))
+        if path and (own or mutates) and any(branch.graph.loses_changes for branch in plan.branches):
+            raise CannotFollowError(
+                f"{path!r} ({type(module).__name__}) may change an object that it is given, a cache perhaps, which is "
+                f"not recorded. An option of the model, such as use_cache=False, may leave it out"
+            )
         wanted: dict[int, list[Capture]] = {}  # id of a child on the path -> what is captured inside it
         sites: dict[int, Node] = {}  # and one call of it
         for branch in plan.branches:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from truncate._graph import (
     Graph,
     Kind,
     Node,
+    Observed,
     aliases_of,
     descend,
     is_mode,
@@ -27,6 +28,7 @@ from truncate._graph import (
     mutated,
     nodes_in,
 )
+from truncate._python import may_write
 from truncate._record import Traces
 
 
@@ -44,6 +46,8 @@ class Summary:
     mutated: frozenset[str]  # changed in place
     returned: frozenset[str]  # the result may be an alias of them
     state: bool = True  # it mutates tensors of its own, which its next call reads
+    perhaps: frozenset[str] = frozenset()  # not mutated on the example; for other values, or in another mode, maybe
+    known: bool = True  # it was followed or observed; otherwise the worst is assumed
 
 
 class Effects:
@@ -53,33 +57,43 @@ class Effects:
         self.traces = traces
         self._of: dict[Graph, GraphEffects] = {}
         self._summaries: dict[tuple[int, str], Summary] = {}
+        self._may_write: dict[int, bool] = {}
 
     def of(self, module: nn.Module, path: str, graph: Graph) -> GraphEffects:
         if graph not in self._of:
             self._of[graph] = GraphEffects(self, module, path, graph)
         return self._of[graph]
 
-    def summary(self, module: nn.Module, path: str, call: Call) -> Summary:
-        """What a call does to its inputs; the worst case for each of them if the forward cannot be followed."""
+    def summary(self, module: nn.Module, path: str, call: Call, observed: Observed | None = None) -> Summary:
+        """What a call does to its inputs; if the forward cannot be followed, what was observed, or the worst case."""
         key = (id(module), call.key)
         if key not in self._summaries:
             names = frozenset(node.target for node in call.inputs)
-            self._summaries[key] = Summary(names, names)  # meanwhile, in case it calls itself
-            self._summaries[key] = self._summarize(module, path, call, names)
+            self._summaries[key] = Summary(names, names, known=False)  # meanwhile, in case it calls itself
+            self._summaries[key] = self._summarize(module, path, call, names, observed)
         return self._summaries[key]
 
-    def _summarize(self, module: nn.Module, path: str, call: Call, names: frozenset[str]) -> Summary:
+    def may_write(self, module: nn.Module) -> bool:
+        if id(module) not in self._may_write:
+            self._may_write[id(module)] = may_write(module)
+        return self._may_write[id(module)]
+
+    def _summarize(
+        self, module: nn.Module, path: str, call: Call, names: frozenset[str], observed: Observed | None
+    ) -> Summary:
         if any(map(_is_foreign, (*module._forward_pre_hooks.values(), *module._forward_hooks.values()))):
-            return Summary(names, names)  # they may do anything to what they are given
+            return Summary(names, names, known=False)  # they may do anything to what they are given
         try:
             graphs = self.traces.graphs(module, path, call)
         except TruncateError:
             graphs = []
         if not graphs or any(graph.failure or graph.open_end for graph in graphs):
-            observed = self.traces.observed(module)
+            observed = observed or self.traces.observed(module)
             if observed is None:
-                return Summary(names, names)
-            return Summary(names if observed.mutates else frozenset(), names if observed.aliases else frozenset())
+                return Summary(names, names, known=False)
+            none: frozenset[str] = frozenset()
+            perhaps = names if self.may_write(module) else none
+            return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=perhaps)
         changed: set[str] = set()
         returned: set[str] = set()
         for graph in graphs:
@@ -109,18 +123,28 @@ class GraphEffects:
         if node.kind is Kind.ASSIGN:
             return [node]
         if node.kind is Kind.CHILD:
-            return self._arguments(node, lambda summary: summary.mutated)
+            return self._mutated_by_call(node)
         return mutated(node)
 
-    def _arguments(self, node: Node, which: Callable[[Summary], frozenset[str]]) -> list[Node]:
+    def _mutated_by_call(self, node: Node) -> list[Node]:
+        """What a child did on the example tells that it mutates, not that it never does: another mode may."""
         if node.observed is not None:
-            every = frozenset(map(str, range(len(node.inputs()))))
-            none: frozenset[str] = frozenset()
-            seen = Summary(every if node.observed.mutates else none, every if node.observed.aliases else none)
-            return node.inputs() if which(seen) else []
+            if node.observed.mutates:
+                return node.inputs()
+            if not self._effects.may_write(descend(self._module, node.target)):
+                return []
+        return self._arguments(node, self.child_summary(node).mutated)
+
+    def _perhaps(self, node: Node) -> list[Node]:
+        """What a call may mutate, though it did not on the example."""
+        if node.kind is not Kind.CHILD or not self._effects.may_write(descend(self._module, node.target)):
+            return []
+        return self._arguments(node, self.child_summary(node).perhaps)
+
+    def _arguments(self, node: Node, names: frozenset[str]) -> list[Node]:
+        """Those arguments of a call that the child knows by these names."""
         call = self._effects.traces.call(self._module, self._path, node)
-        names = which(self.child_summary(node))
-        return [source for source, given in zip(node.inputs(), call.inputs) if given.target in names]
+        return [source for source, given in zip(node.given(), call.inputs) if given.target in names]
 
     @functools.cached_property
     def _alias_sets(self) -> dict[Node, Node]:
@@ -139,7 +163,7 @@ class GraphEffects:
             if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node):
                 shared += [held.setdefault(memory, node) for memory in (node.target, self._memory_of(node))]
             if node.kind is Kind.CHILD:
-                shared += self._arguments(node, lambda summary: summary.returned)
+                shared += self._arguments(node, self.child_summary(node).returned)
             else:
                 shared += aliases_of(node)
             for source in shared:
@@ -168,7 +192,22 @@ class GraphEffects:
 
     def child_summary(self, node: Node) -> Summary:
         call = self._effects.traces.call(self._module, self._path, node)
-        return self._effects.summary(descend(self._module, node.target), join(self._path, node.target), call)
+        child, path = descend(self._module, node.target), join(self._path, node.target)
+        return self._effects.summary(child, path, call, node.observed)
+
+    def is_given_twice(self, node: Node) -> bool:
+        """Whether a child gets one tensor, or views of it, as several arguments, and mutates one of them.
+
+        To a forward that is followed its arguments are different values. With an example, its check tells.
+        """
+        if self._effects.traces.has_example:
+            return False
+        call = self._effects.traces.call(self._module, self._path, node)
+        names: dict[Node, set[str]] = {}
+        for source, given in zip(node.given(), call.inputs):
+            names.setdefault(self._alias_sets[source], set()).add(given.target)
+        several = [each for each in names.values() if len(each) > 1]
+        return bool(several) and any(each & self.child_summary(node).mutated for each in several)
 
     def inputs_among(self, nodes: Iterable[Node]) -> set[str]:
         """The names of the inputs that may share memory with one of the nodes."""
@@ -198,7 +237,7 @@ class GraphEffects:
         this forward reads in another mode, which a later call may be in.
         """
         dead = [node for node in nodes if node not in live and node.kind not in _SOURCES]
-        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere, other_modes), *_leaving(dead, live)]
+        return [*self.read_mutators(dead, live, reads, own, mutates, elsewhere, other_modes), *leaving(dead, live)]
 
     def read_mutators(
         self,
@@ -220,7 +259,7 @@ class GraphEffects:
             if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
         ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
-        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node))]
+        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node) or self._perhaps(node))]
         if not mutators:
             return stateful
         alias_sets = self._alias_sets
@@ -279,6 +318,19 @@ class GraphEffects:
             self._alias_sets[target] is self._alias_sets[value] for node in later for target in self.mutated(node)
         )
 
+    def changing_arguments(self, nodes: Iterable[Node]) -> list[Node]:
+        """Those among nodes that are known to mutate an argument of this forward."""
+        mutators = [(node, targets) for node in nodes if node.kind not in _SOURCES and (targets := self.mutated(node))]
+        if not mutators:
+            return []
+        given = {self._alias_sets[node] for node in self._graph.inputs}
+        return [
+            node
+            for node, targets in mutators
+            if any(self._alias_sets[target] in given for target in targets)
+            and (node.kind is not Kind.CHILD or node.observed is not None or self.child_summary(node).known)
+        ]
+
     def changed_by(self, nodes: Iterable[Node]) -> set[Node]:
         """The alias sets that some nodes mutate."""
         targets = [target for node in nodes if node.kind not in _SOURCES for target in self.mutated(node)]
@@ -296,7 +348,7 @@ def _is_of_attribute(node: Node) -> bool:
     return node.kind is Kind.ATTRIBUTE
 
 
-def _leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:
+def leaving(nodes: Iterable[Node], live: set[Node]) -> list[Node]:
     """The calls among some nodes that change an object which a live node gets later."""
     changing = [(node, node.observed.changed) for node in nodes if node.observed is not None and node.observed.changed]
     if not changing:

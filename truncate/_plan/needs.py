@@ -7,8 +7,8 @@ import functools
 import torch
 
 from truncate._errors import CannotFollowError
-from truncate._graph import Graph, Kind, Node, is_mode, is_repeatable, join, mutated, nodes_in
-from truncate._plan.effects import Effects, GraphEffects
+from truncate._graph import Graph, Kind, Node, is_made_for_child, is_mode, is_repeatable, join, mutated, nodes_in
+from truncate._plan.effects import Effects, GraphEffects, leaving
 from truncate._plan.locate import Capture
 from truncate._plan.plan import Branch, Entry, LivePlan, Plan, Slot, Tapped
 
@@ -60,21 +60,38 @@ class Needs:
             mutators = effects.needed_mutators(
                 self._live, reads, plan.own, plan.mutates, candidates, self._elsewhere, other_modes
             )
-            return mutators or self._guards()
+            return mutators or self._changing_what_the_caller_gave() or self._guards()
 
         while found := missed():
             for node in found:
                 self._need(node, whole, value=False)
+        self._refuse_rebuilt_children()
         end = len(branch.graph.nodes) if all_of_it else max((tap.read_at for tap in taps), default=0)
         rebuilt = [node for node in self._live if plan.child_of(node) is not None and node.index < end]
         mutators = effects.read_mutators(rebuilt, self._live, reads, plan.own, plan.mutates)
-        mutating.update(map(plan.child_id, mutators))
+        mutating.update(map(plan.child_id, [*mutators, *leaving(rebuilt, self._live)]))
         branch.live = sorted(self._live, key=lambda node: node.index)
         branch.cloned = {tap for tap in taps if self._may_be_overwritten(tap)}
+        branch.replaced = {tap for tap in branch.cloned if self._may_be_replaced(tap)}
         if self._entry is not None:
             self._enter(self._entry)
         if branch.exit is not None:
             self._leave(branch.exit, whole)
+
+    def _refuse_rebuilt_children(self) -> None:
+        """Refuses children that would not do to their arguments what they do as they are."""
+        for node in self._live:
+            child = self._plan.child_of(node)
+            if child is None or isinstance(child, LivePlan):
+                continue
+            where = repr(join(self._plan.path, str(node.target)))
+            if self._of_graph.is_given_twice(node):
+                raise CannotFollowError(f"{where} gets one tensor as several arguments, and changes it in place")
+            made = set(filter(is_made_for_child, node.inputs()))
+            if not made or not any(branch.graph.may_change_containers for branch in child.branches):
+                continue
+            if child.own or any(n.index > node.index and not made.isdisjoint(n.inputs()) for n in self._live):
+                raise CannotFollowError(f"{where} changes a list or dict that it is given, and would be cut")
 
     def _need(self, node: Node, whole: set[int], value: bool = True) -> None:
         """`value`: what the node returns is read, not only a capture inside it."""
@@ -102,7 +119,7 @@ class Needs:
             return node.inputs()
         used = set(child.used)
         inputs = self._branch.given[node].call.inputs
-        return [source for source, name in zip(node.inputs(), inputs) if name.target in used]
+        return [source for source, name in zip(node.given(), inputs) if name.target in used]
 
     def _missing_below(self) -> str | None:
         """Why a child on the path to a capture, or to the entry, cannot be rebuilt."""
@@ -112,6 +129,13 @@ class Needs:
             child = self._plan.children[self._plan.child_id(self._entry.site)]
             reasons.append(child.missing_in(child.form_of(self._branch.given[self._entry.site])))
         return next(filter(None, reasons), None)
+
+    def _changing_what_the_caller_gave(self) -> list[Node]:
+        """What changes the arguments before the target is there: the caller of the model may hold them."""
+        if self._entry is not None:
+            return []
+        before = self._branch.graph.nodes[: self._branch.end]
+        return self._of_graph.changing_arguments(node for node in before if node not in self._live)
 
     # -- guards ----------------------------------------------------------------------------------------------------
 
@@ -149,6 +173,25 @@ class Needs:
             return False
         child = self._plan.child_of(tap.value) if tap.inner is not None else None
         return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
+
+    def _may_be_replaced(self, tap: Tapped) -> bool:
+        """Whether the forward may go on with a copy of a captured value, so that gradients flow back to that itself.
+
+        It may where what is in memory there is known to the rest of the forward by this value alone.
+        """
+        branch, of_graph = self._branch, self._of_graph
+        if type(tap.value) is not Node or branch.entry is not None or branch.exit is not None:
+            return False
+        sharing = [n for n in branch.graph.nodes if of_graph.alias_set(n) is of_graph.alias_set(tap.value)]
+        if any(node.kind in (Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN) for node in sharing):
+            return False
+        others = {of_graph.alias_set(node) for node in tap.value.inputs()} - {of_graph.alias_set(tap.value)}
+        later = [node for node in self._live if node.index >= tap.moment]
+        if tap.inner is not None and not others.isdisjoint(of_graph.changed_by(later)):
+            return False
+        read = {source for node in later for source in node.inputs()}
+        read |= set(nodes_in(branch.graph.result)) if self._plan.own else set()
+        return read.intersection(node for node in sharing if node.index < tap.moment) == {tap.value}
 
     # -- the entry -------------------------------------------------------------------------------------------------
 

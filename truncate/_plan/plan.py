@@ -63,6 +63,7 @@ class Branch:
     live: list[Node]
     taps: list[Tapped | None]  # where each capture of the plan appears; None: not needed here
     cloned: set[Tapped]  # those that a later operation may overwrite
+    replaced: set[Tapped] = dataclasses.field(default_factory=set)  # among these: the forward goes on with the copy
     given: dict[Node, Form] = dataclasses.field(default_factory=dict)  # how each child that is rebuilt is called
     missing: str | None = None  # why this branch does not lead to the captures
     entry: Entry | None = None

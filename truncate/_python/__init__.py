@@ -10,6 +10,7 @@ from truncate._python.bytecode import (
     assigned_names,
     attributes_stored,
     compared_device_type,
+    compares_two,
     compares_with_bool,
     demanded,
     has_one_outcome,
@@ -21,8 +22,19 @@ from truncate._python.bytecode import (
     unpacked_items,
 )
 from truncate._python.contexts import Contexts
-from truncate._python.frames import OWN, TORCH, callers_frame, is_library, source_line, users_frame
+from truncate._python.frames import (
+    OWN,
+    TORCH,
+    callers_frame,
+    is_aside,
+    is_importing,
+    is_library,
+    source_line,
+    users_frame,
+)
 from truncate._python.reach import globals_of, is_theirs, reached
+from truncate._python.remembered import can_be_imported, while_there, while_used
+from truncate._python.writes import changes_given, may_fill, may_write
 
 __all__ = [
     "Contexts",
@@ -33,15 +45,22 @@ __all__ = [
     "assigned_names",
     "attributes_stored",
     "callers_frame",
+    "can_be_imported",
+    "changes_given",
     "compared_device_type",
+    "compares_two",
     "compares_with_bool",
     "demanded",
     "globals_of",
     "has_one_outcome",
     "identity_tests",
+    "is_aside",
+    "is_importing",
     "is_library",
     "is_only_asked",
     "is_theirs",
+    "may_fill",
+    "may_write",
     "names_in",
     "names_tested_for_none",
     "only_shows_text",
@@ -49,4 +68,6 @@ __all__ = [
     "source_line",
     "unpacked_items",
     "users_frame",
+    "while_there",
+    "while_used",
 ]

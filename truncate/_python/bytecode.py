@@ -175,12 +175,45 @@ def asks_unheard(code: CodeType) -> str | None:
     instructions, _ = _instructions(code)
     if any(instruction.opname.startswith("MATCH_") for instruction in instructions):
         return "asks for the class or the items of a value with `match`"
+    return "compares two values with `is`" if compares_two(code) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def compares_two(code: CodeType) -> bool:
+    """Whether a function asks if two of its values are the same object."""
+    instructions, _ = _instructions(code)
+    return any(
+        instruction.opname == "IS_OP" and not _is_of_constant(instructions, position)
+        for position, instruction in enumerate(instructions)
+    )
+
+
+def _is_of_constant(instructions: list[dis.Instruction], position: int) -> bool:
+    """Whether one side of ``is`` is a constant, a global or what the module holds, and so no value of a forward."""
+    last = instructions[position - 1]
+    if last.opname.startswith("LOAD_FAST"):
+        if len(_names(last)) > 1:  # both sides
+            return False
+        position -= 1
+        last = instructions[position - 1]
+    return last.opname == "LOAD_CONST" or base_of(instructions, position - 1)[0] in (None, "self")
+
+
+@functools.lru_cache(maxsize=4096)
+def changes_parameter(code: CodeType, filling: frozenset[str]) -> bool:
+    """Whether a function has ``given.x = y`` or ``given.x[0] = y``, or calls a method named in `filling` on a part."""
+    instructions, _ = _instructions(code)
+    given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - {"self"}
     for position, instruction in enumerate(instructions):
-        two = instructions[max(position - 2, 0) : position]
-        names = [name for i in two if i.opname.startswith("LOAD_FAST") for name in _names(i)]
-        if instruction.opname == "IS_OP" and two[-1].opname.startswith("LOAD_FAST") and len(names) >= 2:
-            return "compares two values with `is`"
-    return None
+        if instruction.opname == "STORE_SUBSCR":
+            if any(not given.isdisjoint(_names(before)) for before in instructions[max(position - 6, 0) : position]):
+                return True
+        elif instruction.opname == "STORE_ATTR" or (
+            instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and instruction.argval in filling
+        ):
+            if base_of(instructions, position - 1)[0] in given:
+                return True
+    return any(changes_parameter(inner, filling) for inner in _inside(code))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -217,9 +250,9 @@ def identity_tests(code: CodeType, kind: type) -> IdentityTests:
     attributes, others = set(), False
     for position, instruction in enumerate(instructions):
         if kind is NoneType and ("IF_NONE" in instruction.opname or "IF_NOT_NONE" in instruction.opname):
-            base, attribute = _base(instructions, position - 1)
+            base, attribute = base_of(instructions, position - 1)
         elif _is_test(instructions, position, kind):
-            base, attribute = _base(instructions, position - 2)
+            base, attribute = base_of(instructions, position - 2)
         else:
             continue
         if base == "self" and attribute:
@@ -267,7 +300,7 @@ def _names(instruction: dis.Instruction) -> tuple[str, ...]:
     return argument if isinstance(argument, tuple) else (argument,) if isinstance(argument, str) else ()
 
 
-def _base(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
+def base_of(instructions: list[dis.Instruction], position: int) -> tuple[str | None, str]:
     """The variable and the first attribute of ``name.attribute[constant]``, which ends at `position`.
 
     The variable is None for a global, which is no value of a forward, and empty for any other expression.

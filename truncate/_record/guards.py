@@ -84,9 +84,11 @@ class Guards(abc.ABC):
             dims = self.node(Kind.METHOD, "dim", (tensor,))
             self._guard(operator.eq, dims, rank, f"{rank} dimensions here")
 
-    def guard_length(self, items: Node, count: int) -> None:
-        """Python may iterate over the items unseen, so there must be as many as on the example."""
-        self._guard(operator.eq, self.node(Kind.FUNCTION, len, (items,)), count, f"{count} items here")
+    def guard_items(self, container: Node, value: Any, decides: bool = False) -> None:
+        """Python may iterate over the items, or ask for the keys of a dict, unseen: they must be as on the example."""
+        ask, found, text = (list, list(value), "keys") if isinstance(value, dict) else (len, len(value), "items")
+        guard = self._guard(operator.eq, self.node(Kind.FUNCTION, ask, (container,)), found, f"{found} {text} here")
+        guard.decides = decides
 
     def guard_structure(self, node: Node, value: Any, text: str, depth: int = 2) -> None:
         """Python may ask unseen for the structure of a child's result: the number of items, a text, whether it is None.

@@ -9,6 +9,7 @@ into the graph. Children are leaves here too. What had to be fixed, such as the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from truncate._follow import (
     active,
     asks_for_none,
     compares_bools,
+    compares_values,
     entry_of,
     made_plain,
     traced,
@@ -45,7 +47,7 @@ from truncate._graph import (
     returns_list,
     tensors_in,
 )
-from truncate._python import compared_device_type, users_frame
+from truncate._python import changes_given, compared_device_type, is_aside, may_fill, users_frame
 from truncate._record.answers import QUESTIONS, Answers
 from truncate._record.values import Values, once
 from truncate._sandbox import python_draws_watched
@@ -82,6 +84,9 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     def record(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Graph, Any]:
         """Runs the forward on arguments that match `call`; returns the graph, and what the forward returned."""
+        kind: Any = type(self.module)
+        if compares_values(kind):  # two names of one value here may be two values in another pass
+            raise self.fail("compares two values with `is`")
         with tracing_with(self), python_draws_watched() as drawn, self._contexts.running(), self:
             self._drawn = drawn
             attributes = dict(vars(self.module))
@@ -107,6 +112,7 @@ class Recording(Values, Answers, TorchFunctionMode):
         result = None if self.open_end is not None else lowered
         graph = Graph(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
         graph.fills = proxies.filled
+        graph.loses_changes = self.is_given_objects and changes_given(self.module)
         graph.filled = self.known_changes(given.changes, given.containers)
         returned = self.real(returned)
         made_plain((args, kwargs, returned, list(self._states.values())))
@@ -152,20 +158,25 @@ class Recording(Values, Answers, TorchFunctionMode):
             made_plain((args, kwargs))  # for good; a list or dict stays the same object, as the child may change it
             plain = [value if type(value) in (list, dict) else self.real(value) for value in (*args, *kwargs.values())]
             return self._call_child(path, None, plain[: len(args)], dict(zip(kwargs, plain[len(args) :])))
+        containers = list(containers_in((*args, *kwargs.values())))
+        made: dict[int, tuple[Any, Node]] = {}  # lists and dicts that the child may fill, by id
+        lower: Callable[[Any], Any] = self.lower
+        if containers and may_fill(descend(self.module, path)):
+            lower = functools.partial(self.lower_given, made=made)
         try:
-            lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
+            lowered, named = tuple(map(lower, args)), {key: lower(value) for key, value in kwargs.items()}
         except Unfollowable as why:
             self._end_here(why)
             return self.child(path, args, kwargs)
         node = self.node(Kind.CHILD, path, lowered, named)
         given = self.real(args), self.real(kwargs)
-        containers = list(containers_in((*args, *kwargs.values())))
         passed = Given((*given[0], *given[1].values()))
         with self.objects_lent(path, given) as lent, self.paused(), tracing_with(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
             returned = self._call_child(path, node, *given)
             values_and_nodes = zip((*args, *kwargs.values()), (*lowered, *named.values()))
-            node.observed = observed_in(versions, returned, changed=lent.holders(values_and_nodes))
+            changed = [*lent.holders(values_and_nodes), *(filled for _, filled in made.values())]
+            node.observed = observed_in(versions, returned, changed=changed)
         if self._is_wanted(path) and not self._drawn():
             self._last_wanted = len(self._nodes)
         changes = passed.changes
@@ -175,6 +186,10 @@ class Recording(Values, Answers, TorchFunctionMode):
             back = type(own) is list and any(held is other for other in containers_in((returned,)))
             if changes[number] is not None and back:
                 own[:], changes[number] = held, None
+            elif id(own) in made:
+                before, decides = passed.before[number], back or changes[number] is not None
+                self.refill(own, before, held, made[id(own)][1], decides)
+                changes[number] = None
         known = self.known_changes(changes, passed.containers)
         self.fill(path, containers, known, lambda number, key: self._unread(path, passed.containers[number][key]))
         if type(returned) not in PLAIN:
@@ -253,7 +268,7 @@ class Recording(Values, Answers, TorchFunctionMode):
 
     def function(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch function is called."""
-        if self.open_end is None:
+        if self.open_end is None and (self._holds_values((args, kwargs)) or not is_aside()):
             try:
                 return self._recorded(func, args, kwargs)
             except Unfollowable as why:
@@ -300,7 +315,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             return result
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):
-            self.guard_length(node, len(result))
+            self.guard_items(node, result)
         if isinstance(result, torch.Tensor) and mutated(node):
             self._values[id(result)] = node, result
             return result

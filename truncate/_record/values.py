@@ -21,15 +21,17 @@ from truncate._follow import (
     Proxy,
     Traced,
     hides,
+    is_changeable,
     is_opaque,
     is_proxy_module,
+    objects_in,
     plain,
     plain_inside,
     real_of,
     revive,
     traced,
 )
-from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested
+from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested, pairs
 from truncate._python import users_frame
 from truncate._record.guards import Guards
 
@@ -45,6 +47,7 @@ class Values(GraphBuilder, Guards):
         super().__init__()
         self.module = module
         self.constants: dict[str, torch.Tensor] = {}
+        self.is_given_objects = False
         self._found_before = found_before  # the tensors that existed before the pass, by id
         self._values: dict[int, tuple[Lazy, Any]] = {}  # id of a value -> its node, and the value, to keep it alive
         self._states: dict[int, tuple[Any, dict[str, Any]]] = {}  # of objects passed to children, their attributes then
@@ -57,6 +60,7 @@ class Values(GraphBuilder, Guards):
     def _enter_like(self, given: Any, value: Any) -> Any:
         """Enters arguments: where `given` has a node, the value is an input; the rest are constants, equal in both."""
         if type(given) is Node:
+            self.is_given_objects |= next(objects_in(plain(value)), None) is not None
             return self._enter(value, self.node(Kind.INPUT, given.target))
         if is_dataclass_value(given):
             fields = {f: self._enter_like(getattr(given, f), getattr(value, f)) for f in given.__dataclass_fields__}
@@ -159,6 +163,36 @@ class Values(GraphBuilder, Guards):
             return map_nested(value, self.lower)
         return self._opaque(value)
 
+    def lower_given(self, value: Any, made: dict[int, tuple[Any, Node]]) -> Any:
+        """The nodes of an argument. A list or dict which the child may fill is made before, so that it can be read."""
+        if type(value) not in (list, dict, tuple):
+            return self.lower(value)
+        if id(value) in made:
+            return made[id(value)][1]
+        lower = functools.partial(self.lower_given, made=made)
+        items = list(map(lower, value.values() if type(value) is dict else value))
+        lowered: Any = dict(zip(value, items)) if type(value) is dict else type(value)(items)
+        if type(value) is not tuple:
+            lowered = self.node(Kind.FUNCTION, type(value), (lowered,))
+            made[id(value)] = value, lowered
+        return lowered
+
+    def refill(self, own: Any, before: Any, held: Any, node: Node, decides: bool) -> None:
+        """Puts into a list or dict what a child left there: whatever that is in another pass, it is read from there.
+
+        `before`, `held`: what the child was given in its place, as it was then and as it is now.
+        """
+        given, known = dict(pairs(before)), dict(pairs(own))
+        self.guard_items(node, held, decides=decides or not given)
+        own.clear()
+        for key, item in pairs(held):
+            is_new = key not in given or given[key] is not item
+            if is_new and not isinstance(item, (torch.Tensor, int, float)):
+                raise self.fail("passes a list or dict to a child that puts something else than tensors into it")
+            read = is_new or isinstance(item, torch.Tensor)
+            kept = self._enter(item, self._part(node, operator.getitem, key)) if read else known[key]
+            own.append(kept) if type(own) is list else own.update({key: kept})
+
     def _constant(self, tensor: torch.Tensor) -> Node:
         """The node of a tensor that is in no attribute of the module, but in a list or a global."""
         if id(tensor) not in self._found_before and not any(
@@ -181,7 +215,11 @@ class Values(GraphBuilder, Guards):
         if not is_opaque(value):
             if hides(value, lambda item: id(item) in self._values or issubclass(type(item), Traced)):
                 raise self.fail(f"hides a value in a {type(value).__name__}")
-            return value
+            if not is_changeable(value):
+                return value
+            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            self._values[id(value)] = node, value
+            return node
         state = vars(value)
         if self._holds_values(state):
             node = self.node(

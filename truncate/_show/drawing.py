@@ -37,6 +37,7 @@ class Drawing:
         return terminal.plain(self.__rich__())
 
     def __rich__(self) -> RenderableType:
+        terminal.need_rich()
         return terminal.tree(self.diagram)
 
     def _repr_html_(self) -> str:

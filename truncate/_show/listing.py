@@ -72,6 +72,7 @@ class Layers(Sequence[LayerInfo]):
         """The tree or the table for a console of rich, which colours it on a terminal."""
         if depth is not None and (not isinstance(depth, int) or depth < 1):
             raise TruncateError(f"depth is a number of levels, from 1 on, or None for all of them, and not {depth!r}")
+        terminal.need_rich()
         return terminal.bare_tree(self.diagram().printable(), depth) if tree else self._table(depth)
 
     def _table(self, depth: int | None) -> Table:

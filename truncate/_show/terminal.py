@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from truncate._errors import TruncateError, need
 from truncate._show.tree import Diagram, Mark, Repeated, TreeNode, folded, number, percent
 
 if TYPE_CHECKING:  # drawing needs rich, listing does not
@@ -13,6 +14,10 @@ if TYPE_CHECKING:  # drawing needs rich, listing does not
 
 _SIGNS = {Mark.RETURNED: "◉", Mark.KEPT: "●", Mark.PARTLY: "◐", Mark.DROPPED: "○"}
 _STYLES = {Mark.RETURNED: "bold magenta", Mark.KEPT: "green", Mark.PARTLY: "green", Mark.DROPPED: "dim"}
+
+
+def need_rich() -> None:
+    need("rich", "printing a drawing or a list of layers", "torch-truncate[cli]", TruncateError)
 
 
 def bare_tree(diagram: Diagram, depth: int | None = None) -> Table:

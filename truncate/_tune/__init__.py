@@ -5,9 +5,10 @@ Out: the same model, frozen in place, or a new module of backbone and head.
 """
 
 from truncate._tune.freezing import freeze, unfreeze
-from truncate._tune.heads import with_head
+from truncate._tune.heads import WithHead, with_head
 
 __all__ = [
+    "WithHead",
     "freeze",
     "unfreeze",
     "with_head",

@@ -7,14 +7,12 @@ tensor belongs to another one, which may not be needed.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import functools
 import io
 import os
 import pickle
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 
 from truncate._errors import WeightsError
+from truncate._weights.archive import Archive, records_of, span
 from truncate._weights.safetensors import parsed, read_safetensors
 from truncate._weights.stored import DAMAGED, LONGEST, Checkpoint, Stored, brief, opened, pieces_of_file
 
@@ -119,98 +118,47 @@ def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 # -- what torch.save wrote -------------------------------------------------------------------------------------------
 
-# Since PyTorch 1.6 that is a zip archive of a pickle, which describes the tensors, and of their numbers, uncompressed.
-# The pickle is read onto the meta device, where torch notes the offset of the numbers in the file. `mmap=True` would
-# map the whole file, which Linux refuses by default where the file is larger than the memory.
-
 
 def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
+    file = opened(path, stack)
     try:
-        records = _records(path)
-        content, whole = _unpickled(path, bool(records))
+        records = records_of(path)
+        archive = Archive(file, path, records) if records else None
+        content, whole = _unpickled(path, archive)
+    except WeightsError:
+        raise
     except Exception as error:  # of many kinds, by what is wrong inside
         kind: type[WeightsError] = NotTensorsError if _global_in(error) else WeightsError
         raise kind(_refusal(path, error)) from error
     tensors, key = state_dict_in(content, path)
     notes = [f"found under {key!r}"] if key is not None else []
     notes += ["read whole, since its tensors cannot be read one by one (as before PyTorch 1.6)"] if whole else []
-    file = opened(path, stack)
 
     def find(name: str) -> Stored:
         tensor = tensors[name]
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
             raise WeightsError(f"{name!r} in {path} is no ordinary tensor, and nothing here reads it")
-        if whole:
+        if archive is None or whole:
             pieces = functools.partial(_flat, tensor)
         else:
-            pieces = functools.partial(_pieces_of_view, file, path, _offset(name, tensor, records, file, path), tensor)
+            pieces = functools.partial(_pieces_of_view, file, path, archive.offset(name, tensor), tensor)
         return Stored(tuple(tensor.shape), tensor.dtype, pieces)
 
     return Checkpoint(tensors.keys(), find, tuple(notes))
 
 
-def _records(path: Path) -> list[zipfile.ZipInfo]:
-    """What a file consists of that is a zip archive, in order."""
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            if file.read(2) == b"PK":  # torch would look for an archive in a way of its own
-                raise ValueError("an archive without its end")
-        return []
-    with zipfile.ZipFile(path) as archive:
-        records = sorted(archive.infolist(), key=_header_offset)
-    for record in records:
-        is_code = record.filename.split("/")[1:2] == ["code"]  # of a scripted module, which is told apart later
-        if record.compress_type != zipfile.ZIP_STORED and not is_code:  # it may be a thousand times larger
-            raise WeightsError(f"{record.filename[:200]!r} in it was compressed, so it was packed again. Save it again")
-        if record.filename.endswith(".pkl") and record.file_size > LONGEST:
-            raise WeightsError(f"what describes its tensors has {record.file_size} bytes, more than {LONGEST}")
-    return records
-
-
-def _header_offset(record: zipfile.ZipInfo) -> int:
-    return record.header_offset
-
-
-def _unpickled(path: Path, in_parts: bool) -> tuple[Any, bool]:
+def _unpickled(path: Path, archive: Archive | None) -> tuple[Any, bool]:
     """What the file holds, with all tensors on the meta device, or, where that cannot be, with their numbers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they say what the errors here say
-        if in_parts:
+        if archive is not None:
             with contextlib.suppress(NotImplementedError):  # as for sparse tensors
-                return torch.load(path, map_location="meta", weights_only=True), False
+                return archive.content(), False
         return torch.load(path, map_location="cpu", weights_only=True), True
 
 
-def _offset(name: str, tensor: Tensor, records: list[zipfile.ZipInfo], file: io.FileIO, path: Path) -> int:
-    """Where in the file the numbers of a tensor begin, once it is checked that they do begin there."""
-    storage = tensor.untyped_storage()
-    offset = getattr(storage, "_checkpoint_offset", None)
-    if offset is None:
-        raise WeightsError(f"{name!r} in {path} has no numbers: it was on the meta device when it was saved")
-    index = bisect.bisect_left(records, offset, key=_header_offset) - 1
-    if index >= 0:
-        record = records[index]
-        file.seek(record.header_offset + 26)
-        lengths = file.read(4)  # of the name and of the extra field, after which the content begins
-        begin = (
-            record.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-        )
-        last = (tensor.storage_offset() + _span(tensor)) * tensor.dtype.itemsize
-        stored = record.compress_type == zipfile.ZIP_STORED and record.file_size == storage.nbytes()
-        if begin == offset and stored and last <= record.file_size:
-            return offset + tensor.storage_offset() * tensor.dtype.itemsize
-    raise WeightsError(f"{path} is {DAMAGED}, or was packed again: {name!r} is not where it should be. Save it again")
-
-
-def _span(tensor: Tensor) -> int:
-    """How many numbers of its storage a tensor reaches over."""
-    if not tensor.numel():
-        return 0
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-
-
 def _pieces_of_view(file: io.FileIO, path: Path, offset: int, tensor: Tensor, buffer: Tensor) -> Iterator[Tensor]:
-    pieces = pieces_of_file(file, path, offset, _span(tensor) * tensor.dtype.itemsize, tensor.dtype, buffer)
+    pieces = pieces_of_file(file, path, offset, span(tensor) * tensor.dtype.itemsize, tensor.dtype, buffer)
     if tensor.is_contiguous():
         yield from pieces
     else:  # as one that was saved transposed
@@ -266,10 +214,6 @@ def _refusal(path: Path, error: Exception) -> str:
             f"nothing of it was run. Save the state_dict() alone, or if you trust who wrote it, see "
             f"torch.serialization.safe_globals"
         )
-    if isinstance(error, WeightsError):
-        return f"cannot read {path}: {error}"
-    if "TorchScript" in str(error):
-        return f"{path} is a scripted module and no checkpoint: torch.jit.load reads it, and has its state_dict()"
     if isinstance(error, pickle.UnpicklingError):
         return f"cannot read {path}, which is {DAMAGED}, or no checkpoint of torch.save"
     return f"cannot read {path}, which is {DAMAGED}, or no checkpoint: {brief(error)}"
