@@ -8,8 +8,7 @@ import re
 import textwrap
 from dataclasses import dataclass, field
 
-from benchmarks.fuzz.features import GIVEN, LEAVES, OPENINGS, PRELUDE, RETURNED
-from benchmarks.fuzz.subjects import SUBJECTS, paragraphs
+from benchmarks.fuzz.features import GIVEN, LEAVES, OPENINGS, PRELUDE, RETURNED, SUBJECTS
 
 LEVELS = 3  # the model itself, blocks, and blocks in these
 PROBES = ("cos", "sin", "erf", "atan", "asinh", "expm1", "sinc")  # operations that may be targets
@@ -57,9 +56,8 @@ class Author:
         self.numbers = 0
         self.probes = self.random.sample(PROBES, len(PROBES))
         self.features: dict[str, list[str]] = {}
-        for subject, (text, _) in SUBJECTS.items():
+        for subject, (all_of_it, _) in SUBJECTS.items():
             if subject == "calls" or self.chance(0.5 if subject != "odd" else 0.15):
-                all_of_it = paragraphs(text)
                 count = self.random.randint(1, max(2, len(all_of_it) // 2))
                 self.features[subject] = self.random.sample(all_of_it, min(count, len(all_of_it)))
         self.leaves = self.random.sample(LEAVES, 8)

@@ -106,8 +106,11 @@ class Cut:
         return f"{'split' if self.how == 'split' else 'truncate'}(model, {', '.join(words)})"
 
 
-def draw(chance: random.Random, places: list[tuple[str, int]], operations: list[str]) -> Cut:
-    """A cut at some of these places, each with how often it runs, or at operations."""
+def draw(chance: random.Random, places: list[tuple[str, int]], operations: list[str], gradients: bool) -> Cut:
+    """A cut at some of these places, each with how often it runs, or at operations.
+
+    `gradients` says whether some runs may compare them.
+    """
 
     def target(own: bool = True) -> str:
         if operations and chance.random() < 0.15:
@@ -143,13 +146,13 @@ def draw(chance: random.Random, places: list[tuple[str, int]], operations: list[
         passing=how == "split" and chance.random() < 0.7,
         flags=flags,
         through=chance.choices(["", "deepcopy", "pickle"], [8, 1, 1])[0],
-        runs=_runs(chance, optional, example),
+        runs=_runs(chance, optional, example, gradients),
     )
 
 
-def _runs(chance: random.Random, optional: bool, example: bool) -> tuple[Run, ...]:
+def _runs(chance: random.Random, optional: bool, example: bool, gradients: bool) -> tuple[Run, ...]:
     """As cut at first; then other modes, sizes and content, often a step of training and evaluation after it."""
-    runs = [Run(optional=optional, gradients=chance.random() < 0.3)]
+    runs = [Run(optional=optional, gradients=chance.random() < 0.3 * gradients)]
     if chance.random() < 0.2:
         runs.append(runs[0])
     modes = ["train", "eval"] if chance.random() < 0.6 else [chance.choice(["train", "eval"]) for _ in range(3)]
@@ -163,7 +166,7 @@ def _runs(chance: random.Random, optional: bool, example: bool) -> tuple[Run, ..
                 content=chance.choice([0, 1, 2]),
                 scale=chance.choice([1.0, 1.0, 5.0, 0.1]),
                 optional=optional != (example and chance.random() < 0.02),
-                gradients=chance.random() < 0.3,
+                gradients=chance.random() < 0.3 * gradients,
             )
         )
     return tuple(runs)

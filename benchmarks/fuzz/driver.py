@@ -38,7 +38,7 @@ class Tried:
 def tried(seeds: range, cuts: int, limit: float, end: float) -> Iterator[Tried]:
     """All cuts of these seeds until the time `end`; each may take `limit` seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.fuzz.trial"])
+    context.set_forkserver_preload(["benchmarks.fuzz.trial", "torch._dynamo"])  # which torch imports late, and slowly
     begin = (seeds.start, 0)
     while begin[0] < seeds.stop and time.monotonic() < end:
         stop = min(begin[0] + AT_ONCE, seeds.stop)

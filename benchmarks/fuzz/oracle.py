@@ -104,6 +104,25 @@ def gradients(loss: Tensor | None, wanted: list[Tensor]) -> list[Tensor | None]:
     return [next(found) if tensor.requires_grad else None for tensor in wanted]
 
 
+@dataclasses.dataclass
+class Tap:
+    """The gradients at a value that a target returned, as they come."""
+
+    tensor: Tensor | None = None
+    gradients: list[Tensor] = dataclasses.field(default_factory=list)
+    shared: bool = False  # whether something else holds the same memory; a cut may then hand out a clone
+
+    def watch(self, tensor: Tensor, others: Iterable[Tensor]) -> None:
+        tensor.register_hook(self.gradients.append)
+        self.tensor = tensor
+        for other in others:
+            self.compare(other)
+
+    def compare(self, other: Tensor) -> None:
+        if self.tensor is not None and self.tensor.untyped_storage()._cdata == other.untyped_storage()._cdata:
+            self.shared = True
+
+
 class Stop(BaseException):
     """Ends a pass after the last target, as a cut ends. A forward that catches errors does not catch it."""
 
@@ -114,7 +133,7 @@ class Watch(ExitStack):
     def __init__(self, model: nn.Module, targets: Iterable[str], before: bool, last: int | None = None) -> None:
         super().__init__()
         self.calls: dict[str, list[Any]] = {target.partition(":")[0]: [] for target in targets}
-        self.taps: dict[str, list[list[Tensor]]] = {path: [] for path in self.calls}  # gradients, as they come
+        self.taps: dict[str, list[Tap]] = {path: [] for path in self.calls}
         self.events: list[str] = []
         self.last = last  # the event after which the pass is stopped
         self.before = before
@@ -124,44 +143,51 @@ class Watch(ExitStack):
                 self._hook(path, modules[path])
         if any(path not in modules for path in self.calls):
             self.enter_context(_Operations(model, self))
+        self.enter_context(_Sharing(self))
 
     def _hook(self, path: str, module: nn.Module) -> None:
         def out(module: nn.Module, args: Any, output: Any) -> None:
-            taps: list[Tensor] = []
+            tap = Tap()
             for tensor in tensors_in(output)[:1]:
                 if tensor.requires_grad:
-                    tensor.register_hook(taps.append)
-            self.see(path, output, taps)
+                    tap.watch(tensor, tensors_in(list(args)))
+            self.see(path, output, tap)
 
         def given(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.see(path, tensors_in([list(args), kwargs]), [])
+            self.see(path, tensors_in([list(args), kwargs]), Tap())
 
         if self.before:
-            handle = module.register_forward_pre_hook(given, with_kwargs=True, prepend=False)
+            handle = module.register_forward_pre_hook(given, with_kwargs=True, prepend=True)
         else:
             handle = module.register_forward_hook(out)
         self.callback(handle.remove)
 
-    def see(self, path: str, value: Any, taps: list[Tensor]) -> None:
+    def see(self, path: str, value: Any, tap: Tap) -> None:
         if self.last is not None and len(self.events) > self.last:
             return
         self.calls[path].append(cloned(value))
-        self.taps[path].append(taps)
+        self.taps[path].append(tap)
         self.events.append(path)
         if self.last is not None and len(self.events) > self.last:
             raise Stop
 
+    def counted(self, target: str) -> str:
+        """The target with its call counted from the first one, as a pass that is stopped sees no later ones."""
+        path, _, call = target.partition(":")
+        calls, index = len(self.calls[path]), int(call or -1)
+        return f"{path}:{index + calls if index < 0 else index}" if -calls <= index < calls else target
+
+    def event_of(self, target: str) -> int | None:
+        """The number of the event that a target names; None if it has not come."""
+        path, _, call = target.partition(":")
+        numbers = [n for n, event in enumerate(self.events) if event == path]
+        index = int(call or -1)
+        return numbers[index] if -len(numbers) <= index < len(numbers) else None
+
     def end_of(self, targets: Iterable[str]) -> int | None:
         """The number of the event with which all targets have run; None if one has not."""
-        ends = []
-        for target in targets:
-            path, _, call = target.partition(":")
-            numbers = [n for n, event in enumerate(self.events) if event == path]
-            index = int(call or -1)
-            if not -len(numbers) <= index < len(numbers):
-                return None
-            ends.append(numbers[index])
-        return max(ends)
+        events = [self.event_of(target) for target in targets]
+        return None if None in events else max(event for event in events if event is not None)
 
 
 class _Operations(TorchFunctionMode):
@@ -183,7 +209,23 @@ class _Operations(TorchFunctionMode):
         if getattr(function, "__name__", "") in PROBES:
             path = f"{self.within[-1]}.{function.__name__}".lstrip(".")
             if path in self.watch.calls:
-                self.watch.see(path, args[0] if self.watch.before else result, [])
+                self.watch.see(path, args[0] if self.watch.before else result, Tap())
+        return result
+
+
+class _Sharing(TorchFunctionMode):
+    """Tells the taps of views that are made of what they watch."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **kwargs or {})
+        if isinstance(result, Tensor):
+            for tap in [tap for taps in self.watch.taps.values() for tap in taps]:
+                if result is not tap.tensor:
+                    tap.compare(result)
         return result
 
 
@@ -200,7 +242,7 @@ class Seen:
         path, _, call = target.partition(":")
         return self.watch.calls[path][int(call or -1)]
 
-    def tap(self, target: str) -> list[Tensor]:
+    def tap(self, target: str) -> Tap:
         path, _, call = target.partition(":")
         return self.watch.taps[path][int(call or -1)]
 

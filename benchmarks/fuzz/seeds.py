@@ -45,5 +45,7 @@ def cases_of(seed: int, cuts: int) -> Iterator[Case]:
     make = models.factory(source)
     modules, operations = places(make)
     chance = random.Random(seed)
+    # What is written through `.data` is hidden from autograd, so that the model's own gradients are wrong.
+    gradients = ".data" not in source
     for _ in range(cuts if modules else 0):
-        yield Case(source, draw(chance, modules, operations))
+        yield Case(source, draw(chance, modules, operations, gradients))

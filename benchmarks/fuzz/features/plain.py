@@ -1,188 +1,6 @@
-"""What random models are made of: statements of forwards, by subject, after the rows of docs/never-wrong.md.
-
-A paragraph is one feature. All tensors have the shape (batch, length, 4). What stands in braces is filled in:
-
-- ``{a}``, ``{b}``: tensors that are there; ``{v}``: one that is new, or, inside of a branch or loop, one that is there;
-- ``{n}``: a number that occurs nowhere else in the model;
-- ``{leaf}``: a child that takes a tensor and returns one; ``{call}``: the call of a child, a tensor;
-- ``{made}``: an expression that makes such a child; ``{body}``: more statements;
-- ``{op}``: a function of torch that this model calls nowhere else, so that it can be a target by its name;
-- ``{list}``, ``{dict}``, ``{box}``: a container of tensors that is there.
-
-Lines that begin with ``init`` go to ``__init__``.
-"""
+"""Plain computation, in-place work and calls of children; what these are given and return."""
 
 from __future__ import annotations
-
-# What each model begins with: imports, and what the features use. The reducer leaves out what is not needed.
-PRELUDE = """
-from __future__ import annotations
-import collections, contextlib, copy, dataclasses, enum, functools, math, types, warnings
-from typing import NamedTuple, Optional
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
-from torch.utils.checkpoint import checkpoint
-
-
-class Noise(nn.Module):  # random numbers of its own, so that what a cut leaves out does not shift them
-    def forward(self, x):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            return F.dropout(x, 0.3, self.training)
-
-
-class Norm(nn.Module):  # a batch norm over the last dimension
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4)
-
-    def forward(self, x):
-        return self.norm(x.transpose(1, 2)).transpose(1, 2)
-
-
-class Mean(nn.Module):  # a batch norm of one's own
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(4))
-
-    def forward(self, x):
-        if self.training:
-            mean = x.mean((0, 1))
-            self.mean.mul_(0.9).add_(mean.detach() * 0.1)
-        else:
-            mean = self.mean
-        return x - mean
-
-
-class Scaled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(4))
-
-    def forward(self, x):
-        return x * self.weight
-
-
-class Overwrites(nn.Module):  # returns something else than what it changes
-    def forward(self, x):
-        kept = x.clone()
-        x.mul_(0.5)
-        return kept
-
-
-class OverwritesInTraining(nn.Module):
-    def forward(self, x):
-        kept = x.clone()
-        if self.training:
-            x.mul_(0.5)
-        return kept
-
-
-class OverwritesLarge(nn.Module):
-    def forward(self, x):
-        kept = x.clone()
-        if x.abs().max() > 3:
-            x.mul_(0.5)
-        return kept
-
-
-class OwnCall(nn.Module):
-    def __call__(self, x):
-        return super().__call__(x) + 1
-
-    def forward(self, x):
-        return x * 2
-
-
-class Doubled(nn.Module):
-    def forward(self, weight):
-        return weight * 2
-
-
-class Straight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * 0.5
-
-
-class Twice(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        return 3 * x * grad
-
-
-@dataclasses.dataclass
-class Output:
-    first: Tensor
-    second: Optional[Tensor] = None
-
-
-class Pair(NamedTuple):
-    first: Tensor
-    second: Tensor
-
-
-class Box:
-    def __init__(self):
-        self.value = None
-        self.items = []
-
-
-class Slots:
-    __slots__ = ("value", "items")
-
-    def __init__(self):
-        self.value = None
-        self.items = []
-
-
-class Kind(enum.Enum):
-    SMALL = 1
-    LARGE = 2
-
-
-def first(out):
-    return out[0] if isinstance(out, (tuple, list)) else out
-
-
-def doubles(module, args, output):
-    return output * 2
-
-
-def shifts(module, args):
-    return (args[0] + 1, *args[1:])
-
-
-def looks(module, args, output):
-    module.seen = output
-
-
-@torch.no_grad()
-def without_gradient(x):
-    return x.tanh()
-
-
-@functools.lru_cache(None)
-def table(length):
-    return torch.arange(length).float()[:, None] * 0.1
-
-
-def appends(x, items=[]):
-    items.append(1)
-    return x * 0.5
-"""
 
 LEAVES = """
 nn.Linear(4, 4)
@@ -401,6 +219,23 @@ with torch.no_grad():
 
 {a} = {a} * 1
 {a}.clamp_(-1, 1)
+
+{v} = {a}[..., :2]
+{v}.add_(1)
+{v} = {a}
+
+{a}.unsqueeze(0)[:, :, 0] = 0.5
+
+torch.add({a}.detach(), 1, out={a}.data)
+
+swap = [{a}, {b}]
+swap[0].masked_fill_(swap[1].detach() > 0.5, 0.25)
+
+{a}[:] = {leaf}({a})
+
+with torch.no_grad():
+    self.scale.data = self.scale.data * 0.9
+{v} = {a} * self.scale
 """
 
 CALLS = """
@@ -443,4 +278,28 @@ for name, layer in self.choices{n}.items():
 
 init self.layers{n} = nn.ModuleList([{made}, {made}])
 {v} = sum(layer({a}) for layer in self.layers{n})
+
+init self.child{n} = {made}
+init self.row{n} = nn.Sequential(self.child{n}, {made})
+{v} = self.row{n}(self.child{n}({a}))
+
+init self.coder{n} = Coder({made})
+{v} = self.coder{n}.encode({a})
+
+init self.coder{n} = Coder({made})
+{v} = self.coder{n}({a})
+
+init self.layers{n} = nn.ModuleList([{made}, {made}])
+for index in range(len(self.layers{n})):
+    {a} = {a} + self.layers{n}[index]({a}) * index
+
+init self.layers{n} = nn.ModuleList([{made}, {made}, {made}])
+kept = []
+for layer in self.layers{n}:
+    {a} = layer({a})
+    kept.append({a})
+{v} = torch.stack(kept).mean(0)
+
+init self.layers{n} = nn.ModuleList([{made}, {made}])
+{v} = functools.reduce(lambda value, layer: layer(value), self.layers{n}, {a})
 """
