@@ -77,33 +77,6 @@ def _bits(value: Tensor) -> Tensor:
     return torch.stack([value.isnan(), value.nan_to_num()])
 
 
-def close(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether two gradients agree: their sums may be taken in another order. Nothing is the same as zeros."""
-    if one is None or other is None:
-        left = other if one is None else one
-        return left is None or not left.any()
-    return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-4 * float(one.abs().max()), equal_nan=True)
-
-
-def loss_of(values: Iterable[Any]) -> Tensor | None:
-    """A number that depends on each element of all tensors that have a gradient."""
-    parts = [
-        (tensor * torch.linspace(0.5, 1.5, tensor.numel()).view(tensor.shape)).sum()
-        for value in values
-        for tensor in tensors_in(value)
-        if tensor.is_floating_point() and tensor.requires_grad
-    ]
-    return sum(parts[1:], parts[0]) if parts else None
-
-
-def gradients(loss: Tensor | None, wanted: list[Tensor]) -> list[Tensor | None]:
-    wanted_here = [tensor for tensor in wanted if tensor.requires_grad]
-    if loss is None or not wanted_here:
-        return [None] * len(wanted)
-    found = iter(torch.autograd.grad(loss, wanted_here, retain_graph=True, allow_unused=True))
-    return [next(found) if tensor.requires_grad else None for tensor in wanted]
-
-
 @dataclasses.dataclass
 class Tap:
     """The gradients at a value that a target returned, as they come."""

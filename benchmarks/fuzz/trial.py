@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import truncate
 from benchmarks.fuzz.cuts import Cut, Run, call_of
-from benchmarks.fuzz.oracle import Seen, close, gradients, loss_of, mapped, observe, same, tensors_in
+from benchmarks.fuzz.gradients import buffers_kept, close, held_by, of_cut, of_model
+from benchmarks.fuzz.oracle import Seen, mapped, observe, same, tensors_in
 from truncate import TruncateError
 
 RIGHT, REFUSED, WRONG, CRASHED, UNUSABLE = "right", "refused", "wrong", "crashed", "not run"
@@ -163,11 +164,12 @@ class Trial:
             raise Found(
                 WRONG, self._difference(values, expected, targets), f"expected {_shown(wanted)}, got {_shown(values)}"
             )
+        self._compare_buffers()
         if run.gradients and cut.how != "after":
-            self._compare_gradients(values, expected, targets, inputs)
+            with buffers_kept([self.whole, self.stopped, *self.pieces]):
+                self._compare_gradients(values, expected, targets, inputs)
         elif cut.how != "after":
             self._compare_inputs(inputs, seen, stopped)
-        self._compare_buffers()
 
     @staticmethod
     def _reached(seen: Seen, targets: list[str]) -> bool:
@@ -227,75 +229,35 @@ class Trial:
     def _compare_gradients(
         self, values: list[Any], expected: list[Seen], targets: list[str], inputs: list[Tensor]
     ) -> None:
-        """As in either model. Where its own backward fails, since what that needs was overwritten, so may the cut's."""
-        held = self._parameters()
-        names = [name for name, _ in self.whole.named_parameters(remove_duplicate=False)]
-        theirs = [self._gradients_of(each, targets) for each in expected]
-        wanted = [one for one in theirs if one is not None]
+        """As in either model. Where the model's own backward fails, so may the cut's."""
+        models = [self.stopped if seen.stopped else self.whole for seen in expected]
+        theirs = [of_model(model, seen, targets) for model, seen in zip(models, expected)]
+        wanted = [flow for flow in theirs if flow is not None]
         if not wanted:
             return
+        apart = self.cut.copy or self.cut.through  # else the parameters are the model's own
+        parameters = held_by(self.pieces, self.whole) if apart else dict(self.given.named_parameters())
         try:
-            own = gradients(loss_of(values), [*inputs, *(held[name] for name in names if name in held)])
-            taps = self._taps(values, {position for one in wanted for position in one[1]})
+            own = of_cut(values, inputs, parameters, {position for flow in wanted for position in flow.taps})
         except Exception as error:
             if len(wanted) < len(theirs):
                 return
             raise crash_of(error) from error
-        rest = iter(own[len(inputs) :])
-        mine = [*own[: len(inputs)], *(next(rest) if name in held else None for name in names)]
-        labels = [f"input {number}" for number in range(len(inputs))] + names
-        if not any(all(map(close, one[0], mine)) for one in wanted):
-            label = next(label for label, a, b in zip(labels, wanted[0][0], mine) if not close(a, b))
-            raise Found(WRONG, f"the gradient of {'an input' if label.startswith('input ') else 'a parameter'}", label)
-        for position, tap in taps.items():
-            if tap is None and any(each.tap(targets[position]).shared for each in expected):
-                self.note = "right, but no gradient at a target whose memory something else holds"
+        mine = dict(zip(own.names, own.gradients))
+        wrong = [
+            [name for name, gradient in zip(flow.names, flow.gradients) if not close(gradient, mine.get(name))]
+            for flow in wanted
+        ]
+        if all(wrong):
+            where = "an input" if wrong[0][0].startswith("input ") else "a parameter"
+            raise Found(WRONG, f"the gradient of {where}", ", ".join(wrong[0]))
+        for position, tap in own.taps.items():
+            if any(position not in flow.taps or close(flow.taps[position], tap) for flow in wanted):
                 continue
-            if not any(position not in one[1] or close(one[1][position], tap) for one in wanted):
-                raise Found(
-                    WRONG, "the gradient at a target", f"{targets[position]}: {wanted[0][1][position]}, not {tap}"
-                )
-
-    def _gradients_of(self, seen: Seen, targets: list[str]) -> tuple[list[Tensor | None], dict[int, Tensor]] | None:
-        """Of all targets at the inputs and parameters, and of the others at each target. None if they cannot be had."""
-        model = self.stopped if seen.stopped else self.whole
-        parameters = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
-        values = [seen.value(target) for target in targets]
-        try:
-            found = gradients(loss_of(values), [*seen.inputs, *parameters])
-            return found, self._taps_of(seen, values, targets, parameters)
-        except RuntimeError:
-            return None
-
-    def _parameters(self) -> dict[str, Tensor]:
-        """By the names in the model. What is not copied is the model's own."""
-        if not self.cut.copy and not self.cut.through:
-            return dict(self.given.named_parameters(remove_duplicate=False))
-        pieces = reversed(self.pieces)
-        return {name: held for piece in pieces for name, held in piece.named_parameters(remove_duplicate=False)}
-
-    @staticmethod
-    def _taps_of(seen: Seen, wanted: list[Any], targets: list[str], parameters: list[Tensor]) -> dict[int, Tensor]:
-        """What the gradient of all other targets is at each one, where the model has it; twins are left out."""
-        taps = {}
-        events = [seen.watch.event_of(target) for target in targets]
-        for position, target in enumerate(targets):
-            others = wanted[:position] + wanted[position + 1 :]
-            if others and events.count(events[position]) == 1:
-                found = seen.tap(target).gradients
-                found.clear()
-                gradients(loss_of(others), [*seen.inputs, *parameters])
-                if found:
-                    taps[position] = torch.stack(found).sum(0)
-        return taps
-
-    @staticmethod
-    def _taps(values: list[Any], wanted: set[int]) -> dict[int, Tensor | None]:
-        found = {}
-        for position in wanted:
-            others = values[:position] + values[position + 1 :]
-            found[position] = gradients(loss_of(others), tensors_in(values[position])[:1])[0]
-        return found
+            if tap is not None or not any(seen.tap(targets[position]).shared for seen in expected):
+                detail = f"{targets[position]}: {wanted[0].taps[position]}, not {tap}"
+                raise Found(WRONG, "the gradient at a target", detail)
+            self.note = "no gradient at a target whose memory something else holds"
 
     def _compare_inputs(self, inputs: list[Tensor], *seen: Seen) -> None:
         """What the caller gave is as the model leaves it."""

@@ -114,7 +114,7 @@ if y is None:
     {body}
 
 try:
-    {v} = {a} @ torch.ones({a}.shape[0] + 2, 4)
+    {v} = {a} @ torch.ones({a}.shape[-1] + 1, 4)
 except RuntimeError:
     {v} = {a} * 2
 
