@@ -119,11 +119,12 @@ class Watch(ExitStack):
         self.enter_context(_Sharing(self))
 
     def _hook(self, path: str, module: nn.Module) -> None:
-        def out(module: nn.Module, args: Any, output: Any) -> None:
+        def out(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             tap = Tap()
             for tensor in tensors_in(output)[:1]:
                 if tensor.requires_grad:
-                    tap.watch(tensor, tensors_in(list(args)))
+                    before = [tap.tensor for taps in self.taps.values() for tap in taps if tap.tensor is not None]
+                    tap.watch(tensor, [*tensors_in([list(args), kwargs]), *before])
             self.see(path, output, tap)
 
         def given(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -132,13 +133,14 @@ class Watch(ExitStack):
         if self.before:
             handle = module.register_forward_pre_hook(given, with_kwargs=True, prepend=True)
         else:
-            handle = module.register_forward_hook(out)
+            handle = module.register_forward_hook(out, with_kwargs=True)
         self.callback(handle.remove)
 
     def see(self, path: str, value: Any, tap: Tap) -> None:
         if self.last is not None and len(self.events) > self.last:
             return
-        self.calls[path].append(cloned(value))
+        with torch.enable_grad():  # a value from outside of a block without gradients has one
+            self.calls[path].append(cloned(value))
         self.taps[path].append(tap)
         self.events.append(path)
         if self.last is not None and len(self.events) > self.last:
@@ -182,7 +184,7 @@ class _Operations(TorchFunctionMode):
         if getattr(function, "__name__", "") in PROBES:
             path = f"{self.within[-1]}.{function.__name__}".lstrip(".")
             if path in self.watch.calls:
-                self.watch.see(path, args[0] if self.watch.before else result, Tap())
+                self.watch.see(path, tensors_in([list(args), kwargs]) if self.watch.before else result, Tap())
         return result
 
 
