@@ -99,6 +99,6 @@ def attempts(begin: tuple[int, int], stop: int, cuts: int) -> Iterator[tuple[int
 def tolerant(case: Case) -> Outcome:
     """What came of a case; an error of the fuzzer's own is told as such, and does not end the batch."""
     try:
-        return attempt(case.cut, case.make)
+        return attempt(case)
     except Exception as error:
         return Outcome(CRASHED, f"in the fuzzer: {cause_of(error)}", "".join(traceback.format_exception(error)))

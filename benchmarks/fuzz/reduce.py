@@ -41,7 +41,7 @@ def outcome_of(case: Case) -> Outcome | None:
     modules = set(sys.modules)
     try:
         with within(20):
-            return attempt(case.cut, case.make)
+            return attempt(case)
     except (Exception, Late):
         return None
     finally:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import truncate
-from benchmarks.fuzz.cuts import Cut, Run, call_of
+from benchmarks.fuzz.cuts import Run, call_of
 from benchmarks.fuzz.gradients import buffers_kept, close, held_by, of_cut, of_model
 from benchmarks.fuzz.oracle import Seen, mapped, observe, same, tensors_in
+from benchmarks.fuzz.seeds import Case
 from truncate import TruncateError
 
 RIGHT, REFUSED, WRONG, CRASHED, UNUSABLE = "right", "refused", "wrong", "crashed", "not run"
@@ -64,12 +65,12 @@ def crash_of(error: BaseException) -> Found:
     return Found(CRASHED, cause_of(error)[:60] + where, "".join(traceback.format_exception(error))[-3000:])
 
 
-def attempt(cut: Cut, make: Callable[[], nn.Module]) -> Outcome:
+def attempt(case: Case) -> Outcome:
     trial = None
     try:
-        trial = Trial(cut, make)
+        trial = Trial(case)
         trial.build()
-        for number, run in enumerate(cut.runs):
+        for number, run in enumerate(case.cut.runs):
             trial.number = number
             trial.compare(run)
     except Found as found:
@@ -79,8 +80,9 @@ def attempt(cut: Cut, make: Callable[[], nn.Module]) -> Outcome:
 
 
 class Trial:
-    def __init__(self, cut: Cut, make: Callable[[], nn.Module]) -> None:
-        self.cut, self.make = cut, make
+    def __init__(self, case: Case) -> None:
+        self.cut, self.make = cut, make = case.cut, case.make
+        self.catches = "except RuntimeError" in case.source
         self.number = -1
         self.note = ""
         # The model run to its end, the one that is stopped, and the one that is cut.
@@ -200,6 +202,8 @@ class Trial:
         except AssertionError as error:
             raise Found(REFUSED, self._when(run) + "AssertionError (a check of the result)", str(error)) from error
         except Exception as error:
+            if isinstance(error, RuntimeError) and self.catches:
+                raise Found(REFUSED, "when run: an error of torch that the model catches", str(error)) from error
             raise crash_of(error) from error
         return result, inputs
 
@@ -265,11 +269,12 @@ class Trial:
             self.note = f"no gradient at a target {reason}"
 
     def _compare_inputs(self, inputs: list[Tensor], *seen: Seen) -> None:
-        """What the caller gave is as the model leaves it."""
+        """What the caller gave is as the model leaves it. Pieces copy what they would change behind their own cut."""
+        untouched = self.cut.runs[self.number].inputs()
         for number, tensor in enumerate(inputs):
             left = [each.inputs[number] for each in seen if each.error is None]
-            if self.cut.how == "split":
-                left.append(self.cut.runs[self.number].inputs()[number])  # pieces copy what they would change
+            if self.cut.how == "split" and not all(same(untouched[number], one) for one in left):
+                continue
             if not any(same(tensor, one) for one in left):
                 raise Found(WRONG, "the caller's input")
 
