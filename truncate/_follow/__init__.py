@@ -22,6 +22,7 @@ from truncate._follow.objects import (
     objects_in,
     plain_inside,
     revive,
+    shares_with_copies,
 )
 from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
 from truncate._follow.proxy_module import ProxyModules, entry_of, has_own_call, is_chain, is_proxy_module
@@ -59,6 +60,7 @@ __all__ = [
     "plain_inside",
     "real_of",
     "revive",
+    "shares_with_copies",
     "traced",
     "tracing_with",
 ]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from truncate._follow.numbers import Traced, plain
-from truncate._graph import Shape, items_of
+from truncate._graph import Shape, is_container, items_of
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 # Types whose objects hold no values of a forward: they are not searched, and all calls may share them.
@@ -31,8 +31,31 @@ def is_opaque(value: Any) -> bool:
 
 
 def is_changeable(value: Any) -> bool:
-    """Whether a value that is no tensor and no container may change: an object with attributes, a set, a deque."""
-    return is_opaque(value) or type(value).__hash__ is None
+    """Whether a value that is no tensor and no container may change: an object with attributes or slots, a set."""
+    return is_opaque(value) or type(value).__hash__ is None or _has_slots(value)
+
+
+def _has_slots(value: Any) -> bool:
+    return not isinstance(value, NOT_OPENED) and any(vars(base).get("__slots__") for base in type(value).__mro__)
+
+
+def shares_with_copies(value: Any) -> bool:
+    """Whether a deep copy of an object still changes what the object itself has: in the closure of a function."""
+
+    def is_kept(item: Any) -> bool:
+        if isinstance(item, types.BuiltinFunctionType):  # ``found.append``
+            return not isinstance(item.__self__, types.ModuleType | None)
+        if not isinstance(item, types.FunctionType):
+            return False
+        return any(is_container(inside) or is_changeable(inside) for inside in _closed_over(item))
+
+    return hides(value, is_kept)
+
+
+def _closed_over(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it may be empty still
+            yield cell.cell_contents
 
 
 def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:

@@ -244,6 +244,8 @@ class ProxyModule:
             raise proxies.tracer.fail(f"sets an attribute of {path!r} and then calls it")
         return proxies.tracer.child(path, args, kwargs)
 
+    _call_impl = __call__  # ``nn.Module.__call__(child, x)`` ends there
+
     @property
     def training(self) -> Any:
         position = self.__dict__.get(POSITION)

@@ -19,7 +19,7 @@ from truncate._follow.classes import compares_bools
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given
 from truncate._follow.graph_builder import GraphBuilder
-from truncate._follow.objects import PLAIN, hides, is_changeable
+from truncate._follow.objects import PLAIN, hides, is_changeable, shares_with_copies
 from truncate._follow.proxy import Held, Proxy, Unread, active, proxies_in, tracing_with
 from truncate._follow.proxy_module import ProxyModules, entry_of, is_chain, is_proxy_module
 from truncate._follow.replaced import real_of
@@ -294,6 +294,8 @@ class Tracer(GraphBuilder):
         if id(value) not in self._own and hides(value, lambda item: issubclass(type(item), Proxy)):
             raise self.fail(f"hides a value in a {type(value).__name__}")
         if is_changeable(value) and id(value) not in self._own:
+            if shares_with_copies(value):
+                raise self.fail(f"passes on a {type(value).__name__} with a function that holds what it may change")
             # A child may change it: each call of the cut gets a copy of it as it is now.
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
             return self._objects.setdefault(id(value), (node, value))[0]

@@ -7,6 +7,7 @@ left, by an exception of ours, where the last target has its value. Nothing is f
 from truncate._live.assemble import build_live
 from truncate._live.copies import Copies, deep_copy, refuse_ways_back
 from truncate._live.dropped import Dropped, drop_what_does_not_run
+from truncate._live.once import runs_once
 
 __all__ = [
     "Copies",
@@ -15,4 +16,5 @@ __all__ = [
     "deep_copy",
     "drop_what_does_not_run",
     "refuse_ways_back",
+    "runs_once",
 ]

@@ -12,11 +12,13 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from truncate._errors import CannotFollowError, CrossingError, NoPythonError, NotReachedError, TruncateError
 from truncate._follow import has_own_call
-from truncate._graph import Call, Graph, Node, descend, join, nodes_in
+from truncate._graph import Call, Graph, Kind, Node, descend, join, nodes_in
+from truncate._live import runs_once
 from truncate._plan.crossing import unclean
 from truncate._plan.effects import Effects
 from truncate._plan.locate import Capture, Locator
@@ -216,6 +218,9 @@ class Cutter:
                 branch.entry = Entry(site, inner)
             else:
                 branch.taps.append(self._tapped(branch, capture, site, inner))
+                branch.may_run_again |= branch.exit is None and capture.call < 0 and _may_run_again(plan, graph, site)
+        if branch.may_run_again:
+            branch.missing = branch.missing or graph.open_end
         return branch
 
     def _tapped(self, branch: Branch, capture: Capture, site: Node, inner: Capture | None) -> Tapped | None:
@@ -262,6 +267,18 @@ class Cutter:
                     branch.given[node] = form
                     forms.setdefault(form.key, form)
         return tuple(forms.values())
+
+
+def _may_run_again(plan: Plan, graph: Graph, site: Node) -> bool:
+    """Whether a forward may run a child once more where it decides, after its last call on the example, otherwise."""
+    if not graph.recorded or site.kind is not Kind.CHILD:
+        return False
+    if graph.open_end is None and not any(node.target is torch._assert for node in graph.nodes[site.index :]):
+        return False
+    try:
+        return runs_once(plan.module, site.target) is None
+    except CannotFollowError:
+        return True
 
 
 def given_to(site: Node) -> Any:

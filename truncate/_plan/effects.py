@@ -23,6 +23,7 @@ from truncate._graph import (
     aliases_of,
     descend,
     is_mode,
+    is_tensor,
     join,
     memory_of,
     mutated,
@@ -124,7 +125,18 @@ class GraphEffects:
             return [node]
         if node.kind is Kind.CHILD:
             return self._mutated_by_call(node)
+        if node in self._for_its_effect:
+            return list(nodes_in(node.args[0]))
         return mutated(node)
+
+    @functools.cached_property
+    def _for_its_effect(self) -> set[Node]:
+        """The methods of something that may be no tensor whose value nobody reads: ``found.add(x)`` of a set."""
+        called = {node for node in self._graph.nodes if node.kind is Kind.METHOD and not is_tensor(node.args[0])}
+        if called:
+            called.difference_update(source for node in self._graph.nodes for source in node.inputs())
+            called.difference_update(nodes_in(self._graph.result))
+        return called
 
     def _mutated_by_call(self, node: Node) -> list[Node]:
         """What a child did on the example tells that it mutates, not that it never does: another mode may."""

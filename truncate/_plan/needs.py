@@ -49,7 +49,7 @@ class Needs:
             if node.index >= self._start:
                 self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
-        all_of_it = plan.own or plan.mutates
+        all_of_it = plan.own or plan.mutates or branch.may_run_again
         reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
         later = [] if all_of_it or branch.exit is not None else branch.graph.nodes[max(branch.end, self._start) :]
         other_modes = effects.read_in([other.live for other in plan.branches if other is not branch])
@@ -144,16 +144,21 @@ class Needs:
 
         If the rest of the forward runs in another piece, it relies on the guards of what is known here.
         """
-        branch, whole = self._branch, self._plan.own
-        end = len(branch.graph.nodes) if whole else branch.end
+        branch = self._branch
+        end = branch.decided_up_to(self._plan.own)
         inside = _computed_after(branch.graph, self._entry)
         elsewhere = _computed_after(branch.graph, branch.exit)
         guards = []
         for node in branch.graph.nodes:
-            if node.target is torch._assert and node not in self._live and (inside is None or node in inside):
-                here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
-                if (node.decides and (here or not_elsewhere)) or (here and self._needs_nothing_new(node)):
-                    guards.append(node)
+            if node.target is not torch._assert or node in self._live:
+                continue
+            here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
+            if node.decides or branch.may_run_again:
+                kept = (here or not_elsewhere) and (inside is None or node in inside)
+            else:  # each piece that has the value relies on it
+                kept = here and node.index >= self._start and self._needs_nothing_new(node)
+            if kept:
+                guards.append(node)
         return guards
 
     def _needs_nothing_new(self, node: Node) -> bool:

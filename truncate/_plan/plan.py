@@ -68,11 +68,16 @@ class Branch:
     missing: str | None = None  # why this branch does not lead to the captures
     entry: Entry | None = None
     exit: Entry | None = None  # where the forward is left, if it goes on in another piece
+    may_run_again: bool = False  # for another input a target may run after its last call here: what decides that is kept
 
     @property
     def end(self) -> int:
         """How many nodes have run when the last tap is taken."""
         return max((tap.moment for tap in self.taps if tap is not None), default=0)
+
+    def decided_up_to(self, own: bool) -> int:
+        """How many nodes have run when all is decided that the targets depend on; `own`: so does the result."""
+        return len(self.graph.nodes) if own or self.may_run_again else self.end
 
 
 @dataclasses.dataclass(eq=False)
@@ -197,7 +202,7 @@ def assumptions_of(plan: Plan) -> tuple[Any, ...]:
     found = []
     for branch in plan.branches:
         start = 0 if branch.entry is None else branch.entry.site.index
-        end = len(branch.graph.nodes) if plan.own else branch.end - 1
-        found += [assumption for index, assumption in branch.graph.assumptions if start <= index <= end]
+        end = branch.decided_up_to(plan.own)
+        found += [assumption for index, assumption in branch.graph.assumptions if start <= index < end]
     found += [assumption for child in plan.children.values() for assumption in assumptions_of(child)]
     return tuple(dict.fromkeys(found))

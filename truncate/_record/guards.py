@@ -104,6 +104,8 @@ class Guards(abc.ABC):
             keys = self.node(Kind.FUNCTION, list, (node,))
             self._guard(operator.eq, keys, list(value), f"list({text}) == {list(value)}")
         elif isinstance(value, (tuple, list)):
+            kind = tuple if isinstance(value, tuple) else list  # a tensor may have as many rows
+            self._guard(isinstance, node, kind, f"a {kind.__name__} in {text}")
             self._guard(operator.eq, self.node(Kind.FUNCTION, len, (node,)), len(value), f"len({text}) == {len(value)}")
         elif isinstance(value, torch.Tensor) and node.kind is not Kind.CHILD and self.asks_for_none:
             self._guard(operator.is_not, node, None, f"{text} is not None")

@@ -293,6 +293,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             return func(*self.real(args), **self.real(kwargs))
         if func is torch._assert and self.real(args[0]) is True and not isinstance(args[0], Traced):
             return None
+        if name == "new" and len(args) == 2 and isinstance(args[1], torch.Size):  # a tuple would be taken for numbers
+            args = (args[0], *args[1])
         kind, target = self._operation(func, name)
         lowered, named = tuple(map(self.lower, args)), {key: self.lower(value) for key, value in kwargs.items()}
         before = _state_of(args)

@@ -29,6 +29,7 @@ from truncate._follow import (
     plain_inside,
     real_of,
     revive,
+    shares_with_copies,
     traced,
 )
 from truncate._graph import Kind, Node, Shape, is_container, is_dataclass_value, items_of, map_nested, pairs
@@ -217,7 +218,7 @@ class Values(GraphBuilder, Guards):
                 raise self.fail(f"hides a value in a {type(value).__name__}")
             if not is_changeable(value):
                 return value
-            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            node = self._copy_of(value)
             self._values[id(value)] = node, value
             return node
         state = vars(value)
@@ -226,10 +227,16 @@ class Values(GraphBuilder, Guards):
                 Kind.FUNCTION, revive, (type(value), {name: self.lower(item) for name, item in state.items()})
             )
         else:
-            node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
+            node = self._copy_of(value)
         self._values[id(value)] = node, value
         self._states[id(value)] = value, dict(state)
         return node
+
+    def _copy_of(self, value: Any) -> Node:
+        """Makes a copy of an object as it is now, for each call of the cut."""
+        if shares_with_copies(value):
+            raise self.fail(f"passes on a {type(value).__name__} with a function that holds what it may change")
+        return self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
 
     def _holds_values(self, value: Any, depth: int = 4) -> bool:
         """Whether something inside an object was computed by this forward."""
