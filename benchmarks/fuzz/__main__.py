@@ -63,7 +63,7 @@ def _chosen(name: str, cuts: int) -> list[tuple[str, Case]]:
 
 def show(name: str, cuts: int) -> int:
     cases = _chosen(name, cuts)
-    print(cases[0][1].source.removeprefix(PRELUDE.lstrip()) if cases else "the model does not run by itself")
+    print(cases[0][1].source.removeprefix(PRELUDE) if cases else "the model does not run by itself")
     for each, case in cases:
         outcome = tolerant(case)
         print(f"\n{each} {describe(case.cut)}\n  {outcome.kind}: {outcome.cause} (run {outcome.run})\n{outcome.detail}")

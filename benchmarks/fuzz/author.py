@@ -72,7 +72,7 @@ class Author:
     def model(self) -> str:
         """The whole source. The class of the model itself is called `Model`."""
         self.block("Model", LEVELS - 1)
-        return PRELUDE.lstrip() + "".join(self.classes)
+        return PRELUDE + "".join(self.classes)
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
