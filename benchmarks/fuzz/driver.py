@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from benchmarks.fuzz.known import known
 from benchmarks.fuzz.seeds import Case, cases_of
-from benchmarks.fuzz.trial import CRASHED, UNUSABLE, Outcome, attempt, cause_of
+from benchmarks.fuzz.trial import CRASHED, KNOWN, UNUSABLE, WRONG, Outcome, attempt, cause_of
 
 AT_ONCE = 100  # seeds that one process tries: what it holds on to does not grow without end
 
@@ -99,6 +100,9 @@ def attempts(begin: tuple[int, int], stop: int, cuts: int) -> Iterator[tuple[int
 def tolerant(case: Case) -> Outcome:
     """What came of a case; an error of the fuzzer's own is told as such, and does not end the batch."""
     try:
-        return attempt(case)
+        outcome = attempt(case)
+        if outcome.kind in (WRONG, CRASHED) and (what := known(case, outcome)):
+            outcome.kind, outcome.cause = KNOWN, what
+        return outcome
     except Exception as error:
         return Outcome(CRASHED, f"in the fuzzer: {cause_of(error)}", "".join(traceback.format_exception(error)))

@@ -25,7 +25,7 @@ from benchmarks.fuzz.oracle import Seen, mapped, observe, same, tensors_in
 from benchmarks.fuzz.seeds import Case
 from truncate import TruncateError
 
-RIGHT, REFUSED, WRONG, CRASHED, UNUSABLE = "right", "refused", "wrong", "crashed", "not run"
+RIGHT, REFUSED, WRONG, CRASHED, KNOWN, UNUSABLE = "right", "refused", "wrong", "crashed", "known", "not run"
 LIBRARY = Path(truncate.__file__).parent
 
 
