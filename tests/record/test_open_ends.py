@@ -149,7 +149,8 @@ def test_what_hooks_collect(place: str, was_called: bool) -> None:
     whole.load_state_dict(model.state_dict())
     if was_called:
         model(X)
-    cut = truncate(model, place, (X,))
+    # Nothing shows that what the forward hangs hooks on runs only once, so there `b` keeps its Python.
+    cut = truncate(model, place, (X,), live=None if place == "b" else False)
     for batch in (2, 3):
         x = torch.randn(batch, 4)
         assert torch.equal(cut(x), capture(whole, [place], x)[place][-1])

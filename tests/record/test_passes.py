@@ -113,3 +113,38 @@ def test_a_child_that_each_mode_calls_in_its_own_way(training: bool) -> None:
     for mode in (False, True):
         expected = capture(model.train(mode), ["child.b"], WIDE)["child.b"][-1]
         assert equal(cut.train(mode)(WIDE), expected)
+
+
+# -- a forward that is called directly ---------------------------------------------------------------------------------
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.h, self.act = nn.Linear(4, 4), nn.Linear(4, 4), nn.Tanh()
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        return self.act(self.i(x) + self.h(h))
+
+
+class Steps(nn.Module):
+    """Calls the forward of its cell, and not the cell: what is inside runs, and hooks see it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.fc = Cell(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            h = self.cell.forward(x[:, t], h)
+        return self.fc(h)
+
+
+@pytest.mark.parametrize("place", ["cell.act", "cell.i", "cell.i:0", "cell.h:1", "fc"])
+def test_a_place_in_a_child_whose_forward_is_called(place: str) -> None:
+    model, x = Steps().eval(), torch.randn(2, 3, 4)
+    cut = truncate(model, place, args=(x,))
+    path, _, number = place.partition(":")
+    x = torch.randn(5, 3, 4)
+    assert equal(cut(x), capture(model, [path], x)[path][int(number or -1)])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracle import equal
@@ -169,3 +171,64 @@ def test_that_this_test_can_fail() -> None:
             with contextlib.suppress(Exception):  # the other threads may break its own work, too
                 create_feature_extractor(model, ["layer4"])
     assert served.wrong
+
+
+DRAWS: dict[str, Callable[[], Any]] = {
+    "torch": lambda: float(torch.rand((), dtype=torch.float64)),
+    "numpy": lambda: float(np.random.random()),
+    "random": random.random,
+}
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("name", DRAWS)
+def test_another_thread_draws_random_numbers(name: str) -> None:
+    """Without an example nothing is refused for that, and no number of the other thread comes twice."""
+    model, drawn, done = resnet18().eval(), [], threading.Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            drawn.append(DRAWS[name]())
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        for path in ["layer3", "flatten"] * 15:
+            truncate(model, path)
+    finally:
+        done.set()
+        thread.join(timeout=SECONDS)
+    assert len(drawn) > 1000 and len(set(drawn)) == len(drawn)
+
+
+class Draws(nn.Module):
+    def __init__(self, draw: Callable[[], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.draw = nn.Linear(8, 8), nn.Linear(8, 8), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) * self.draw())
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("name", ["numpy", "random"])
+@pytest.mark.parametrize("args", [None, (X,)], ids=["no example", "example"])
+def test_its_own_draws_are_told_from_those_of_others(name: str, args: Any) -> None:
+    """A forward that draws is refused, whether another thread draws meanwhile or only waits."""
+    model, done = Draws(DRAWS[name]), threading.Event()
+    for other in (lambda: done.wait(0.001), DRAWS[name]):
+
+        def run(other: Callable[[], Any] = other) -> None:
+            while not done.is_set():
+                other()
+
+        done.clear()
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            for _ in range(5):
+                with pytest.raises(CannotFollowError, match="random numbers"):
+                    truncate(model, "b", args=args)
+        finally:
+            done.set()
+            thread.join(timeout=SECONDS)

@@ -26,12 +26,13 @@ from truncate._follow.objects import (
 )
 from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
 from truncate._follow.proxy_module import ProxyModules, entry_of, has_own_call, is_chain, is_proxy_module
-from truncate._follow.replaced import real_of
+from truncate._follow.replaced import INSTEAD_OF, real_of
 from truncate._follow.tracer import follow
 
 __all__ = [
     "Given",
     "GraphBuilder",
+    "INSTEAD_OF",
     "Lent",
     "NOT_OPENED",
     "PLAIN",

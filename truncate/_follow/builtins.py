@@ -25,6 +25,7 @@ from truncate._follow.objects import PLAIN
 from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
 from truncate._python import can_be_imported, globals_of, is_theirs, names_in, reached, while_used
+from truncate._sandbox import draws_from_numpy
 
 # Functions of torch that parse their arguments before a function mode sees the call, or that have none.
 _SIZED = frozenset(
@@ -147,13 +148,15 @@ def _seen(value: Any) -> Any:
     if isinstance(value, types.BuiltinFunctionType):
         return builtin_seen(value)
     if isinstance(value, types.ModuleType):
-        if value.__name__ == "numpy":
-            return _NUMPY
+        if value.__name__ in ("numpy", "numpy.random"):
+            return _NUMPY if value.__name__ == "numpy" else _NUMPY_RANDOM
         return _MODULES.get(id(value)) or (_view_of(value) if is_theirs(value) else value)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         return _CustomFunction(value)
     if isinstance(value, CachedFunction):
         return _Uncached(value)
+    if _draws_from_numpy(value):
+        return functools.partial(_heard, value)
     return with_own_builtins(value)
 
 
@@ -305,12 +308,36 @@ class _NumpyView:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(sys.modules["numpy"], name)
+        if name == "random":
+            return _NUMPY_RANDOM
         if isinstance(real, (type, types.ModuleType)) or not callable(real):
             return real
         return functools.partial(fixing, real)
 
 
-_NUMPY = _NumpyView()
+class _NumpyRandomView:
+    """What followed code sees in place of the module `numpy.random`: it is heard who draws."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _seen(getattr(sys.modules["numpy"].random, name))
+
+
+def _draws_from_numpy(value: Any) -> bool:
+    """Whether a function uses the generator of the process: ``numpy.random.rand``, or ``seed``."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return False
+    if isinstance(value, types.MethodType):
+        return value.__self__ is numpy.random.mtrand._rand
+    return value is numpy.random.seed or value is numpy.random.set_state
+
+
+def _heard(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    draws_from_numpy()
+    return fixing(function, *args, **kwargs)
+
+
+_NUMPY, _NUMPY_RANDOM = _NumpyView(), _NumpyRandomView()
 
 
 class _CustomFunction:

@@ -23,7 +23,7 @@ from truncate._follow.constants import Constant
 from truncate._follow.filled import Given
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer
-from truncate._follow.replaced import ORIGINAL_CLASS, POSITION
+from truncate._follow.replaced import INSTEAD_OF, ORIGINAL_CLASS, POSITION
 from truncate._graph import Kind, descend, items_of, join, map_nested
 from truncate._python import can_be_imported, while_used
 
@@ -68,7 +68,11 @@ class ProxyModules:
         proxy.__class__ = _proxy_class(original)
         self._made[path] = proxy  # before its attributes, which may refer to it
         prefix = f"{path}." if path else ""
-        state.update(module.__dict__)
+        attributes = dict(module.__dict__)
+        if hasattr(attributes.get("forward"), INSTEAD_OF):
+            own = getattr(attributes.pop("forward"), INSTEAD_OF)
+            attributes.update({} if own is None else {"forward": own})
+        state.update(attributes)
         state.pop("training", None)  # a property of ProxyModule
         for tensors in ("_parameters", "_buffers"):
             state[tensors] = _Lazy(
@@ -80,7 +84,7 @@ class ProxyModules:
         state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
         kind: Any = type(module)
         changing = attributes_set(kind)
-        for name, value in module.__dict__.items():
+        for name, value in attributes.items():
             if name in _MODULE_STATE:
                 continue
             if name in changing and (path or type(value) in (int, float, bool)):
@@ -244,7 +248,11 @@ class ProxyModule:
             raise proxies.tracer.fail(f"sets an attribute of {path!r} and then calls it")
         return proxies.tracer.child(path, args, kwargs)
 
-    _call_impl = __call__  # ``nn.Module.__call__(child, x)`` ends there
+    def _call_impl(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Where ``nn.Module.__call__(child, x)`` ends."""
+        position = self.__dict__.get(POSITION)
+        is_root = position is not None and position[1] == ""
+        return super()._call_impl(*args, **kwargs) if is_root else self(*args, **kwargs)  # type: ignore[misc]
 
     @property
     def training(self) -> Any:

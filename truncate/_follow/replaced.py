@@ -16,6 +16,7 @@ from truncate._graph import Kind, Shape, map_nested
 
 ASKING = frozenset(("id", "isinstance", "hasattr", "getattr", "type", "len", "int", "float", "range"))
 ORIGINAL_CLASS = "_truncate_original_class"  # on the class of a proxy module: its original
+INSTEAD_OF = "_truncate_instead_of"  # on a forward that stands on a module for the time of a pass: its own, or None
 POSITION = "_truncate_position"  # in the __dict__ of a proxy module: its `ProxyModules` and its dotted path
 
 

@@ -42,7 +42,7 @@ from truncate._graph import (
     tensors_in,
 )
 from truncate._python import assigned_names, is_aside, names_tested_for_none, users_frame
-from truncate._sandbox import random_state_watched
+from truncate._sandbox import draws_watched
 
 
 class Children(Protocol):
@@ -118,10 +118,16 @@ class Tracer(GraphBuilder):
     is_on_real_values = False
 
     def __init__(
-        self, module: nn.Module, decisions: dict[str, bool], children: Children, answering: bool = False
+        self,
+        module: nn.Module,
+        decisions: dict[str, bool],
+        children: Children,
+        answering: bool = False,
+        listening: bool = False,
     ) -> None:
         super().__init__()
         self._answering = answering  # whether known structures take the place of proxies
+        self._listening = listening  # whether random draws are told from those of other threads, which takes longer
         self._answered: set[Node] = set()
         self._functions = Functions()
         self.module = module
@@ -150,7 +156,8 @@ class Tracer(GraphBuilder):
             asked = value.target in tested or (self._answering and is_known(self.structure(entered)))
             return self._answerable(Proxy(self, entered)) if asked else Proxy(self, entered)
 
-        with tracing_with(self), random_state_watched() as drawn, self._contexts.running(), _Recorder(self):
+        drawn = draws_watched(torch_too=True, listening=self._listening)
+        with tracing_with(self), drawn as draws, self._contexts.running(), _Recorder(self):
             args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
             given = Given((*args, *kwargs.values()))
             self._proxies = ProxyModules(self.module, self)
@@ -158,7 +165,9 @@ class Tracer(GraphBuilder):
             with self._functions.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
-        if drawn():
+        if draws.may_be_of_others and not self._listening and draws():
+            return self._again(call, self._answering, listening=True)
+        if draws():
             raise self.fail("draws or seeds random numbers outside of torch's operations")
         if self._failure is not None:  # raised inside a `try` of the forward, which went on
             raise self._failure
@@ -169,15 +178,18 @@ class Tracer(GraphBuilder):
         if misled is not None:
             if self._answering:
                 raise self.fail(f"asks whether a value that {self._origin(misled)} is {compared}")
-            again = Tracer(self.module, self.decisions, self._children, answering=True)
-            graph = again.graph(call)
-            self.decisions.update(again.decisions)
-            return graph
+            return self._again(call, answering=True, listening=self._listening)
         filled = self.known_changes(given.changes, given.containers)
         fills, constants = self._proxies.filled, self._constants
         return Graph(
             self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills
         )
+
+    def _again(self, call: Call, answering: bool, listening: bool) -> Graph:
+        again = Tracer(self.module, self.decisions, self._children, answering, listening)
+        graph = again.graph(call)
+        self.decisions.update(again.decisions)
+        return graph
 
     def held(self, path: str, tensor: torch.Tensor) -> Proxy:
         """What the forward sees in place of a tensor of the module."""

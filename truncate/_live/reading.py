@@ -341,6 +341,8 @@ class Reading(References):
                     return 0  # the first of them, which is never of a module that is dropped
         if isinstance(function, ast.Name) and function.id in ("len", "isinstance", "hasattr", "type", "id", "getattr"):
             return self._inside(arg for arg in given if self._ref(arg) is None)
+        if isinstance(function, ast.Name) and function.id == "setattr" and len(given) == 3:
+            return self._inside(given[1:])
         if isinstance(function, ast.Attribute):
             on_super = isinstance(function.value, ast.Call) and getattr(function.value.func, "id", "") == "super"
             if on_super:

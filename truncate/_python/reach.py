@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from truncate._python.bytecode import names_in
-from truncate._python.frames import is_library
+from truncate._python.frames import OWN, is_library
 
 
 def is_theirs(module: types.ModuleType) -> bool:
@@ -31,7 +31,7 @@ def globals_of(function: types.FunctionType) -> Iterator[Any]:
 
 
 def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:
-    """These functions and all that they reach, except those of torch and of Python itself."""
+    """These functions and all that they reach, except those of torch, of Python itself and of this package."""
     found = set(functions)
     pending = list(found)
     while pending:
@@ -44,4 +44,7 @@ def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:
 
 
 def _is_of_the_user(function: Any) -> bool:
-    return isinstance(function, types.FunctionType) and not is_library(function.__code__.co_filename)
+    if not isinstance(function, types.FunctionType):
+        return False
+    file = function.__code__.co_filename  # `split` may be ours here, in a module that defines and divides a model
+    return not (is_library(file) or file.startswith(OWN))

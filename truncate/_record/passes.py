@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from truncate._errors import CannotFollowError
-from truncate._follow import PLAIN, explain
+from truncate._follow import INSTEAD_OF, PLAIN, explain
 from truncate._graph import Call, Graph, Kind, Node, descend, join, map_nested, tensors_in
 from truncate._record.recording import Recording
 from truncate._sandbox import UNCHANGING, Example, call_model, sandbox_copy, twins, watch
@@ -69,6 +69,7 @@ class Pass:
             finally:
                 sandbox.__dict__["forward"] = forward
 
+        setattr(forward, INSTEAD_OF, own)
         sandbox.__dict__["forward"] = forward
 
     def _entered(self, original: nn.Module) -> tuple[nn.Module, str, Call] | None:

@@ -21,9 +21,10 @@ from truncate._sandbox.example import (
 )
 from truncate._sandbox.meta import Meta, is_meta
 from truncate._sandbox.randomness import (
+    draws_from_numpy,
+    draws_watched,
     python_draws_watched,
     random_state_kept,
-    random_state_watched,
     same_states,
     states_of_torch,
 )
@@ -35,6 +36,8 @@ __all__ = [
     "call_model",
     "can_be_watched",
     "cloned",
+    "draws_from_numpy",
+    "draws_watched",
     "example_of",
     "fresh",
     "is_meta",
@@ -44,7 +47,6 @@ __all__ = [
     "outside_inference_mode",
     "python_draws_watched",
     "random_state_kept",
-    "random_state_watched",
     "same_states",
     "sandbox_copy",
     "states_of_torch",

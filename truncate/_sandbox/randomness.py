@@ -32,54 +32,121 @@ def _set_states_of_torch(states: list[torch.Tensor]) -> None:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restores every generator afterwards."""
+    """Restores every generator afterwards, torch's also where other threads have drawn from it meanwhile."""
     before = states_of_torch()
     try:
         with python_draws_watched():
             yield
     finally:
-        _set_states_of_torch(before)
+        if not same_states(before, states_of_torch()):
+            _set_states_of_torch(before)
+
+
+class Draws:
+    """What is known of the random numbers that this thread has drawn from the generators of the process."""
+
+    def __init__(self, torch_too: bool) -> None:
+        self._torch_too = torch_too
+        self._before = self._states()
+        # Beside other threads a state that has changed tells nothing, and to restore it would repeat their numbers.
+        self._alone = threading.active_count() == 1
+        self.listened = False
+        self.heard = False
+        self._ended: bool | None = None
+
+    def __call__(self) -> bool:
+        """Whether numbers were drawn so far, or a generator was seeded: by this thread, or perhaps by another one."""
+        if self.listened:
+            return self.heard
+        return self.heard or (self._changed() if self._ended is None else self._ended)
+
+    @property
+    def may_be_of_others(self) -> bool:
+        """Whether other threads may have drawn what was drawn."""
+        return not (self._alone or self.listened or self.heard)
+
+    def end(self) -> None:
+        """Puts back what this thread drew, where it runs alone."""
+        self._ended = self._changed()
+        if self._ended and self._alone:
+            python, numpy, torchs = self._before
+            random.setstate(python)
+            if numpy is not None:
+                sys.modules["numpy"].random.set_state(numpy)
+            if torchs:
+                _set_states_of_torch(torchs)
+
+    def _changed(self) -> bool:
+        python, numpy, torchs = self._states()
+        if python != self._before[0] or (numpy is None) != (self._before[1] is None):
+            return True
+        if numpy is not None and (numpy[2] != self._before[1][2] or bool((numpy[1] != self._before[1][1]).any())):
+            return True
+        return not same_states(self._before[2], torchs)
+
+    def _states(self) -> tuple[Any, Any, list[torch.Tensor]]:
+        numpy = sys.modules.get("numpy")
+        torchs = states_of_torch(gpus=False) if self._torch_too else []
+        return random.getstate(), numpy.random.get_state() if numpy is not None else None, torchs
+
+
+class _OfThisThread(threading.local):
+    watching: tuple[Draws, ...] = ()
+
+
+_of_this_thread = _OfThisThread()
+
+
+def draws_from_numpy() -> None:
+    """Tells those who watch in this thread that numpy's generator is used, whose functions cannot be listened to."""
+    for draws in _of_this_thread.watching:
+        draws.heard = True
 
 
 @contextlib.contextmanager
-def python_draws_watched() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether Python's or numpy's generator was used so far; both are restored."""
-    before = _python_states()
-    changed: list[bool] = []
+def draws_watched(torch_too: bool, listening: bool) -> Iterator[Draws]:
+    """Watches what this thread draws from the generators of Python and numpy, and of torch if it runs no operations.
+
+    By their states before and after; where other threads run, `listening` hears the calls of this one instead.
+    """
+    draws = Draws(torch_too)
+    watching = _of_this_thread.watching
+    _of_this_thread.watching = (*watching, draws)
     try:
-        yield lambda: changed[0] if changed else not _same(before, _python_states())
+        if listening and not draws._alone and sys.getprofile() is None:
+            with _listening(draws):
+                yield draws
+        else:
+            yield draws
     finally:
-        changed.append(not _same(before, _python_states()))
-        if changed[0]:
-            random.setstate(before[0])
-            if before[1] is not None:
-                sys.modules["numpy"].random.set_state(before[1])
+        _of_this_thread.watching = watching
+        draws.end()
+
+
+def python_draws_watched() -> contextlib.AbstractContextManager[Draws]:
+    """The same while operations of torch run, whose numbers do not count."""
+    return draws_watched(torch_too=False, listening=True)
 
 
 @contextlib.contextmanager
-def random_state_watched() -> Iterator[Callable[[], bool]]:
-    """The same for torch's generator of the CPU too, which is not used while a forward is followed on proxies."""
-    before = states_of_torch(gpus=False)
-    changed: list[bool] = []
-    with python_draws_watched() as drawn:
-        try:
-            yield lambda: drawn() or changed[0]
-        finally:
-            changed.append(not same_states(before, states_of_torch(gpus=False)))
-            if changed[0]:
-                _set_states_of_torch(before)
+def _listening(draws: Draws) -> Iterator[None]:
+    def hear(frame: Any, event: str, called: Any) -> None:
+        if event == "c_call" and id(getattr(called, "__self__", None)) in _GENERATORS:
+            draws.heard |= called.__name__ not in _READING
+
+    draws.listened = True
+    sys.setprofile(hear)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+_GENERATORS = (id(random.random.__self__), id(torch.default_generator))  # type: ignore[attr-defined]
+# Torch's own functions put back a state when they have drawn, and operations of torch are seen otherwise.
+_READING = frozenset(("getstate", "get_state", "set_state", "initial_seed", "device", "clone_state"))
 
 
 def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
-    return len(before) == len(after) and all(map(torch.equal, before, after))
-
-
-def _python_states() -> tuple[Any, Any]:
-    numpy = sys.modules.get("numpy")
-    return random.getstate(), numpy.random.get_state() if numpy is not None else None
-
-
-def _same(before: tuple[Any, Any], after: tuple[Any, Any]) -> bool:
-    if before[0] != after[0] or (before[1] is None) != (after[1] is None):
-        return False
-    return before[1] is None or (before[1][2] == after[1][2] and bool((before[1][1] == after[1][1]).all()))
+    # By their bytes: a mode of the caller, of fake tensors perhaps, would take part in an operation.
+    return [bytes(state.numpy()) for state in before] == [bytes(state.numpy()) for state in after]
