@@ -38,6 +38,11 @@ KNOWN = (
         r"= lambda t: self\.",
     ),
     Known(
+        "a value from outside of a block without gradients is cloned in it, and has none",
+        r"the gradient of .*",
+        r"set_grad_enabled|no_grad|without_gradient",
+    ),
+    Known(
         "in-place work on the caller's input is lost where the model itself is one of several targets",
         r"the caller's input",
         r"",
