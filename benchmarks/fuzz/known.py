@@ -43,6 +43,35 @@ KNOWN = (
         r"set_grad_enabled|no_grad|without_gradient",
     ),
     Known(
+        "a forward that makes a slice of a Sequential is not left at its target on an example",
+        r"KeyError: N in _live/dropped.py <genexpr>",
+        r"\[:2\]\(",
+        r"args=",
+    ),
+    Known(
+        "`after` with `upto` keeps what changes a buffer behind its target, without the check that it depends on",
+        r"a buffer",
+        r"_buffer",
+        r"after='",
+    ),
+    Known(
+        "a child inside of a checkpoint that nobody reads, and that counts in training, is not run",
+        r"a buffer",
+        r"checkpoint\(",
+        r"args=",
+    ),
+    Known(
+        "a checkpoint that was recorded is no longer one, so that later work in place breaks its backward",
+        r"RuntimeError: one of the variables needed for gradient compu",
+        r"checkpoint\(",
+    ),
+    Known(
+        "calls of a module with two names, counted over both, are other ones after the result was pickled",
+        r"value.*",
+        r"self\.twin\d+ = self\.child",
+        r":\d",
+    ),
+    Known(
         "in-place work on the caller's input is lost where the model itself is one of several targets",
         r"the caller's input",
         r"",

@@ -23,7 +23,8 @@ from benchmarks.fuzz.features.plain import CALLS, GIVEN, IN_PLACE, LEAVES, OPENI
 
 __all__ = ["GIVEN", "LEAVES", "OPENINGS", "PRELUDE", "RETURNED", "SUBJECTS"]
 
-PRELUDE = (Path(__file__).parent.parent / "prelude.py").read_text()
+# Without the title, so that it can follow another one.
+PRELUDE = (Path(__file__).parent.parent / "prelude.py").read_text().split('"""\n\n', 1)[1]
 
 
 def _paragraphs(text: str) -> list[str]:
