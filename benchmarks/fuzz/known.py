@@ -55,10 +55,10 @@ KNOWN = (
         r"after='",
     ),
     Known(
-        "a child inside of a checkpoint that nobody reads, and that counts in training, is not run",
+        "a norm that is one of several targets of `before` is held, and not run, though the model counts that batch",
         r"a buffer",
-        r"checkpoint\(",
-        r"args=",
+        r"Norm\(",
+        r"before=[\[({]",
     ),
     Known(
         "a checkpoint that was recorded is no longer one, so that later work in place breaks its backward",
