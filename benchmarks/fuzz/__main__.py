@@ -18,7 +18,7 @@ from benchmarks.fuzz.reduce import describe, reduced
 from benchmarks.fuzz.results import as_rows, failures, summary
 from benchmarks.fuzz.script import script_of
 from benchmarks.fuzz.seeds import Case, cases_of
-from benchmarks.fuzz.trial import CRASHED, WRONG
+from benchmarks.fuzz.trial import CRASHED, KNOWN, WRONG
 
 CUTS = 4
 
@@ -73,7 +73,7 @@ def show(name: str, cuts: int) -> int:
 def reduce(name: str, cuts: int) -> int:
     for each, case in _chosen(name, cuts):
         outcome = tolerant(case)
-        if outcome.kind in (WRONG, CRASHED):
+        if outcome.kind in (WRONG, CRASHED, KNOWN):
             small, outcome = reduced(case, lambda text: print(text, file=sys.stderr))
             print(script_of(small, outcome, each))
             return 1
