@@ -150,7 +150,7 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         plans = division.plans(everything)
         rebuilt = [plan for piece in plans for plan in piece.rebuilt()]
         followed = [plan.module for plan in rebuilt if not isinstance(plan, LivePlan)]
-        refuse_ways_back(followed, (module for piece in plans for module in piece.kept()))
+        refuse_ways_back(division.model, followed, (module for piece in plans for module in piece.kept()))
         pieces = [*map(module_of, plans[:-1]), module_of(plans[-1], arrangement, example=division.example)]
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)

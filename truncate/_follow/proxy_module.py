@@ -8,8 +8,10 @@ global is patched; and what the forward assigns to ``self`` never reaches the mo
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import functools
+import operator
 import types
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -41,6 +43,7 @@ class ProxyModules:
         self.changed: set[str] = set()  # paths of children on which the forward set an attribute
         self.numbers_read: set[str] = set()  # numbers of the root that the forward read and may set
         self.missed: set[str] = set()  # attributes it asked for that are not there: `getattr(self, "count", 0)`
+        self.unseen: set[str] = set()  # attributes that lead to modules which are no proxies
         self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules, and what is seen of them
         self._paths: dict[int, str] | None = None
 
@@ -93,6 +96,9 @@ class ProxyModules:
                 state[name] = Constant(value)
             elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
+                if _leads_to_module(state[name]):  # the forward must not run it: it would change the model
+                    del state[name]
+                    self.unseen.add(prefix + name)
 
     def _translate(self, value: Any, path: str) -> Any:
         """What the forward finds in a Python attribute, with proxies in place of modules and tensors."""
@@ -105,7 +111,8 @@ class ProxyModules:
             owner = self._translate(value.__self__, path)
             return types.MethodType(with_own_builtins(value.__func__), owner)
         if isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
-            return builtin_seen(with_own_builtins(value))
+            seen = builtin_seen(with_own_builtins(value))
+            return self._rebound(seen, path) if isinstance(seen, types.FunctionType) and seen.__closure__ else seen
         if isinstance(value, functools.partial):
             function = self._translate(value.func, path)
             return value if function is value.func else functools.partial(function, *value.args, **value.keywords)
@@ -115,6 +122,26 @@ class ProxyModules:
         if isinstance(value, (list, tuple, dict, set, collections.deque)):
             return self._container(value, path)
         return value
+
+    def _rebound(self, function: types.FunctionType, path: str) -> types.FunctionType:
+        """A function made inside another one, with proxies in place of the modules that it uses from there."""
+        cells = []
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # nothing was put there yet
+                used = cell.cell_contents
+                if isinstance(used, (nn.Module, types.MethodType)) or (
+                    type(used) in (list, dict) and _holds_module(used)
+                ):
+                    cell = types.CellType(self._translate(used, path))
+            cells.append(cell)
+        if all(map(operator.is_, cells, function.__closure__ or ())):
+            return function
+        made = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+        )
+        made.__kwdefaults__ = function.__kwdefaults__
+        made.__dict__.update(function.__dict__)
+        return made
 
     def _container(self, value: Any, path: str) -> Any:
         """What the forward sees in place of a list or dict, which it may change: on proxies, a copy."""
@@ -143,6 +170,27 @@ class ProxyModules:
 
 def _holds_module(value: Any) -> bool:
     return isinstance(value, nn.Module) or any(map(_holds_module, items_of(value)))
+
+
+def _leads_to_module(value: Any, above: tuple[Any, ...] = ()) -> bool:
+    """Whether functions, containers or the attributes of an object lead to a module that is no proxy."""
+    kind = type(value)
+    if kind in PLAIN or is_proxy_module(value) or any(value is other for other in above):
+        return False
+    if isinstance(value, nn.Module):
+        return True
+    if kind is types.MethodType:
+        return _leads_to_module(value.__self__, above)
+    inside: list[Any] = []
+    if kind is types.FunctionType:
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            inside += [cell.cell_contents for cell in value.__closure__ or ()]
+        inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    elif kind is functools.partial:
+        inside = [value.func, *value.args, *value.keywords.values()]
+    elif is_opaque(value):
+        inside = [item for item in vars(value).values() if isinstance(item, nn.Module)]
+    return any(_leads_to_module(item, (*above, value)) for item in (*inside, *items_of(value)))
 
 
 class _Lazy(dict):  # type: ignore[type-arg]
@@ -272,6 +320,8 @@ class ProxyModule:
 
     def __getattr__(self, name: str) -> Any:
         position = self.__dict__.get(POSITION)
+        if position is not None and join(position[1], name) in position[0].unseen:
+            raise position[0].tracer.fail(f"reads {join(position[1], name)!r}, which holds modules out of sight")
         kind: Any = type(self)
         if position is None or name not in attributes_set(kind):
             return super().__getattr__(name)  # type: ignore[misc]

@@ -102,6 +102,12 @@ def returns_tensor(func: Any) -> bool:
     return bool(schemas) and all([str(r.type) for r in schema.returns] == ["Tensor"] for schema in schemas)
 
 
+def may_return_tensor(func: Any) -> bool:
+    """Whether a torch function returns a tensor for some arguments, and not just a number, as ``dim`` does."""
+    schemas = _schemas(func if isinstance(func, str) else called(func))
+    return any(str(r.type) == "Tensor" for schema in schemas for r in schema.returns)
+
+
 def returns_list(func: Any) -> bool:
     """Whether a torch function returns a list of tensors, whose length may depend on sizes, as ``split`` does."""
     schemas = _schemas(func if isinstance(func, str) else called(func))

@@ -18,7 +18,18 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
-from truncate._live.held import FORWARD_HOOKS, HOOKS, PLAIN, extras, is_set, leads_to, named_extras, parts_of, slots_of
+from truncate._live.held import (
+    FORWARD_HOOKS,
+    HOOKS,
+    PLAIN,
+    extras,
+    is_filled,
+    is_set,
+    leads_to,
+    named_extras,
+    parts_of,
+    slots_of,
+)
 from truncate._live.module import Taps
 from truncate._live.parts import Part
 
@@ -194,9 +205,11 @@ class Copies:
 
     def _function(self, value: types.FunctionType) -> Any:
         """A function made inside another one, with copies in what it uses from there and in its defaults."""
-        self.memo[id(value)] = value  # should it use itself
+        itself = types.CellType()  # should it use itself
         cells = value.__closure__ or ()
-        copied = tuple(map(self._cell, cells))
+        uses_itself = self._leads_to(value, self.memo) and any(is_filled(c) and c.cell_contents is value for c in cells)
+        self.memo[id(value)] = value
+        copied = tuple(itself if uses_itself and c.cell_contents is value else self._cell(c) for c in cells)
         defaults = _same_or(value.__defaults__, tuple(map(self._rebound, value.__defaults__ or ())))
         keywords = {name: self._rebound(item) for name, item in (value.__kwdefaults__ or {}).items()}
         changed = any(keywords[name] is not item for name, item in (value.__kwdefaults__ or {}).items())
@@ -208,7 +221,7 @@ class Copies:
         made.__kwdefaults__ = keywords or None
         made.__qualname__, made.__module__, made.__doc__ = value.__qualname__, value.__module__, value.__doc__
         made.__dict__.update(inside)
-        self.memo[id(value)] = made
+        self.memo[id(value)] = itself.cell_contents = made
         return made
 
     def _rebound(self, value: Any) -> Any:
@@ -258,20 +271,24 @@ def deep_copy(module: nn.Module) -> nn.Module:
     return made
 
 
-def refuse_ways_back(path_modules: Iterable[nn.Module], kept: Iterable[nn.Module]) -> None:
-    """Raises if what a cut keeps leads back to a module that was rebuilt: it would mean the original of the model.
+def refuse_ways_back(model: nn.Module, path_modules: Iterable[nn.Module], kept: Iterable[nn.Module]) -> None:
+    """Raises if what a cut keeps leads to a module of the model that the cut does not hold: to an original.
 
     Modules, containers of modules and bound methods that a rebuilt module holds itself are seen when it is followed.
     """
     rebuilt = {id(module): module for module in path_modules}
-    clean: set[int] = set()
+    kept = list(kept)
+    held = set(map(id, kept))
+    lost = {id(module) for module in model.modules()} - held
+    cleans: dict[bool, set[int]] = {True: set(), False: set()}
     for module in (*rebuilt.values(), *kept):
-        own = id(module) in rebuilt
+        own = id(module) in rebuilt and id(module) not in held
+        goals, clean = rebuilt.keys() if own else lost, cleans[own]
         for name, value in named_extras(module):
             if own and (_is_seen_when_followed(name, value) or (name in HOOKS and name not in FORWARD_HOOKS)):
                 continue  # a rebuilt module has no other hooks than those of its forward
             seen: set[int] = set()
-            if leads_to(value, rebuilt.keys(), seen, clean):
+            if leads_to(value, goals, seen, clean):
                 what = "a hook" if name in HOOKS else f"the attribute {name!r}"
                 raise CannotFollowError(
                     f"{what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "

@@ -25,6 +25,7 @@ from truncate._graph import (
     is_mode,
     is_tensor,
     join,
+    may_return_tensor,
     memory_of,
     mutated,
     nodes_in,
@@ -97,12 +98,14 @@ class Effects:
             return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=perhaps)
         changed: set[str] = set()
         returned: set[str] = set()
+        perhaps: set[str] = set()
         for graph in graphs:
             effects = self.of(module, path, graph)
+            perhaps |= effects.inputs_among(target for node in graph.nodes for target in effects.perhaps(node))
             changed |= effects.inputs_among(target for node in graph.nodes for target in effects.mutated(node))
             returned |= effects.inputs_among(nodes_in(graph.result))
         state = any(effects.changes_state for effects in (self.of(module, path, graph) for graph in graphs))
-        return Summary(frozenset(changed), frozenset(returned), state)
+        return Summary(frozenset(changed), frozenset(returned), state, frozenset(perhaps - changed))
 
 
 def _is_foreign(hook: Any) -> bool:
@@ -132,7 +135,11 @@ class GraphEffects:
     @functools.cached_property
     def _for_its_effect(self) -> set[Node]:
         """The methods of something that may be no tensor whose value nobody reads: ``found.add(x)`` of a set."""
-        called = {node for node in self._graph.nodes if node.kind is Kind.METHOD and not is_tensor(node.args[0])}
+        called = {
+            node
+            for node in self._graph.nodes
+            if node.kind is Kind.METHOD and may_return_tensor(node.target) and not is_tensor(node.args[0])
+        }
         if called:
             called.difference_update(source for node in self._graph.nodes for source in node.inputs())
             called.difference_update(nodes_in(self._graph.result))
@@ -147,7 +154,7 @@ class GraphEffects:
                 return []
         return self._arguments(node, self.child_summary(node).mutated)
 
-    def _perhaps(self, node: Node) -> list[Node]:
+    def perhaps(self, node: Node) -> list[Node]:
         """What a call may mutate, though it did not on the example."""
         if node.kind is not Kind.CHILD or not self._effects.may_write(descend(self._module, node.target)):
             return []
@@ -271,7 +278,7 @@ class GraphEffects:
             if n.kind is Kind.CHILD and (id(descend(self._module, n.target)) in called or self._holds(n, read))
         ]
         stateful = [node for node in again if node not in live and self.child_summary(node).state]
-        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node) or self._perhaps(node))]
+        mutators = [(node, targets) for node in nodes if (targets := self.mutated(node) or self.perhaps(node))]
         if not mutators:
             return stateful
         alias_sets = self._alias_sets
@@ -327,7 +334,9 @@ class GraphEffects:
         """Whether a live node from the index `moment` on may mutate a value."""
         later = [node for node in live if node.index >= moment and node.kind not in _SOURCES]
         return any(
-            self._alias_sets[target] is self._alias_sets[value] for node in later for target in self.mutated(node)
+            self._alias_sets[target] is self._alias_sets[value]
+            for node in later
+            for target in (*self.mutated(node), *self.perhaps(node))
         )
 
     def changing_arguments(self, nodes: Iterable[Node]) -> list[Node]:

@@ -134,7 +134,7 @@ class Needs:
         """What changes the arguments before the target is there: the caller of the model may hold them."""
         if self._entry is not None:
             return []
-        before = self._branch.graph.nodes[: self._branch.end]
+        before = self._branch.graph.nodes[: self._branch.decided_up_to(self._plan.own)]
         return self._of_graph.changing_arguments(node for node in before if node not in self._live)
 
     # -- guards ----------------------------------------------------------------------------------------------------
@@ -171,10 +171,7 @@ class Needs:
     # -- copies ----------------------------------------------------------------------------------------------------
 
     def _may_be_overwritten(self, tap: Tapped) -> bool:
-        nodes = list(nodes_in(tap.value))
-        if tap.inner is not None:  # what is captured inside may be what the child was given, whatever it returns
-            nodes += [source for node in nodes for source in node.inputs()]
-        if not any(self._of_graph.overwritten_later(node, tap.moment, self._live) for node in nodes):
+        if not any(self._of_graph.overwritten_later(node, tap.moment, self._live) for node in _sharing(tap)):
             return False
         child = self._plan.child_of(tap.value) if tap.inner is not None else None
         return child is None or tap.inner is None or _exposed(self._effects, child, tap.inner)
@@ -334,6 +331,14 @@ def _is_in_place(assigned: Node) -> bool:
     return type(value) is Node and value.kind is Kind.ATTRIBUTE and value.target == assigned.target
 
 
+def _sharing(tap: Tapped) -> list[Node]:
+    """The nodes whose memory a capture may have."""
+    nodes = list(nodes_in(tap.value))
+    if tap.inner is not None:  # what is captured inside may be what the child was given, whatever it returns
+        nodes += [source for node in nodes for source in node.inputs()]
+    return nodes
+
+
 def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
     """Whether the caller of a rebuilt module may overwrite a capture, since it also holds that memory otherwise."""
     if isinstance(plan, LivePlan):
@@ -346,7 +351,7 @@ def _exposed(effects: Effects, plan: Plan, capture: Capture) -> bool:
         kept = child is not None and tap.inner is not None and not _exposed(effects, child, tap.inner)
         if tap not in branch.cloned and not kept:
             of_graph = effects.of(plan.module, plan.path, branch.graph)
-            if any(of_graph.exposes(node) for node in nodes_in(tap.value)):
+            if any(map(of_graph.exposes, _sharing(tap))):
                 return True
     return False
 

@@ -68,12 +68,15 @@ class Branch:
     missing: str | None = None  # why this branch does not lead to the captures
     entry: Entry | None = None
     exit: Entry | None = None  # where the forward is left, if it goes on in another piece
-    may_run_again: bool = False  # for another input a target may run after its last call here: what decides that is kept
+    may_run_again: bool = (
+        False  # for another input a target may run after its last call here: what decides that is kept
+    )
 
     @property
     def end(self) -> int:
-        """How many nodes have run when the last tap is taken."""
-        return max((tap.moment for tap in self.taps if tap is not None), default=0)
+        """How many nodes have run when the last tap is taken, or the forward is left."""
+        left = 0 if self.exit is None else self.exit.site.index + (self.exit.inner is None)
+        return max((tap.moment for tap in self.taps if tap is not None), default=left)
 
     def decided_up_to(self, own: bool) -> int:
         """How many nodes have run when all is decided that the targets depend on; `own`: so does the result."""

@@ -68,7 +68,10 @@ def _method(kind: type, name: str) -> FunctionType | None:
 
 @functools.lru_cache(maxsize=4096)
 def _writes(code: CodeType) -> bool:
-    """Whether code has ``x += 1``, ``x[0] = 1``, ``x.data = y``, ``x.relu_()``, ``out=x``, ``inplace=`` or the like."""
+    """Whether code has ``x += 1``, ``x[0] = 1``, ``x.data = y``, ``x.relu_()``, ``out=x``, ``inplace=`` or the like.
+
+    A hook on a tensor counts too: it changes the gradient.
+    """
     inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     keywords = {word for constant in code.co_consts if type(constant) is tuple for word in constant}
     names = names_in(code)
@@ -76,6 +79,7 @@ def _writes(code: CodeType) -> bool:
         any(map(_stores, dis.get_instructions(code)))
         or any(name.endswith("_") and not name.endswith("__") for name in names)
         or not keywords.isdisjoint(("inplace", "out"))
+        or not names.isdisjoint(("register_hook", "register_post_accumulate_grad_hook", "retain_grad"))
         or "data" in attributes_stored(code)
         or (not _with_inplace().isdisjoint(names) and ("inplace" in names or any(c is True for c in code.co_consts)))
         or any(map(_writes, inner))

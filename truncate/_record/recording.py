@@ -93,7 +93,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             args = self._enter_like(call.args, args)
             kwargs = self._enter_like(call.kwargs, kwargs)
             given = Given((*args, *kwargs.values()))
-            proxies = ProxyModules(self.module, self)
+            proxies = self.proxies = ProxyModules(self.module, self)
             with self.own_defaults(self.module, args, kwargs) as kwargs:
                 returned = entry_of(proxies.at("", self.module))(*args, **kwargs)
             lowered = self._lowered_result(returned)
@@ -173,7 +173,8 @@ class Recording(Values, Answers, TorchFunctionMode):
         passed = Given((*given[0], *given[1].values()))
         with self.objects_lent(path, given) as lent, self.paused(), tracing_with(None):
             versions = [(tensor, tensor._version) for tensor in tensors_in(given)]
-            returned = self._call_child(path, node, *given)
+            with self.known_values_told_apart(path):
+                returned = self._call_child(path, node, *given)
             values_and_nodes = zip((*args, *kwargs.values()), (*lowered, *named.values()))
             changed = [*lent.holders(values_and_nodes), *(filled for _, filled in made.values())]
             node.observed = observed_in(versions, returned, changed=changed)

@@ -19,6 +19,7 @@ from truncate._follow import (
     GraphBuilder,
     Lent,
     Proxy,
+    ProxyModules,
     Traced,
     hides,
     is_changeable,
@@ -43,6 +44,7 @@ class Values(GraphBuilder, Guards):
     """The part of a recording that knows where each value comes from."""
 
     is_paused: bool
+    proxies: ProxyModules
 
     def __init__(self, module: nn.Module, found_before: dict[int, torch.Tensor]) -> None:
         super().__init__()
@@ -124,6 +126,19 @@ class Values(GraphBuilder, Guards):
                     lazy = unknown if known is None else self.node(Kind.FUNCTION, getattr, (force(known[0]), name))
                     vars(value)[name] = traced(item, self, lazy)
             self._states[id(value)] = value, dict(vars(value))
+
+    @contextlib.contextmanager
+    def known_values_told_apart(self, path: str) -> Iterator[None]:
+        """A child runs, and a hook on it may put a value into a list or dict of a module that the forward has, too.
+
+        What is put there by the next call may be another value: a Dropout returns what it is given in one mode alone.
+        """
+        containers = [value for _, value, _ in self.proxies.containers]
+        before = [set(map(id, items_of(value))) for value in containers]
+        yield
+        for value, known in zip(containers, before):
+            if any(id(item) in self._values and id(item) not in known for item in items_of(value)):
+                raise self.fail(f"reads what {path!r} has put into a list or dict")
 
     def _refuse_changed(self, value: Any) -> None:
         """Refuses an object that the forward changed after passing it on: a cut would pass its earlier state again."""

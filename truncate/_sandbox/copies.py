@@ -88,9 +88,19 @@ def _copied(value: Any, memo: dict[int, Any], meta: ToMeta | None) -> Any:
         if value:
             made.update((key, _copied(item, memo, meta)) for key, item in value.items())
         return made
-    if kind in (set, list) and not value:
+    if kind is list:
+        made = memo[id(value)] = []
+        made.extend(_copied(item, memo, meta) for item in value)
+        return made
+    if kind is tuple:
+        items = tuple(_copied(item, memo, meta) for item in value)
+        return value if all(map(operator.is_, items, value)) else items
+    if kind is set and not value:
         memo[id(value)] = kind()
         return memo[id(value)]
+    if kind is functools.partial:
+        function, args, keywords = _copied((value.func, value.args, value.keywords), memo, meta)
+        return functools.partial(function, *args, **keywords)
     if kind is types.FunctionType:
         return _rebound(value, memo, meta)
     try:
@@ -101,15 +111,30 @@ def _copied(value: Any, memo: dict[int, Any], meta: ToMeta | None) -> Any:
 
 def _rebound(function: types.FunctionType, memo: dict[int, Any], meta: ToMeta | None) -> types.FunctionType:
     """A function defined inside another one, such as a hook, with copies in its closure."""
-    memo[id(function)] = function  # in case it refers to itself
+    memo[id(function)] = function
+    own = [cell for cell in function.__closure__ or () if _content(cell) is function]  # by which it calls itself
+    memo.update((id(cell), types.CellType()) for cell in own)
     cells = tuple(_copied_cell(cell, memo, meta) for cell in function.__closure__ or ())
-    if all(map(operator.is_, cells, function.__closure__ or ())):
+    defaults, keywords = [_of_model(part, memo, meta) for part in (function.__defaults__, function.__kwdefaults__)]
+    of_its_own = set(map(id, own))
+    same = all(new is old or id(old) in of_its_own for new, old in zip(cells, function.__closure__ or ()))
+    if same and defaults is function.__defaults__ and keywords is function.__kwdefaults__:
+        memo.update((id(cell), cell) for cell in own)
         return function
-    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
-    made.__kwdefaults__ = function.__kwdefaults__
+    made = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, cells or None)
+    made.__kwdefaults__ = keywords
     made.__dict__.update(function.__dict__)
     memo[id(function)] = made
+    for cell in own:
+        memo[id(cell)].cell_contents = made
     return made
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is still empty
+        return None
 
 
 def _copied_cell(cell: types.CellType, memo: dict[int, Any], meta: ToMeta | None) -> types.CellType:
@@ -118,18 +143,20 @@ def _copied_cell(cell: types.CellType, memo: dict[int, Any], meta: ToMeta | None
     except ValueError:  # it is still empty
         return cell
     if id(cell) not in memo:
-        # Parts of the model, and containers through which modules may pass values; nothing else is copied.
-        if id(value) in memo or type(value) in (dict, OrderedDict, list, types.FunctionType):
-            copied = _copied(value, memo, meta)
-            memo[id(cell)] = cell if copied is value else types.CellType(copied)
-        else:
-            memo[id(cell)] = cell
+        copied = _of_model(value, memo, meta)
+        memo[id(cell)] = cell if copied is value else types.CellType(copied)
     return memo[id(cell)]
+
+
+def _of_model(value: Any, memo: dict[int, Any], meta: ToMeta | None) -> Any:
+    """Copies parts of the model, and containers through which modules may pass values; nothing else is copied."""
+    return _copied(value, memo, meta) if id(value) in memo or type(value) in _REBOUND else value
 
 
 # Most attributes of a module are of these types, and `deepcopy` is slow to find out that they need no copy.
 UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, type, torch.dtype))
 _DICTS = (dict, OrderedDict)
+_REBOUND = (*_DICTS, list, tuple, types.FunctionType, types.MethodType, functools.partial)
 _MODULE_STATE = frozenset(vars(nn.Module()))
 
 
