@@ -33,11 +33,6 @@ KNOWN = (
         large=True,
     ),
     Known(
-        "a closure leads to the model's own children, so a pass of the example changes their statistics",
-        r"the model is changed by cutting it",
-        r"= lambda t: self\.",
-    ),
-    Known(
         "a value from outside of a block without gradients is cloned in it, and has none",
         r"the gradient of .*",
         r"set_grad_enabled|no_grad|without_gradient",
