@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from truncate import CannotFollowError, split, truncate
 
 pytestmark = pytest.mark.filterwarnings("ignore::truncate.ContentWarning")
+torch.manual_seed(0)
 SMALL, LARGE = torch.rand(2, 4), torch.rand(2, 4) * 10 + 4
 
 
@@ -256,7 +257,11 @@ class Share(nn.Module):
         return self.last(self.reads(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"copy": True}, {"args": (SMALL,)}, {"live": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"copy": True}, {"args": (SMALL,)}, {"live": True}],
+    ids=["no example", "copy", "example", "live"],
+)
 @pytest.mark.parametrize("before", [False, True], ids=["unused", "used"])
 @pytest.mark.parametrize("target", ["reads", "last"])
 def test_a_list_that_two_children_hold(target: str, before: bool, options: dict[str, Any]) -> None:
