@@ -26,6 +26,12 @@ KNOWN = (
         r"set_grad_enabled|no_grad|without_gradient",
     ),
     Known(
+        "a child off the path changes the caller's input for other content than the example's (never-wrong says so)",
+        r"the caller's input",
+        r"OverwritesLarge\(",
+        large=True,
+    ),
+    Known(
         "a norm that is one of several targets of `before` is held, and not run, though the model counts that batch",
         r"a buffer",
         r"Norm\(",

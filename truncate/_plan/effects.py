@@ -349,7 +349,7 @@ class GraphEffects:
         )
 
     def changing_arguments(self, nodes: Iterable[Node]) -> list[Node]:
-        """Those among nodes that mutate an argument of this forward, as far as is known or their code tells."""
+        """Those among nodes that are known to mutate an argument of this forward."""
         mutators = [(node, targets) for node in nodes if node.kind not in _SOURCES and (targets := self.mutated(node))]
         if not mutators:
             return []
@@ -358,13 +358,8 @@ class GraphEffects:
             node
             for node, targets in mutators
             if any(self._alias_sets[target] in given for target in targets)
-            and not (node.kind is Kind.CHILD and self._is_guess(node))
+            and (node.kind is not Kind.CHILD or node.observed is not None or self.child_summary(node).known)
         ]
-
-    def _is_guess(self, call: Node) -> bool:
-        """Whether a call is only taken to mutate what it is given, since it could be neither followed nor observed."""
-        child = descend(self._module, call.target)
-        return call.observed is None and not self.child_summary(call).known and not self._effects.may_write(child)
 
     def changed_by(self, nodes: Iterable[Node]) -> set[Node]:
         """The alias sets that some nodes mutate."""
