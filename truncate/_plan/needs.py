@@ -49,9 +49,10 @@ class Needs:
             if node.index >= self._start:
                 self._need(node, whole)
         reads = {node: tap.read_at for tap in taps for node in nodes_in(tap.value)}
-        all_of_it = plan.own or plan.mutates or branch.may_run_again
-        reached = branch.graph.nodes[self._start : len(branch.graph.nodes) if all_of_it else branch.end]
-        later = [] if all_of_it or branch.exit is not None else branch.graph.nodes[max(branch.end, self._start) :]
+        all_of_it = plan.own or plan.mutates
+        reached = branch.graph.nodes[self._start : branch.decided_up_to(all_of_it)]
+        stops = not all_of_it and branch.exit is None
+        later = branch.graph.nodes[max(branch.end, self._start) :] if stops else []
         other_modes = effects.read_in([other.live for other in plan.branches if other is not branch])
 
         def missed() -> list[Node]:
@@ -154,10 +155,11 @@ class Needs:
             if node.target is not torch._assert or node in self._live:
                 continue
             here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
-            if node.decides or branch.may_run_again:
+            if node.decides or (branch.may_run_again and self._needs_no_call(node)):
                 kept = (here or not_elsewhere) and (inside is None or node in inside)
             else:  # each piece that has the value relies on it
-                kept = here and node.index >= self._start and self._needs_nothing_new(node)
+                passed = len(branch.graph.nodes) if self._plan.own else branch.end
+                kept = self._start <= node.index < passed and self._needs_nothing_new(node)
             if kept:
                 guards.append(node)
         return guards
@@ -168,6 +170,14 @@ class Needs:
         if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN) or self._is_before(node):
             return False
         return all(map(self._needs_nothing_new, node.inputs()))
+
+    def _needs_no_call(self, node: Node) -> bool:
+        """Whether a node can be computed without a call of a child, or the result of one, that is not needed anyway."""
+        if node.kind is Kind.CHILD:
+            child = self._plan.child_of(node)
+            is_of_before = node.index == self._branch.end and child is None  # the layer that `before` stops at
+            return is_of_before or (node in self._live and (child is None or child.own))
+        return all(map(self._needs_no_call, node.inputs()))
 
     # -- copies ----------------------------------------------------------------------------------------------------
 
