@@ -384,3 +384,20 @@ def test_a_call_that_is_not_made() -> None:
     cut = truncate(made(Plain), "b:1", live=True)
     with pytest.raises(NotReachedError, match="'b:1': this call of the model ran it once"):
         cut(inputs(2))
+
+
+class HasADocstring(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A text of several lines.
+
+        Some of them are indented further.
+        """
+        return self.b(self.a(x))
+
+
+def test_a_docstring_is_no_obstacle() -> None:
+    assert "runs to its end" not in repr(truncate(HasADocstring(), "a", live=True))

@@ -9,7 +9,6 @@ import copy
 import functools
 import inspect
 import operator
-import textwrap
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -91,11 +90,13 @@ def source_of(function: types.FunctionType) -> Source | None:
 @functools.lru_cache(maxsize=4096)
 def _source_of(code: types.CodeType, imported: tuple[str, ...]) -> Source | None:
     try:
-        lines, _ = inspect.getsourcelines(code)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        text = "".join(inspect.getsourcelines(code)[0])
+        # Not dedented: that would change what is in a docstring.
+        body = ast.parse(f"if True:\n{text}" if text[:1].isspace() else text).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
-    made = tree.body[0] if len(tree.body) == 1 else None
+    body = body[0].body if body and isinstance(body[0], ast.If) else body
+    made = body[0] if len(body) == 1 else None
     if not isinstance(made, ast.FunctionDef):
         return None
     inside = [node for node in ast.walk(made) if isinstance(node, (ast.Import, ast.ImportFrom))]
