@@ -35,7 +35,7 @@ def random_state_kept() -> Iterator[None]:
     """Restores every generator afterwards, torch's also where other threads have drawn from it meanwhile."""
     before = states_of_torch()
     try:
-        with python_draws_watched():
+        with draws_watched(torch_too=False, listening=False):
             yield
     finally:
         if not same_states(before, states_of_torch()):
@@ -49,7 +49,7 @@ class Draws:
         self._torch_too = torch_too
         self._before = self._states()
         # Beside other threads a state that has changed tells nothing, and to restore it would repeat their numbers.
-        self._alone = threading.active_count() == 1
+        self.alone = threading.active_count() == 1
         self.listened = False
         self.heard = False
         self._ended: bool | None = None
@@ -63,12 +63,12 @@ class Draws:
     @property
     def may_be_of_others(self) -> bool:
         """Whether other threads may have drawn what was drawn."""
-        return not (self._alone or self.listened or self.heard)
+        return not (self.alone or self.listened or self.heard)
 
     def end(self) -> None:
         """Puts back what this thread drew, where it runs alone."""
         self._ended = self._changed()
-        if self._ended and self._alone:
+        if self._ended and self.alone:
             python, numpy, torchs = self._before
             random.setstate(python)
             if numpy is not None:
@@ -99,6 +99,10 @@ _of_this_thread = _OfThisThread()
 
 def draws_from_numpy() -> None:
     """Tells those who watch in this thread that numpy's generator is used, whose functions cannot be listened to."""
+    _note()
+
+
+def _note() -> None:
     for draws in _of_this_thread.watching:
         draws.heard = True
 
@@ -112,13 +116,15 @@ def draws_watched(torch_too: bool, listening: bool) -> Iterator[Draws]:
     draws = Draws(torch_too)
     watching = _of_this_thread.watching
     _of_this_thread.watching = (*watching, draws)
+    profile = sys.getprofile()
+    draws.listened = listening and not draws.alone and profile in (None, _hear)  # a profiler of the user's stays
     try:
-        if listening and not draws._alone and sys.getprofile() is None:
-            with _listening(draws):
-                yield draws
-        else:
-            yield draws
+        if draws.listened:
+            sys.setprofile(_hear)
+        yield draws
     finally:
+        if draws.listened:
+            sys.setprofile(profile)
         _of_this_thread.watching = watching
         draws.end()
 
@@ -128,18 +134,9 @@ def python_draws_watched() -> contextlib.AbstractContextManager[Draws]:
     return draws_watched(torch_too=False, listening=True)
 
 
-@contextlib.contextmanager
-def _listening(draws: Draws) -> Iterator[None]:
-    def hear(frame: Any, event: str, called: Any) -> None:
-        if event == "c_call" and id(getattr(called, "__self__", None)) in _GENERATORS:
-            draws.heard |= called.__name__ not in _READING
-
-    draws.listened = True
-    sys.setprofile(hear)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
+def _hear(frame: Any, event: str, called: Any) -> None:
+    if event == "c_call" and id(getattr(called, "__self__", None)) in _GENERATORS and called.__name__ not in _READING:
+        _note()
 
 
 _GENERATORS = (id(random.random.__self__), id(torch.default_generator))  # type: ignore[attr-defined]
