@@ -22,7 +22,7 @@ from truncate._live import Copies, deep_copy, drop_what_does_not_run, refuse_way
 from truncate._plan import Division, LivePlan, Plan, assumptions_of, one_layer, targets_of
 from truncate._plan import before as what_it_is_given
 from truncate._sandbox import Example, example_of, outside_inference_mode
-from truncate._target import Numbered, Target, all_named, keys_of, module_given, names_several, tell
+from truncate._target import Numbered, Target, about, all_named, keys_of, module_given, names_several, tell
 
 
 @outside_inference_mode
@@ -95,7 +95,8 @@ def truncate(
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = Copies(model, [model], type).of(model)
-        tell(result, model, "", "", ())
+        if not about(model):  # a cut goes on being what it is
+            tell(result, model, "", "", ())
     else:
         plans, pieces = made(division, arrangement, crossing == "pass", check)
         result = module_of(division, plans, -1, arrangement, then) if then else pieces[-1]

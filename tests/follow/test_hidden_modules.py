@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from truncate import truncate
+from truncate import CannotFollowError, truncate
 
 
 class Counts(nn.Module):
@@ -108,3 +108,66 @@ def test_no_way_leads_back_to_the_model(way: str, kind: Callable[[str], nn.Modul
     results = [cut(x), cut(x), cut.train()(x)]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(map(torch.equal, results, [model(x), model(x), model.train()(x)]))
+
+
+class Optional(nn.Module):
+    """The class has an attribute of that name, too."""
+
+    callback: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, norm = nn.Linear(4, 4), Counts()
+        self.callback = lambda x: norm(x)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.a(x if self.callback is None else self.callback(x))
+
+
+def filled_later(norm: nn.Module, fill: bool = False) -> Any:
+    if fill:
+        scale = 2.0
+    return lambda x: norm(x) * scale if fill else norm(x)
+
+
+class PartlyFilled(nn.Module):
+    """Of the variables of its function, one has no value yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.run = nn.Linear(4, 4), filled_later(Counts())
+
+    def forward(self, x: Tensor) -> Any:
+        return self.a(self.run(x))
+
+
+class Collects(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return x
+
+
+class HoldsAList(nn.Module):
+    """A module that is nowhere registered fills a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.hidden = nn.Linear(4, 4), [Collects()]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.a(self.hidden[0](x))
+
+
+@pytest.mark.parametrize("kind", [Optional, PartlyFilled, HoldsAList])
+def test_what_cannot_be_told_apart_keeps_its_python(kind: Callable[[], nn.Module]) -> None:
+    model, whole = kind().eval(), kind().eval()  # a function of a deep copy leads to the original
+    whole.load_state_dict(model.state_dict())
+    with pytest.raises(CannotFollowError, match="out of sight"):
+        truncate(model, "a", live=False)
+    assert all(not one.seen for one in getattr(model, "hidden", ()))
+    x = torch.randn(3, 4)
+    assert torch.equal(truncate(model, "a")(x), whole(x))

@@ -401,3 +401,24 @@ class HasADocstring(nn.Module):
 
 def test_a_docstring_is_no_obstacle() -> None:
     assert "runs to its end" not in repr(truncate(HasADocstring(), "a", live=True))
+
+
+class StoresByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.seen = nn.Linear(4, 4), nn.Linear(4, 4), torch.zeros(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x + self.seen)
+        z = self.b(y)
+        self.seen = y.detach().mean(0)
+        return z
+
+
+def test_what_is_stored_by_name_is_there_in_the_next_call() -> None:
+    torch.manual_seed(0)
+    model, x, seen = StoresByName(), torch.randn(3, 4), []
+    cut = truncate(model, "a", live=True, copy=True)
+    model.a.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    model(x), model(x)
+    assert torch.equal(cut(x), seen[0]) and torch.equal(cut(x), seen[1])

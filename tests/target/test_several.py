@@ -219,3 +219,32 @@ def test_the_last_is_the_last_that_runs() -> None:
         truncate(Late(True), "last")
     with pytest.raises(TruncateError, match="runs no layer with weights"):
         truncate(nn.Sequential(nn.ReLU()), "last")
+
+
+def test_the_last_layer_is_parametrized() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 2)))
+    assert truncate(model, before="last").targets == "before 2"
+
+
+def test_a_type_beside_a_scripted_child() -> None:
+    model = nn.Sequential(torch.jit.script(nn.ReLU()), nn.Linear(4, 4))
+    assert truncate(model, nn.Linear).targets == ["1"]
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.a(x), x
+
+
+def test_an_item_that_is_not_there() -> None:
+    with pytest.raises(TruncateError, match="has no item 2: it is a tuple"):
+        truncate(Pair(), "[2]")
+
+
+def test_a_cut_of_all_of_a_cut_says_what_it_is() -> None:
+    cut = truncate(Pair(), "a")
+    assert (truncate(cut, "").targets, truncate(cut, "").origin) == (cut.targets, cut.origin)

@@ -59,6 +59,8 @@ def is_data(value: Any, above: set[int]) -> bool:
         return is_importable(kind)
     if isinstance(value, (Tensor, nn.Module)) or callable(value) or not _is_known(kind):
         return False
+    if isinstance(value, defaultdict) and not isinstance(value.default_factory, type | None):
+        return False
     above.add(id(value))
     held = list(getattr(value, "__dict__", {}).values())
     if isinstance(value, dict):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from truncate._build.names import Names, base_name, numbered
-from truncate._build.optional import NOTHING_OPTIONAL, Optional, optional_in
+from truncate._build.optional import NOTHING_LEFT_OUT, MayBeLeftOut, optional_in
 from truncate._build.signature import head, refuse_branch
 from truncate._build.writer import Copy, Tap, Writer
 from truncate._graph import Kind, Node, declared_types, map_nested
@@ -32,7 +32,7 @@ def source_of(
     names = Names([*plan.used, *slots, _form_name(plan), *(p.name for p in plan.parameters or ())])
     hints = declared_types(plan.module) | ({_form_name(plan): int} if plan.has_forms else {})
     define, opening, inputs = _head(
-        plan, names, slots, hints, optional_in(plan, hints) if guarded else NOTHING_OPTIONAL
+        plan, names, slots, hints, optional_in(plan, hints) if guarded else NOTHING_LEFT_OUT
     )
     opening = opening if guarded or plan.slots else []
     spell = functools.partial(_spell, names, made)
@@ -55,7 +55,7 @@ def source_of(
 
 
 def _head(
-    plan: Plan, names: Names, slots: list[str], hints: dict[str, Any], optional: Optional
+    plan: Plan, names: Names, slots: list[str], hints: dict[str, Any], optional: MayBeLeftOut
 ) -> tuple[str, list[str], dict[str, str]]:
     if plan.path or not slots:
         used = [*slots, *plan.used, *[_form_name(plan)] * plan.has_forms]

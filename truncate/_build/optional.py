@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
-import re
 import types
 import typing
 from typing import Any, NamedTuple
@@ -12,17 +12,17 @@ from truncate._graph import Call, Kind, Node
 from truncate._plan import Plan
 
 
-class Optional(NamedTuple):
+class MayBeLeftOut(NamedTuple):
     """Of the arguments without a default, those that get one in a cut."""
 
     unread: frozenset[str]  # what the cut does not read
-    needed: frozenset[str]  # what it needs, and what comes after such an argument: Python asks for a default there too
+    needed: frozenset[str]  # what the cut needs, but which follows such an argument: Python wants a default there too
 
 
-NOTHING_OPTIONAL = Optional(frozenset(), frozenset())
+NOTHING_LEFT_OUT = MayBeLeftOut(frozenset(), frozenset())
 
 
-def optional_in(plan: Plan, hints: dict[str, Any]) -> Optional:
+def optional_in(plan: Plan, hints: dict[str, Any]) -> MayBeLeftOut:
     """What may be left out when the forward of a plan is called.
 
     Nothing is known of how the model would run without it, and it does not run so: what the cut computes has no part
@@ -30,7 +30,7 @@ def optional_in(plan: Plan, hints: dict[str, Any]) -> Optional:
     the model may do something else where it is left out.
     """
     if plan.parameters is None or not plan.forms:
-        return NOTHING_OPTIONAL
+        return NOTHING_LEFT_OUT
     call = plan.forms[0].call
     read = {node.target for branch in plan.branches for node in branch.live if node.kind is Kind.INPUT}
     required = [p.name for p in plan.parameters if _is_required(plan, p)]
@@ -46,7 +46,7 @@ def optional_in(plan: Plan, hints: dict[str, Any]) -> Optional:
                 needed = []
             else:
                 needed.append(name)
-    return Optional(frozenset(unread), frozenset(needed))
+    return MayBeLeftOut(frozenset(unread), frozenset(needed))
 
 
 def missing(name: str, unread: frozenset[str]) -> list[str]:
@@ -64,8 +64,8 @@ def required_by_model(forward: types.FunctionType, source: str) -> tuple[str, ..
     _, _, body = source.partition("\n")
     by_default = [p.name for p in inspect.signature(forward).parameters.values() if p.default is None]
     asks = [name for name in by_default if f"    if {name} is None:\n        raise TypeError(" in body]
-    body = re.sub(r"raise \w+\(.*\)\n", "", body)  # the text of an error may name any of them
-    return tuple(name for name in by_default if name in asks or not re.search(rf"\b{name}\b", body))
+    read = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    return tuple(name for name in by_default if name in asks or name not in read)
 
 
 def _is_required(plan: Plan, parameter: inspect.Parameter) -> bool:

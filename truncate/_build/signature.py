@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from truncate._build.names import Names
-from truncate._build.optional import NOTHING_OPTIONAL, Optional, missing
+from truncate._build.optional import NOTHING_LEFT_OUT, MayBeLeftOut, missing
 from truncate._build.writer import Writer
 from truncate._errors import CannotFollowError, FixedArgumentError, NotReachedError
 from truncate._graph import Call, Node, is_container, is_dataclass_value, is_plain_name
@@ -41,7 +41,7 @@ def head(
     call: Call,
     used: list[str],
     hints: dict[str, Any],
-    optional: Optional = NOTHING_OPTIONAL,
+    optional: MayBeLeftOut = NOTHING_LEFT_OUT,
 ) -> tuple[str, list[str], dict[str, str]]:
     """The ``def`` line, the statements that open the body, and the expression for each input."""
     if signature_kept is None:

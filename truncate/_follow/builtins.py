@@ -329,7 +329,7 @@ def _draws_from_numpy(value: Any) -> bool:
         return False
     if isinstance(value, types.MethodType):
         return value.__self__ is numpy.random.mtrand._rand
-    return value is numpy.random.seed or value is numpy.random.set_state
+    return any(value is function for function in (numpy.random.seed, numpy.random.sample, numpy.random.ranf))
 
 
 def _heard(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from truncate._python import (
     attributes_stored,
     compares_two,
     compares_with_bool,
+    may_fill,
     names_in,
     reached,
     while_there,
@@ -66,7 +67,7 @@ def asks_for_none(cls: Any) -> bool:
 def has_state_or_mode(module: nn.Module) -> bool:
     """Whether what a module does depends on more than its parameters and what it is given, or changes the module."""
     kind: Any = type(module)
-    return bool(module._buffers) or bool(attributes_set(kind)) or _reads_mode(kind)
+    return bool(module._buffers) or bool(attributes_set(kind)) or _reads_mode(kind) or may_fill(module)
 
 
 @while_there

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from truncate._follow.classes import has_state_or_mode
-from truncate._follow.objects import PLAIN, is_opaque
+from truncate._follow.objects import PLAIN, closed_over, is_opaque
 from truncate._follow.proxy import Proxy, Tracer
 from truncate._follow.replaced import POSITION
 from truncate._graph import items_of
@@ -40,9 +40,7 @@ def leads_to_module(value: Any, tracer: Tracer, above: tuple[Any, ...] = ()) -> 
         return leads_to_module(value.__self__, tracer, above)
     inside: list[Any] = []
     if kind is types.FunctionType:
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            inside += [cell.cell_contents for cell in value.__closure__ or ()]
-        inside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        inside = [*closed_over(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     elif kind is functools.partial:
         inside = [value.func, *value.args, *value.keywords.values()]
     elif is_opaque(value):

@@ -47,12 +47,13 @@ def shares_with_copies(value: Any) -> bool:
             return not isinstance(item.__self__, types.ModuleType | None)
         if not isinstance(item, types.FunctionType):
             return False
-        return any(is_container(inside) or is_changeable(inside) for inside in _closed_over(item))
+        return any(is_container(inside) or is_changeable(inside) for inside in closed_over(item))
 
     return hides(value, is_kept)
 
 
-def _closed_over(function: types.FunctionType) -> Iterator[Any]:
+def closed_over(function: types.FunctionType) -> Iterator[Any]:
+    """What a function made inside another one uses from there."""
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it may be empty still
             yield cell.cell_contents

@@ -96,6 +96,8 @@ class ProxyModules:
             elif type(value) not in PLAIN:
                 state[name] = self._translate(value, prefix + name)
                 if leads_to_module(state[name], self.tracer):  # the forward must not run it: it would change the model
+                    if hasattr(original, name):  # the class would answer instead
+                        raise self.tracer.fail(f"may read {prefix + name!r}, which holds modules out of sight")
                     del state[name]
                     self.unseen.add(prefix + name)
 

@@ -208,9 +208,10 @@ class Copies:
         """A function made inside another one, with copies in what it uses from there and in its defaults."""
         itself = types.CellType()  # should it use itself
         cells = value.__closure__ or ()
-        uses_itself = self._leads_to(value, self.memo) and any(is_filled(c) and c.cell_contents is value for c in cells)
+        leads = self._leads_to(value, self.memo)
+        own = {id(cell) for cell in cells if leads and is_filled(cell) and cell.cell_contents is value}
         self.memo[id(value)] = value
-        copied = tuple(itself if uses_itself and c.cell_contents is value else self._cell(c) for c in cells)
+        copied = tuple(itself if id(cell) in own else self._cell(cell) for cell in cells)
         defaults = _same_or(value.__defaults__, tuple(map(self._rebound, value.__defaults__ or ())))
         keywords = {name: self._rebound(item) for name, item in (value.__kwdefaults__ or {}).items()}
         changed = any(keywords[name] is not item for name, item in (value.__kwdefaults__ or {}).items())
@@ -292,8 +293,8 @@ def refuse_ways_back(model: nn.Module, path_modules: Iterable[nn.Module], kept: 
             if leads_to(value, goals, seen, clean):
                 what = "a hook" if name in HOOKS else f"the attribute {name!r}"
                 raise CannotFollowError(
-                    f"{what} of a {type(module).__name__} leads back to the model, so that a rebuilt forward would "
-                    f"ask the original for its mode and its state"
+                    f"{what} of a {type(module).__name__} leads to a module of the model that the cut does not "
+                    f"hold itself, so that it would ask the original for its mode and its state"
                 )
             clean |= seen
 

@@ -98,7 +98,9 @@ def drop_what_does_not_run(cut: nn.Module, example: Example) -> None:
             call_model(sandbox, example)
         except TruncateError:  # it does not run in this mode, so that nobody knows
             return
-        seen.update(id(original) for key, original in watched.items() if key in asked)  # not slices of them
+        seen.update(
+            id(original) for key, original in watched.items() if key in asked
+        )  # others may be asked, too: a slice
     for holder, name, path in candidates:
         if id(holder._modules[name]) not in seen:
             holder._modules[name] = Dropped(path, "it did not run on the example, in either mode")

@@ -31,7 +31,7 @@ from truncate._live.references import (
     runs_in_turn,
     wrapped_by,
 )
-from truncate._live.source import source_of
+from truncate._live.source import ANY, source_of
 
 
 class Reading(References):
@@ -49,7 +49,7 @@ class Reading(References):
         has_own_call = type(self.owner).__call__ is not nn.Module.__call__
         count += self._of_method("__call__" if has_own_call else "forward")
         set_here = {name for source in self._sources for name in source.set_attributes}
-        if any(not set_here.isdisjoint(names) for names in self.unless):  # by then it may have another value
+        if any(not set_here.isdisjoint((*names, ANY)) for names in self.unless):  # by then it may have another value
             return MANY
         return min(MANY, count)
 
@@ -342,7 +342,7 @@ class Reading(References):
         if isinstance(function, ast.Name) and function.id in ("len", "isinstance", "hasattr", "type", "id", "getattr"):
             return self._inside(arg for arg in given if self._ref(arg) is None)
         if isinstance(function, ast.Name) and function.id == "setattr" and len(given) == 3:
-            return self._inside(given[1:])
+            return self._inside(arg for arg in given if self._ref(arg) is None or arg is given[2])
         if isinstance(function, ast.Attribute):
             on_super = isinstance(function.value, ast.Call) and getattr(function.value.func, "id", "") == "super"
             if on_super:

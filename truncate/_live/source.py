@@ -13,6 +13,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+ANY = "*"  # among names of attributes: some name that is computed
+
 
 class Source:
     """The syntax tree of a function, and what is asked of it again and again."""
@@ -35,6 +37,9 @@ class Source:
                 self.asks_own_class |= any(_is_class_of(part, own) for part in [node.left, *node.comparators])
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super":
                 self.asks_own_class |= any(_is_class_of(part, own) for part in node.args)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
+                named = len(node.args) == 3 and isinstance(node.args[1], ast.Constant)
+                self.set_attributes.add(str(node.args[1].value) if named else ANY)  # type: ignore[attr-defined]
             if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                 self.assigned[node.id] += 1
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len":
@@ -69,6 +74,8 @@ def _stores(node: ast.AST, own_name: str | None) -> bool:
     """Whether a part of a function changes what the module of a name holds."""
     if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
         return _root_of(node.value) == own_name
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+        return bool(node.args) and _root_of(node.args[0]) == own_name
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         name, of = node.func.attr, node.func.value
         in_place = (name.endswith("_") and not name.endswith("__")) or name in _MUTATORS

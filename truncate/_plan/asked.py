@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from truncate._errors import CannotFollowError, TruncateError
 from truncate._graph import Call, Kind, descend, join
@@ -94,4 +95,7 @@ def _seen_last(model: nn.Module, example: Example) -> str | None:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    return not module._modules and any(p.dim() > 1 for p in module.parameters(recurse=False))
+    if is_parametrized(module):
+        return True
+    own = module.parameters(recurse=False)
+    return not module._modules and any(nn.parameter.is_lazy(p) or p.dim() > 1 for p in own)

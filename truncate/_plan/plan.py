@@ -68,9 +68,7 @@ class Branch:
     missing: str | None = None  # why this branch does not lead to the captures
     entry: Entry | None = None
     exit: Entry | None = None  # where the forward is left, if it goes on in another piece
-    may_run_again: bool = (
-        False  # for another input a target may run after its last call here: what decides that is kept
-    )
+    may_run_again: bool = False  # for another input a target may run once more: what decides that is kept
 
     @property
     def end(self) -> int:
@@ -205,7 +203,7 @@ def assumptions_of(plan: Plan) -> tuple[Any, ...]:
     found = []
     for branch in plan.branches:
         start = 0 if branch.entry is None else branch.entry.site.index
-        end = branch.decided_up_to(plan.own)
+        end = max([branch.decided_up_to(plan.own), *(node.index + 1 for node in branch.live)])
         found += [assumption for index, assumption in branch.graph.assumptions if start <= index < end]
     found += [assumption for child in plan.children.values() for assumption in assumptions_of(child)]
     return tuple(dict.fromkeys(found))

@@ -32,7 +32,7 @@ def _set_states_of_torch(states: list[torch.Tensor]) -> None:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restores every generator afterwards, torch's also where other threads have drawn from it meanwhile."""
+    """Restores torch's generators afterwards, and those of Python and numpy where no other thread runs."""
     before = states_of_torch()
     try:
         with draws_watched(torch_too=False, listening=False):
@@ -80,7 +80,7 @@ class Draws:
         python, numpy, torchs = self._states()
         if python != self._before[0] or (numpy is None) != (self._before[1] is None):
             return True
-        if numpy is not None and (numpy[2] != self._before[1][2] or bool((numpy[1] != self._before[1][1]).any())):
+        if numpy is not None and (numpy[2:] != self._before[1][2:] or bool((numpy[1] != self._before[1][1]).any())):
             return True
         return not same_states(self._before[2], torchs)
 
@@ -135,13 +135,13 @@ def python_draws_watched() -> contextlib.AbstractContextManager[Draws]:
 
 
 def _hear(frame: Any, event: str, called: Any) -> None:
-    if event == "c_call" and id(getattr(called, "__self__", None)) in _GENERATORS and called.__name__ not in _READING:
+    if event == "c_call" and id(getattr(called, "__self__", None)) in _GENERATORS and called.__name__ not in _IGNORED:
         _note()
 
 
 _GENERATORS = (id(random.random.__self__), id(torch.default_generator))  # type: ignore[attr-defined]
 # Torch's own functions put back a state when they have drawn, and operations of torch are seen otherwise.
-_READING = frozenset(("getstate", "get_state", "set_state", "initial_seed", "device", "clone_state"))
+_IGNORED = frozenset(("getstate", "get_state", "set_state", "initial_seed", "device", "clone_state"))
 
 
 def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:

@@ -37,7 +37,11 @@ def item_of(value: Any, keys: Keys) -> Any:
     for key in keys:
         if isinstance(value, Tensor):
             raise TruncateError(not_several(keys))
-        value = value[key]
+        try:
+            value = value[key]
+        except (LookupError, TypeError) as error:
+            kind = type(value).__name__
+            raise TruncateError(f"what the layer returns has no item {key!r}: it is a {kind}") from error
     return value
 
 

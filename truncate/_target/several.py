@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from truncate._errors import UnknownTargetError
@@ -28,7 +29,7 @@ def all_named(model: nn.Module, written: Any) -> list[str]:
     Raises:
         UnknownTargetError: There is none.
     """
-    run = {path: m for path, m in model.named_modules() if path and type(m).forward is not nn.Module.forward}
+    run = {path: module for path, module in model.named_modules() if path and _runs(module)}
     if isinstance(written, type):
         found = [path for path, module in run.items() if isinstance(module, written)]
         if not found:
@@ -41,6 +42,10 @@ def all_named(model: nn.Module, written: Any) -> list[str]:
     if not found:
         raise _none_like(model, written, expected, run)
     return found
+
+
+def _runs(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule) or type(module).forward is not nn.Module.forward
 
 
 def _none_of_type(model: nn.Module, kind: type, modules: Iterable[nn.Module]) -> UnknownTargetError:
