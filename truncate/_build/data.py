@@ -66,7 +66,7 @@ def is_data(value: Any, above: set[int]) -> bool:
     if isinstance(value, dict):
         held += [*dict.keys(value), *dict.values(value)]
     elif isinstance(value, _CONTAINERS):
-        held += list(value)
+        held.extend(item for item in value)  # without asking for a length, which a class may refuse
     return all(is_data(item, above) for item in held)
 
 

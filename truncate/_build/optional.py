@@ -69,8 +69,8 @@ def required_by_model(forward: types.FunctionType, source: str) -> tuple[str, ..
 
 
 def _is_required(plan: Plan, parameter: inspect.Parameter) -> bool:
-    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        return False
+    if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+        return False  # TorchScript takes no argument by name alone that has a default
     return parameter.default is parameter.empty or parameter.name in _required_before(plan)
 
 

@@ -63,7 +63,7 @@ class Extractor:
                 f"the column {self._column!r} is no array of numbers with a row for each input: {error}. Were the "
                 "inputs of different shapes?"
             ) from error
-        with random_state_kept(), evaluating(self._module):
+        with random_state_kept(listening=False), evaluating(self._module):
             [(_, output)] = computed(self._forward, [Batch((inputs,), {}, len(inputs), None, None)], self._device)
         columns = list(columns_of(output, "features"))
         check_rows(columns, len(inputs))

@@ -112,7 +112,7 @@ def extract(
         raise ExtractError("batches is one tensor: pass [tensor], or tensor.split(64) for batches of 64")
     module, at = _placed(module, device)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(random_state_kept())
+        stack.enter_context(random_state_kept(listening=False))
         stack.enter_context(evaluating(module))
         reader = Reader(module, keys)
         given = iter(batches)

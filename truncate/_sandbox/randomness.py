@@ -31,11 +31,14 @@ def _set_states_of_torch(states: list[torch.Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Restores torch's generators afterwards, and those of Python and numpy where no other thread runs."""
+def random_state_kept(listening: bool = True) -> Iterator[None]:
+    """Puts back afterwards what a model draws that really runs, and of torch and numpy what other threads draw.
+
+    `listening`: also what it draws from Python beside other threads, which takes longer.
+    """
     before = states_of_torch()
     try:
-        with draws_watched(torch_too=False, listening=False):
+        with draws_watched(torch_too=False, listening=listening):
             yield
     finally:
         if not same_states(before, states_of_torch()):
@@ -66,15 +69,19 @@ class Draws:
         return not (self.alone or self.listened or self.heard)
 
     def end(self) -> None:
-        """Puts back what this thread drew, where it runs alone."""
+        """Puts back what this thread drew."""
         self._ended = self._changed()
-        if self._ended and self.alone:
-            python, numpy, torchs = self._before
+        python, numpy, torchs = self._before
+        if not self._ended:
+            return
+        own = self.alone or self.heard
+        if own:
             random.setstate(python)
-            if numpy is not None:
-                sys.modules["numpy"].random.set_state(numpy)
             if torchs:
                 _set_states_of_torch(torchs)
+        # A model that really runs may draw from numpy where nobody hears it, and has to draw the same again.
+        if numpy is not None and (own or not self._torch_too):
+            sys.modules["numpy"].random.set_state(numpy)
 
     def _changed(self) -> bool:
         python, numpy, torchs = self._states()
@@ -141,7 +148,7 @@ def _hear(frame: Any, event: str, called: Any) -> None:
 
 _GENERATORS = (id(random.random.__self__), id(torch.default_generator))  # type: ignore[attr-defined]
 # Torch's own functions put back a state when they have drawn, and operations of torch are seen otherwise.
-_IGNORED = frozenset(("getstate", "get_state", "set_state", "initial_seed", "device", "clone_state"))
+_IGNORED = frozenset(("getstate", "setstate", "get_state", "set_state", "initial_seed", "device", "clone_state"))
 
 
 def same_states(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
