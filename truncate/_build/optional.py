@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
+import re
 import types
 import typing
 from typing import Any, NamedTuple
@@ -64,8 +64,9 @@ def required_by_model(forward: types.FunctionType, source: str) -> tuple[str, ..
     _, _, body = source.partition("\n")
     by_default = [p.name for p in inspect.signature(forward).parameters.values() if p.default is None]
     asks = [name for name in by_default if f"    if {name} is None:\n        raise TypeError(" in body]
-    read = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-    return tuple(name for name in by_default if name in asks or name not in read)
+    body = re.sub(r"raise \w+\(.*\)\n", "", body)  # the text of an error may name any of them
+    # Not as an attribute, nor as the name of another function's argument.
+    return tuple(n for n in by_default if n in asks or not re.search(rf"(?<![\w.]){n}\b(?!\s*=[^=])", body))
 
 
 def _is_required(plan: Plan, parameter: inspect.Parameter) -> bool:

@@ -71,6 +71,7 @@ class ProxyModules:
         self._made[path] = proxy  # before its attributes, which may refer to it
         prefix = f"{path}." if path else ""
         attributes = dict(module.__dict__)
+        attributes.pop("_compiled_call_impl", None)  # by `module.compile()`: the compiled code holds the original
         if hasattr(attributes.get("forward"), INSTEAD_OF):
             own = getattr(attributes.pop("forward"), INSTEAD_OF)
             attributes.update({} if own is None else {"forward": own})

@@ -41,7 +41,7 @@ from truncate._graph import (
     tensors_in,
 )
 from truncate._python import assigned_names, is_aside, names_tested_for_none, users_frame
-from truncate._sandbox import draws_watched
+from truncate._sandbox import Draws, draws_watched
 
 
 class Children(Protocol):
@@ -88,6 +88,7 @@ class Tracer(GraphBuilder):
     ) -> None:
         super().__init__()
         self._answering = answering  # whether known structures take the place of proxies
+        self.draws: Draws | None = None  # what is known of random numbers that were drawn
         self._listening = listening  # whether random draws are told from those of other threads, which takes longer
         self._answered: set[Node] = set()
         self._functions = Functions()
@@ -126,6 +127,7 @@ class Tracer(GraphBuilder):
             with self._functions.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
+        self.draws = draws
         if draws.may_be_of_others and not self._listening and draws():
             return self._again(call, self._answering, listening=True)
         if draws():
@@ -148,7 +150,11 @@ class Tracer(GraphBuilder):
 
     def _again(self, call: Call, answering: bool, listening: bool) -> Graph:
         again = Tracer(self.module, self.decisions, self._children, answering, listening)
-        graph = again.graph(call)
+        try:
+            graph = again.graph(call)
+        finally:
+            if again.draws is not None and again.draws.heard and self.draws is not None:
+                self.draws.put_back()  # it was this thread that drew, here too
         self.decisions.update(again.decisions)
         return graph
 

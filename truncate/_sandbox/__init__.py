@@ -21,6 +21,7 @@ from truncate._sandbox.example import (
 )
 from truncate._sandbox.meta import Meta, is_meta
 from truncate._sandbox.randomness import (
+    Draws,
     draws_from_numpy,
     draws_watched,
     python_draws_watched,
@@ -30,6 +31,7 @@ from truncate._sandbox.randomness import (
 )
 
 __all__ = [
+    "Draws",
     "Example",
     "Meta",
     "UNCHANGING",

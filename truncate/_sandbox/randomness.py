@@ -49,7 +49,7 @@ class Draws:
     """What is known of the random numbers that this thread has drawn from the generators of the process."""
 
     def __init__(self, torch_too: bool) -> None:
-        self._torch_too = torch_too
+        self.torch_too = torch_too
         self._before = self._states()
         # Beside other threads a state that has changed tells nothing, and to restore it would repeat their numbers.
         self.alone = threading.active_count() == 1
@@ -71,16 +71,22 @@ class Draws:
     def end(self) -> None:
         """Puts back what this thread drew."""
         self._ended = self._changed()
-        python, numpy, torchs = self._before
+        numpy = self._before[1]
         if not self._ended:
             return
-        own = self.alone or self.heard
-        if own:
-            random.setstate(python)
-            if torchs:
-                _set_states_of_torch(torchs)
-        # A model that really runs may draw from numpy where nobody hears it, and has to draw the same again.
-        if numpy is not None and (own or not self._torch_too):
+        if self.alone or self.heard:
+            self.put_back()
+        elif numpy is not None and not self.torch_too:
+            # A model that really runs may draw from numpy where nobody hears it, and has to draw the same again.
+            sys.modules["numpy"].random.set_state(numpy)
+
+    def put_back(self) -> None:
+        """Sets all generators to what they were."""
+        python, numpy, torchs = self._before
+        random.setstate(python)
+        if torchs:
+            _set_states_of_torch(torchs)
+        if numpy is not None:
             sys.modules["numpy"].random.set_state(numpy)
 
     def _changed(self) -> bool:
@@ -93,7 +99,7 @@ class Draws:
 
     def _states(self) -> tuple[Any, Any, list[torch.Tensor]]:
         numpy = sys.modules.get("numpy")
-        torchs = states_of_torch(gpus=False) if self._torch_too else []
+        torchs = states_of_torch(gpus=False) if self.torch_too else []
         return random.getstate(), numpy.random.get_state() if numpy is not None else None, torchs
 
 
@@ -109,9 +115,9 @@ def draws_from_numpy() -> None:
     _note()
 
 
-def _note() -> None:
+def _note(of_torch: bool = False) -> None:
     for draws in _of_this_thread.watching:
-        draws.heard = True
+        draws.heard |= draws.torch_too or not of_torch
 
 
 @contextlib.contextmanager
@@ -142,11 +148,15 @@ def python_draws_watched() -> contextlib.AbstractContextManager[Draws]:
 
 
 def _hear(frame: Any, event: str, called: Any) -> None:
-    if event == "c_call" and id(getattr(called, "__self__", None)) in _GENERATORS and called.__name__ not in _IGNORED:
-        _note()
+    if event == "c_call" and getattr(called, "__name__", "") not in _IGNORED:
+        generator = id(getattr(called, "__self__", None))
+        if generator == _PYTHONS:
+            _note()
+        elif generator == _TORCHS:
+            _note(of_torch=True)
 
 
-_GENERATORS = (id(random.random.__self__), id(torch.default_generator))  # type: ignore[attr-defined]
+_PYTHONS, _TORCHS = id(random.random.__self__), id(torch.default_generator)  # type: ignore[attr-defined]
 # Torch's own functions put back a state when they have drawn, and operations of torch are seen otherwise.
 _IGNORED = frozenset(("getstate", "setstate", "get_state", "set_state", "initial_seed", "device", "clone_state"))
 
