@@ -386,23 +386,6 @@ def test_a_call_that_is_not_made() -> None:
         cut(inputs(2))
 
 
-class HasADocstring(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A text of several lines.
-
-        Some of them are indented further.
-        """
-        return self.b(self.a(x))
-
-
-def test_a_docstring_is_no_obstacle() -> None:
-    assert "runs to its end" not in repr(truncate(HasADocstring(), "a", live=True))
-
-
 class StoresByName(nn.Module):
     def __init__(self) -> None:
         super().__init__()

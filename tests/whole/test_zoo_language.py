@@ -109,7 +109,12 @@ ENCODERS = {
     "albert": tiny("AlbertModel", {**TINY, "embedding_size": 16}, text),
     "electra": tiny("ElectraModel", {**TINY, "embedding_size": 16}, text),
     "mpnet": tiny("MPNetModel", TINY, text),
-    "deberta-v2": tiny("DebertaV2Model", {**TINY, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, text),
+    "deberta-v2": tiny(
+        "DebertaV2Model",
+        {**TINY, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+        text,
+        keeps=("encoder.", "embeddings."),  # helpers and loops run them, and something is decided later
+    ),
     "modernbert": tiny("ModernBertModel", TINY, padded_text),
     "fnet": tiny("FNetModel", TINY, text),
     "roformer": tiny("RoFormerModel", TINY, text, exact=False),
@@ -134,7 +139,10 @@ DECODERS = {
 }
 EXPERTS_AND_STATES = {
     "qwen2-moe": tiny(
-        "Qwen2MoeModel", {**EXPERTS, "shared_expert_intermediate_size": 16}, text, keeps=("layers.0.mlp.gate",)
+        "Qwen2MoeModel",
+        {**EXPERTS, "shared_expert_intermediate_size": 16},
+        text,
+        keeps=("layers.0.mlp.gate", "layers.0.mlp.experts.down_proj"),
     ),
     "olmoe": tiny("OlmoeModel", EXPERTS, text),
     "switch": tiny(
@@ -146,7 +154,7 @@ EXPERTS_AND_STATES = {
     ),
 }
 ENCODER_DECODERS = {
-    "t5": tiny("T5Model", T5, text_to_text, train="encoder", keeps=("decoder.",)),
+    "t5": tiny("T5Model", T5, text_to_text, train="encoder", keeps=("decoder.", "encoder.")),
     "bart": tiny("BartModel", SEQ2SEQ, text_to_text, train="encoder"),
     "mbart": tiny("MBartModel", SEQ2SEQ, text_to_text, train="encoder"),
     "pegasus": tiny("PegasusModel", SEQ2SEQ, text_to_text, train="encoder"),

@@ -9,6 +9,7 @@ import copy
 import functools
 import inspect
 import operator
+import textwrap
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -97,12 +98,9 @@ def source_of(function: types.FunctionType) -> Source | None:
 @functools.lru_cache(maxsize=4096)
 def _source_of(code: types.CodeType, imported: tuple[str, ...]) -> Source | None:
     try:
-        text = "".join(inspect.getsourcelines(code)[0])
-        # Not dedented: that would change what is in a docstring.
-        body = ast.parse(f"if True:\n{text}" if text[:1].isspace() else text).body
+        body = ast.parse(textwrap.dedent("".join(inspect.getsourcelines(code)[0]))).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
-    body = body[0].body if body and isinstance(body[0], ast.If) else body
     made = body[0] if len(body) == 1 else None
     if not isinstance(made, ast.FunctionDef):
         return None

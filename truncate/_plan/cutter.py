@@ -24,6 +24,7 @@ from truncate._plan.effects import Effects
 from truncate._plan.locate import Capture, Locator
 from truncate._plan.needs import Needs
 from truncate._plan.plan import Branch, Entry, Form, LivePlan, Plan, Slot, Tapped
+from truncate._python import may_call_again
 from truncate._target import TargetPaths
 
 
@@ -274,6 +275,9 @@ def _may_run_again(plan: Plan, graph: Graph, site: Node) -> bool:
     if not graph.recorded or site.kind is not Kind.CHILD:
         return False
     if graph.open_end is None and not any(node.target is torch._assert for node in graph.nodes[site.index :]):
+        return False
+    kind: Any = type(plan.module)
+    if not may_call_again(kind, site.target.partition(".")[0]):
         return False
     try:
         return runs_once(plan.module, site.target) is None

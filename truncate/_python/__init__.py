@@ -34,7 +34,7 @@ from truncate._python.frames import (
 )
 from truncate._python.reach import globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
-from truncate._python.writes import changes_given, may_fill, may_write
+from truncate._python.writes import changes_given, may_call_again, may_fill, may_write
 
 __all__ = [
     "Contexts",
@@ -59,6 +59,7 @@ __all__ = [
     "is_library",
     "is_only_asked",
     "is_theirs",
+    "may_call_again",
     "may_fill",
     "may_write",
     "names_in",

@@ -59,6 +59,27 @@ def _code_of_forward(kind: Any) -> frozenset[CodeType]:
     return frozenset(function.__code__ for function in found)
 
 
+@functools.lru_cache(maxsize=4096)
+def _mentions(code: CodeType, name: str) -> tuple[int, bool]:
+    """How often code names an attribute, and whether it has a loop."""
+    instructions = list(dis.get_instructions(code))
+    named = sum(one.opname in ("LOAD_ATTR", "LOAD_METHOD") and one.argval == name for one in instructions)
+    return named, any("JUMP_BACKWARD" in one.opname or one.opname.startswith("FOR_ITER") for one in instructions)
+
+
+def may_call_again(kind: Any, name: str) -> bool:
+    """Whether the forward of a class, and the methods that it names, name a child twice, in a loop, or in a helper.
+
+    What names it once in a forward without loops runs it at most once in a call.
+    """
+    forward = _method(kind, "forward")
+    if forward is None or forward.__closure__:
+        return True
+    here, loops = _mentions(forward.__code__, name)
+    elsewhere = sum(_mentions(code, name)[0] for code in _code_of_forward(kind) if code is not forward.__code__)
+    return loops or here != 1 or elsewhere > 0
+
+
 def _method(kind: type, name: str) -> FunctionType | None:
     method = inspect.getattr_static(kind, name, None)
     function = inspect.unwrap(getattr(method, "__func__", method)) if method is not None else None
