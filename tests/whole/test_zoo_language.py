@@ -169,7 +169,7 @@ VISION = {
     "vit": tiny("ViTModel", IMAGE, pixels),
     "deit": tiny("DeiTModel", IMAGE, pixels),
     "beit": tiny("BeitModel", IMAGE, pixels),
-    "dinov2": tiny("Dinov2Model", IMAGE, pixels),
+    "dinov2": tiny("Dinov2Model", IMAGE, pixels, keeps=("embeddings.",)),
     "data2vec": tiny("Data2VecVisionModel", IMAGE, pixels),
     "swin": tiny(
         "SwinModel",
