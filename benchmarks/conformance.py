@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from benchmarks import report
 from benchmarks.checks import ASKING, CHECKS, DIFFERS, Outcome, Task, examine
+from benchmarks.child import Child
 from benchmarks.extractors import EXTRACTORS, ON_EXAMPLE, PLAIN
 from benchmarks.models import LIBRARIES
 
@@ -84,14 +85,10 @@ def conduct(tasks: list[Task], limit: float, seconds: float, at_once: int) -> Re
 def _examine(context: Any, task: Task, limit: float, unusable: dict[str, str]) -> Iterator[Record]:
     done, alive = 0, True
     while alive:
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=examine, args=(task, done, there), daemon=True)
-        process.start()
-        there.close()
         record, alive = None, False
-        try:
-            while here.poll(limit):
-                kind, *message = here.recv()
+        with Child(context, examine, task, done) as child:
+            while child.messages.poll(limit):
+                kind, *message = child.messages.recv()
                 if kind == "begin":
                     done, record = message[0], Record(task.name, *message[1:])
                 elif kind == "done":
@@ -101,13 +98,7 @@ def _examine(context: Any, task: Task, limit: float, unusable: dict[str, str]) -
                 else:
                     unusable.update({task.name: message[0]} if kind == "failed" else {})
                     return
-            reason = f"took longer than {limit:g} s"
-        except EOFError:
-            process.join()
-            reason = f"the process died ({process.exitcode})"
-        finally:
-            process.kill()
-            process.join()
+        reason = child.died or f"took longer than {limit:g} s"
         if record is None:
             unusable[task.name] = reason
         else:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from benchmarks.child import Child
 from benchmarks.fuzz.known import known
 from benchmarks.fuzz.seeds import Case, cases_of
 from benchmarks.fuzz.trial import CRASHED, KNOWN, UNUSABLE, WRONG, Outcome, attempt, cause_of
@@ -43,14 +44,10 @@ def tried(seeds: range, cuts: int, limit: float, end: float) -> Iterator[Tried]:
     begin = (seeds.start, 0)
     while begin[0] < seeds.stop and time.monotonic() < end:
         stop = min(begin[0] + AT_ONCE, seeds.stop)
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_send, args=(begin, stop, cuts, there), daemon=True)
-        process.start()
-        there.close()
         now, reason = (begin[0], -1), f"took longer than {limit:g} s"
-        try:
-            while here.poll(limit):
-                message = here.recv()
+        with Child(context, _send, begin, stop, cuts) as child:
+            while child.messages.poll(limit):
+                message = child.messages.recv()
                 if message is None:
                     begin, reason = (stop, 0), ""
                     break
@@ -61,12 +58,7 @@ def tried(seeds: range, cuts: int, limit: float, end: float) -> Iterator[Tried]:
                     yield Tried(seed, number, outcome)
                 if time.monotonic() > end:
                     return
-        except EOFError:
-            process.join()
-            reason = f"the process died ({process.exitcode})"
-        finally:
-            process.kill()
-            process.join()
+        reason = child.died or reason
         if reason:
             yield Tried(*now, Outcome(CRASHED, reason))
             begin = (now[0], now[1] + 1) if now[1] >= 0 else (now[0] + 1, 0)

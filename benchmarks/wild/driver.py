@@ -16,6 +16,7 @@ import click
 from rich.progress import Progress
 
 from benchmarks import report
+from benchmarks.child import Child
 from benchmarks.wild.checks import APART, CRASHED, REFUSED, RIGHT, WRONG, Task, examine
 from benchmarks.wild.libraries import DISTRIBUTIONS, LEFT_OUT, LIBRARIES
 
@@ -67,15 +68,10 @@ def rows_of(
 
 def _chunk(context: Any, task: Task, limit: float, rows: list[Row], tick: Callable[[str], None]) -> Iterator[str]:
     """Adds to `rows`, and yields the names of the models that were examined or given up."""
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=examine, args=(task, there), daemon=True)
-    process.start()
-    there.close()
     model = place = ""
-    reason = f"took longer than {limit:g} s"
-    try:
-        while here.poll(limit):
-            kind, *message = here.recv()
+    with Child(context, examine, task) as child:
+        while child.messages.poll(limit):
+            kind, *message = child.messages.recv()
             if kind == "end":
                 return
             if kind == "model":
@@ -89,12 +85,7 @@ def _chunk(context: Any, task: Task, limit: float, rows: list[Row], tick: Callab
                 place = ""
             else:
                 rows.append(Row(task.library, model, apart=message[0]))
-    except EOFError:
-        process.join()
-        reason = f"the process died ({process.exitcode})"
-    finally:
-        process.kill()
-        process.join()
+    reason = child.died or f"took longer than {limit:g} s"
     if place:
         rows.append(Row(task.library, model, place, {"built": {"kind": CRASHED, "reason": reason}}))
     elif model:
