@@ -194,7 +194,8 @@ def test_torchvision_s_cuts_script_with_their_data(name: str) -> None:
     model = getattr(torchvision.models, name)(weights=None).eval()
     target = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)][-1]
     target = next(iter(dict(model.named_children()))) if name in ("vit_b_16",) else target
-    torch.jit.script(truncate(model, target))
+    cut, x = truncate(model, target), torch.randn(1, 3, 224, 224)
+    assert torch.equal(torch.jit.script(cut)(x), cut(x))
 
 
 def test_a_configuration_of_transformers() -> None:

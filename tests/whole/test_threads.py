@@ -216,6 +216,8 @@ class Draws(nn.Module):
 @pytest.mark.parametrize("name", ["numpy", "random"])
 def test_another_thread_draws_while_an_example_runs(name: str) -> None:
     model, done = stack(), threading.Event()
+    paths = ["2.norm", "1.0.fc"]
+    expected = [truncate(model, path, args=(X,))(X) for path in paths]
 
     def draw() -> None:
         while not done.is_set():
@@ -224,8 +226,8 @@ def test_another_thread_draws_while_an_example_runs(name: str) -> None:
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
     try:
-        for path in ["2.norm", "1.0.fc"] * 5:
-            truncate(model, path, args=(X,))
+        for _ in range(5):
+            assert equal([truncate(model, path, args=(X,))(X) for path in paths], expected)
     finally:
         done.set()
         thread.join(timeout=SECONDS)

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from truncate._follow.classes import has_state_or_mode
-from truncate._follow.objects import PLAIN, closed_over, is_opaque
+from truncate._follow.objects import PLAIN, is_opaque
 from truncate._follow.proxy import Proxy, Tracer
 from truncate._follow.replaced import POSITION
 from truncate._graph import items_of
+from truncate._python import closed_over
 
 
 def holds_module(value: Any) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 
 from truncate._follow.numbers import Traced, plain
 from truncate._graph import Shape, is_container, items_of
+from truncate._python import closed_over
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(...)))
 # Types whose objects hold no values of a forward: they are not searched, and all calls may share them.
@@ -50,13 +51,6 @@ def shares_with_copies(value: Any) -> bool:
         return any(is_container(inside) or is_changeable(inside) for inside in closed_over(item))
 
     return hides(value, is_kept)
-
-
-def closed_over(function: types.FunctionType) -> Iterator[Any]:
-    """What a function made inside another one uses from there."""
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it may be empty still
-            yield cell.cell_contents
 
 
 def hides(value: Any, sought: Callable[[Any], bool], depth: int = 4) -> bool:

@@ -118,8 +118,8 @@ class Tracer(GraphBuilder):
             asked = value.target in tested or (self._answering and is_known(self.structure(entered)))
             return self._answerable(Proxy(self, entered)) if asked else Proxy(self, entered)
 
-        drawn = draws_watched(torch_too=True, listening=self._listening)
-        with tracing_with(self), drawn as draws, self._contexts.running(), _Recorder(self):
+        watched = draws_watched(torch_too=True, listening=self._listening)
+        with tracing_with(self), watched as draws, self._contexts.running(), _Recorder(self):
             args, kwargs = map_nested(call.args, enter), map_nested(call.kwargs, enter)
             given = Given((*args, *kwargs.values()))
             self._proxies = ProxyModules(self.module, self)

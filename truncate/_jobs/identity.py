@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from truncate._python import OWN, is_library, is_theirs, names_in
+from truncate._python import OWN, closed_over, is_library, is_theirs, names_in
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -166,7 +166,7 @@ class _Hashes:
         yield from self._all([function.__code__, function.__defaults__, function.__kwdefaults__])
         if is_library(function.__code__.co_filename):
             return
-        yield from self._all(cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell))
+        yield from self._all(closed_over(function))
         if "site-packages" not in function.__code__.co_filename:
             yield from self._all(_globals_of(function))
 
@@ -193,14 +193,6 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
     value = getattr(value, "__func__", None) or getattr(value, "fget", None) or getattr(value, "func", None) or value
     if isinstance(value, types.FunctionType):
         yield value
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -146,8 +146,9 @@ class Needs:
         If the rest of the forward runs in another piece, it relies on the guards of what is known here.
         """
         branch = self._branch
-        end = branch.decided_up_to(self._plan.own)
-        end = max(end, *(node.index + 1 for node in self._live)) if self._live else end  # what keeps state, after it
+        passed = len(branch.graph.nodes) if self._plan.own else branch.end
+        # Also of what keeps state, after the targets.
+        end = max([branch.decided_up_to(self._plan.own), *(node.index + 1 for node in self._live)])
         inside = _computed_after(branch.graph, self._entry)
         elsewhere = _computed_after(branch.graph, branch.exit)
         guards = []
@@ -158,7 +159,6 @@ class Needs:
             if node.decides or (branch.may_run_again and self._needs_no_call(node)):
                 kept = (here or not_elsewhere) and (inside is None or node in inside)
             else:  # each piece that has the value relies on it
-                passed = len(branch.graph.nodes) if self._plan.own else branch.end
                 kept = self._start <= node.index < passed and self._needs_nothing_new(node)
             if kept:
                 guards.append(node)

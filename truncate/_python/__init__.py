@@ -32,7 +32,7 @@ from truncate._python.frames import (
     source_line,
     users_frame,
 )
-from truncate._python.reach import globals_of, is_theirs, reached
+from truncate._python.reach import closed_over, globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
 from truncate._python.writes import changes_given, may_call_again, may_fill, may_write
 
@@ -47,6 +47,7 @@ __all__ = [
     "callers_frame",
     "can_be_imported",
     "changes_given",
+    "closed_over",
     "compared_device_type",
     "compares_two",
     "compares_with_bool",

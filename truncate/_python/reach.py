@@ -25,6 +25,11 @@ def globals_of(function: types.FunctionType) -> Iterator[Any]:
         yield value
         if isinstance(value, types.ModuleType) and is_theirs(value):
             yield from (vars(value)[name] for name in names if name in vars(value))
+    yield from closed_over(function)
+
+
+def closed_over(function: types.FunctionType) -> Iterator[Any]:
+    """What a function made inside another one uses from there, as far as it has a value yet."""
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # a cell that is still empty
             yield cell.cell_contents
