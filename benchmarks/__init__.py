@@ -9,4 +9,5 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "tests" / "support"))  # for the oracle: benchmarks and tests compare with the same hooks
+for folder in ("support", "whole"):  # for the oracle and the models: benchmarks and tests compare with the same hooks
+    sys.path.append(str(ROOT / "tests" / folder))
