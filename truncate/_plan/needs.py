@@ -151,33 +151,43 @@ class Needs:
         end = max([branch.decided_up_to(self._plan.own), *(node.index + 1 for node in self._live)])
         inside = _computed_after(branch.graph, self._entry)
         elsewhere = _computed_after(branch.graph, branch.exit)
+        without_call = self._needing_no_call() if branch.may_run_again else set()
+        nothing_new = self._needing_nothing_new()
         guards = []
         for node in branch.graph.nodes:
             if node.target is not torch._assert or node in self._live:
                 continue
             here, not_elsewhere = node.index < end, elsewhere is not None and node not in elsewhere
-            if node.decides or (branch.may_run_again and self._needs_no_call(node)):
+            if node.decides or node in without_call:
                 kept = (here or not_elsewhere) and (inside is None or node in inside)
             else:  # each piece that has the value relies on it
-                kept = self._start <= node.index < passed and self._needs_nothing_new(node)
+                kept = self._start <= node.index < passed and node in nothing_new
             if kept:
                 guards.append(node)
         return guards
 
-    def _needs_nothing_new(self, node: Node) -> bool:
-        if node in self._live or node in self._given:
-            return True
-        if node.kind in (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN) or self._is_before(node):
-            return False
-        return all(map(self._needs_nothing_new, node.inputs()))
+    def _needing_nothing_new(self) -> set[Node]:
+        """The nodes that can be computed of what is needed anyway."""
+        found = self._live | self._given
+        new = (Kind.CHILD, Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN)
+        for node in self._branch.graph.nodes:
+            if node.kind not in new and not self._is_before(node) and found.issuperset(node.inputs()):
+                found.add(node)
+        return found
 
-    def _needs_no_call(self, node: Node) -> bool:
-        """Whether a node can be computed without a call of a child, or the result of one, that is not needed anyway."""
-        if node.kind is Kind.CHILD:
-            child = self._plan.child_of(node)
-            is_of_before = node.index == self._branch.end and child is None  # the layer that `before` stops at
-            return is_of_before or (node in self._live and (child is None or child.own))
-        return all(map(self._needs_no_call, node.inputs()))
+    def _needing_no_call(self) -> set[Node]:
+        """The nodes that can be computed without a call of a child, or the result of one, that is not needed anyway."""
+        found = set[Node]()
+        for node in self._branch.graph.nodes:
+            if node.kind is Kind.CHILD:
+                child = self._plan.child_of(node)
+                is_of_before = node.index == self._branch.end and child is None  # the layer that `before` stops at
+                needs_none = is_of_before or (node in self._live and (child is None or child.own))
+            else:
+                needs_none = found.issuperset(node.inputs())
+            if needs_none:
+                found.add(node)
+        return found
 
     # -- copies ----------------------------------------------------------------------------------------------------
 

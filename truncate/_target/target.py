@@ -12,7 +12,7 @@ from torch import nn
 
 from truncate._errors import TruncateError, UnknownTargetError, require_module
 from truncate._graph import join
-from truncate._target.about import BEFORE
+from truncate._target.label import BEFORE
 from truncate._target.items import Keys
 
 # One step of a path: `.name`, `.3`, `.-2`, `[3]`, `[-2]`, `["name"]`.
