@@ -278,6 +278,45 @@ def test_what_runs_later_is_dropped_and_says_so() -> None:
         cut.layers[2](inputs(2))
 
 
+class Explained(Listed):
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs one layer after the other.
+
+        This text is longer than a line, and indented as the method is:
+            so is that of many models.
+        """
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_an_explained_forward_is_read_too() -> None:
+    cut = truncate(made(Explained), "layers.0", live=True)
+    assert {name.rpartition(".")[0] for name, _ in cut.named_parameters()} == {"layers.0"}
+    assert_as_hooked(Explained, "layers.0", False)
+
+
+class OneByOneOnDemand(nn.Module):
+    """As models do that save memory: a helper is given the layers, which otherwise run as one."""
+
+    def __init__(self, one_by_one: bool) -> None:
+        super().__init__()
+        self.layers, self.one_by_one = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))), one_by_one
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.one_by_one:
+            return functools.reduce(lambda value, layer: layer(value), self.layers, x)
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_layers_that_a_helper_runs_on_demand(one_by_one: bool) -> None:
+    kind = functools.partial(OneByOneOnDemand, one_by_one)
+    assert_as_hooked(kind, "layers.0", False)
+    held = {name.rpartition(".")[0] for name, _ in truncate(made(kind), "layers.0", live=True).named_parameters()}
+    assert held == ({"layers.0", "layers.1", "layers.2"} if one_by_one else {"layers.0"})
+
+
 def test_targets_in_each_other_before_and_after_at_once() -> None:
     model, x = made(FastPaths), inputs(3)
     asked = ["layers", "layers.layers.0.norm1", "layers.layers.0", "layers.layers.0.norm1"]

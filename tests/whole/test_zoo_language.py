@@ -113,7 +113,7 @@ ENCODERS = {
         "DebertaV2Model",
         {**TINY, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
         text,
-        keeps=("encoder.", "embeddings."),  # helpers and loops run them, and something is decided later
+        keeps=("encoder.",),  # a helper runs its layers, and something is decided later
     ),
     "modernbert": tiny("ModernBertModel", TINY, padded_text),
     "fnet": tiny("FNetModel", TINY, text),
@@ -169,7 +169,7 @@ VISION = {
     "vit": tiny("ViTModel", IMAGE, pixels),
     "deit": tiny("DeiTModel", IMAGE, pixels),
     "beit": tiny("BeitModel", IMAGE, pixels),
-    "dinov2": tiny("Dinov2Model", IMAGE, pixels, keeps=("embeddings.",)),
+    "dinov2": tiny("Dinov2Model", IMAGE, pixels),
     "data2vec": tiny("Data2VecVisionModel", IMAGE, pixels),
     "swin": tiny(
         "SwinModel",

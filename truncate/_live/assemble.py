@@ -56,7 +56,8 @@ def build_live(
     for below, before, taken in tapped:
         tap(copies.of(root.get_submodule(below)), part, taken, before)
     if part.ends:
-        known = [{id(container) for container in one.once.in_turn} if one.once else set() for one in wanted]
+        now = [one.once for one in wanted]
+        known = [set(map(id, once.in_turn)) if once is not None and once.holds(root) else set() for once in now]
         in_turn = set.intersection(*known)  # else what runs after one target may lead to another one
         drop_later(root, made, path, paths, in_turn)
     for one in wanted:  # what is known of the model has served, and must not go with the cut

@@ -34,6 +34,11 @@ class Once(NamedTuple):
     unless: tuple[Unless, ...] = ()
     in_turn: tuple[nn.Module, ...] = ()  # containers on the path whose items run one after the other, and only so
 
+    def holds(self, root: nn.Module) -> bool:
+        """Whether that is so in a call of `root` now: no attribute leads into a branch that may run the other again."""
+        owners = [(root.get_submodule(unless.owner), unless.attributes) for unless in self.unless]
+        return not any(all(getattr(owner, name) for name in attributes) for owner, attributes in owners)
+
 
 @dataclasses.dataclass(eq=False)
 class Wanted:
@@ -108,15 +113,7 @@ class Pass:
         return Stop(self)
 
     def _runs_once(self, wanted: Wanted) -> bool:
-        if wanted.once is None:
-            return False
-        for unless in wanted.once.unless:
-            owner: Any = self.module
-            for name in unless.owner.split(".") if unless.owner else ():
-                owner = owner._modules[name]
-            if all(getattr(owner, name) for name in unless.attributes):
-                return False
-        return True
+        return wanted.once is not None and wanted.once.holds(self.module)
 
     def hand_out(self, own: Any) -> Any:
         """What the call returns, if its module would have returned `own`."""

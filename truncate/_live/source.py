@@ -9,7 +9,6 @@ import copy
 import functools
 import inspect
 import operator
-import textwrap
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -98,9 +97,13 @@ def source_of(function: types.FunctionType) -> Source | None:
 @functools.lru_cache(maxsize=4096)
 def _source_of(code: types.CodeType, imported: tuple[str, ...]) -> Source | None:
     try:
-        body = ast.parse(textwrap.dedent("".join(inspect.getsourcelines(code)[0]))).body
+        text = "".join(inspect.getsourcelines(code)[0])
+        indented = text[:1].isspace()  # as it is in its class: its texts of several lines are those of the code
+        body = ast.parse(f"if True:\n{text}" if indented else text).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
+    if indented and body:
+        body = body[0].body  # type: ignore[attr-defined]
     made = body[0] if len(body) == 1 else None
     if not isinstance(made, ast.FunctionDef):
         return None

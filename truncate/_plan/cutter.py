@@ -280,7 +280,8 @@ def _may_run_again(plan: Plan, graph: Graph, site: Node) -> bool:
     if not may_call_again(kind, site.target.partition(".")[0]):
         return False
     try:
-        return runs_once(plan.module, site.target) is None
+        once = runs_once(plan.module, site.target)
+        return once is None or not once.holds(plan.module)
     except CannotFollowError:
         return True
 

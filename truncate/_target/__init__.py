@@ -5,8 +5,8 @@ close. `TargetPaths` says which modules are on the path from the model to its ta
 `tell` lets a cut say what it is.
 """
 
-from truncate._target.label import ABOUT, BEFORE, about, headline, names_of, tell
 from truncate._target.items import Numbered, item_of, keys_of, not_several
+from truncate._target.label import ABOUT, BEFORE, about, headline, names_of, tell
 from truncate._target.paths import TargetPaths
 from truncate._target.several import all_named, names_several
 from truncate._target.target import Target, module_given, resolve, unknown

@@ -12,8 +12,8 @@ from torch import nn
 
 from truncate._errors import TruncateError, UnknownTargetError, require_module
 from truncate._graph import join
-from truncate._target.label import BEFORE
 from truncate._target.items import Keys
+from truncate._target.label import BEFORE
 
 # One step of a path: `.name`, `.3`, `.-2`, `[3]`, `[-2]`, `["name"]`.
 _STEP = re.compile(r"""\.?(?P<name>[^.\[\]]+)|\[(?P<index>-?\d+)\]|\[(?P<quote>["'])(?P<key>.*?)(?P=quote)\]""")
