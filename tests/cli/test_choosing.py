@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import images
@@ -16,6 +19,7 @@ import torch
 from command_line import run
 from folders import ROOT
 from PIL import Image
+from pyarrow import dataset
 
 from truncate import probe
 from truncate._cli import models as _models
@@ -125,3 +129,46 @@ def test_as_a_user_runs_it() -> None:
     done = subprocess.run(code, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "pool" in done.stdout
+
+
+@pytest.mark.parametrize("vectors", ["vectors.parquet", "vectors"])
+def test_vectors_are_kept_and_the_command_goes_on(capsys: pytest.CaptureFixture[str], vectors: str) -> None:
+    Path("images/dark/05.png").write_bytes(b"")
+    given = arguments("--batch-size", "5", "--vectors", vectors)
+    assert main([*given, "--json"]) == 1
+    first = json.loads(capsys.readouterr().out)
+    table = dataset.dataset(vectors, ignore_prefixes=["failures", "manifest", "inputs", "_", "."]).to_table()
+    paths = [path for path in sorted(map(str, Path("images").rglob("*.png"))) if "dark/05" not in path]
+    assert sorted(table["path"].to_pylist()) == paths
+    columns = [name for name in table.column_names if name != "path"]
+    assert [table.schema.field(name).type.list_size for name in columns] == [r["dimension"] for r in first["rows"]]
+    for path in Path("images").rglob("*.png"):  # none of them is read again, but those of the first batch
+        if path.parent.name == "dark":
+            path.write_bytes(b"")
+    assert main([*given, "--json"]) == 1
+    again = json.loads(capsys.readouterr().out)
+    assert all(row.pop("milliseconds") is not None for row in first["rows"])
+    assert all(row.pop("milliseconds") is None for row in again["rows"])
+    assert again == first
+    assert refuse(capsys, *given[7:], "--at", "conv").startswith(f"{vectors} was made with other settings (at: [] then")
+
+
+def test_a_pass_that_was_interrupted_goes_on_where_it_was() -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests/support", "OMP_NUM_THREADS": "1"}
+    images.make(Path("images/many"), 400)
+    command = [sys.executable, "-m", "truncate", *arguments("--batch-size", "1", "--vectors", "vectors.parquet")]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(Path().glob("vectors.parquet.parts/shards/*.parquet")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert "the same command goes on where it was" in running.communicate(timeout=60)[1]
+    made = {path: path.stat().st_mtime_ns for path in Path("vectors.parquet.parts/shards").glob("*.parquet")}
+    assert 0 < len(made) < 7
+    held = {path: os.open(path, os.O_RDONLY) for path in made}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "") and "424 examples, 3 classes" in done.stdout
+    for path, file in held.items():
+        assert os.fstat(file).st_mtime_ns == made[path]  # written once
+        os.close(file)
+    assert dataset.dataset("vectors.parquet").count_rows() == 424

@@ -21,6 +21,7 @@ from folders import ROOT
 from torch import Tensor
 
 from truncate import ExtractError, extract
+from truncate._extract import rows, sinks
 
 
 def test_npy(tmp_path: Path) -> None:
@@ -297,3 +298,29 @@ def test_a_folder_that_another_process_fills_is_left_alone(tmp_path: Path) -> No
         yield INPUTS[3:]
 
     assert np.array_equal(read(extract(Returns(lambda x: x), source(), to=path))["features"], INPUTS)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_large_arrays_lie_in_a_file(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """Whose blocks are there from the start, so that a disk that fills up later ends nothing."""
+    monkeypatch.setattr(rows, "_LARGE", 64 * 3 * 4)
+    memory = sinks.Memory(80 if known else 0, mapped=True)
+    values = torch.randn(80, 3)
+    for part in values.split(20):
+        memory.append({"large": part, "small": part[:, 0]})
+    assert isinstance(memory["large"], np.memmap) and not isinstance(memory["small"], np.memmap)
+    assert np.array_equal(memory["large"], values) and np.array_equal(memory["small"], values[:, 0])
+    memory["large"][0] = 5  # it is an array as any other
+    assert memory["large"][0].tolist() == [5, 5, 5]
+
+
+def test_large_arrays_where_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_LARGE", 1)
+
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    memory = sinks.Memory(2, mapped=True)
+    memory.append({"large": torch.ones(2, 3)})
+    assert not isinstance(memory["large"], np.memmap) and memory["large"].sum() == 6

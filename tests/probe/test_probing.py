@@ -306,3 +306,13 @@ def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn.model_selection", None)
     with pytest.raises(TruncateError, match=re.escape("pip install 'torch-truncate[probe]'")):
         probe(Convolutions(), BATCHES, LABELS)
+
+
+def test_vectors_that_are_large_lie_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, labels = Convolutions().eval(), IMAGES[:60], LABELS[:60]
+    expected = probe(model, inputs.split(16), labels, folds=2)
+    monkeypatch.setattr("truncate._extract.rows._LARGE", 1)
+    found = probe(model, inputs.split(16), labels, folds=2)
+    assert all(isinstance(vectors, np.memmap) for vectors in found.features)
+    assert [row.scores for row in found] == [row.scores for row in expected]
+    assert not any(isinstance(vectors, np.memmap) for vectors in expected.features)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import dataclasses
+import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import torch
 from torch import nn
 
 from truncate._cli import models, printing
-from truncate._cli.extracting import default_readers
+from truncate._cli.extracting import default_readers, made_of, resumable
 from truncate._cli.inputs import base_of, images_of
 from truncate._errors import NotUsable, explained, printable
-from truncate._jobs import Reading, load, path_text
-from truncate._probe import Probes, probe
+from truncate._extract import Bar, Batch, Memory, evaluating, parquet_room
+from truncate._jobs import Reading, fatal, load, path_text
+from truncate._probe import Probes, Probing, trial
+from truncate._sandbox import random_state_kept
 
 
 def choose(
@@ -38,6 +42,7 @@ def choose(
     batch_size: int,
     workers: int | None,
     device: str | None,
+    vectors: Path | None,
     out: Path | None,
     as_json: bool,
     quiet: bool,
@@ -51,19 +56,24 @@ def choose(
     chosen = _some(labelled or [None] * len(paths), limit)
     paths, labelled = [paths[i] for i in chosen], labelled and [labelled[i] for i in chosen]
     built = models.build(model, weights, trust=trust)
-    transform = built.for_images()
     printing.warn(built.insist_on_trained(model, built.model, random))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with explained(f"cannot compute on {name!r}"):
         where = torch.device(name)
         net: nn.Module = built.model.to(where)
-    with tempfile.TemporaryDirectory() as notes:
-        batches = _Images(paths, labelled, transform, batch_size, default_readers(workers, where, 1), Path(notes))
-        options: dict[str, Any] = {"pool": pool or "auto", "estimator": estimator, "folds": folds, "seed": seed}
-        result = probe(net, batches, at=list(at) or None, progress=not quiet, **options)
+    with tempfile.TemporaryDirectory() as folder, random_state_kept(), evaluating(net):
+        table = vectors or Path(folder, "vectors.parquet")
+        with resumable() if vectors else contextlib.nullcontext():
+            probing, features, kept, unread = _pass(
+                built, net, where, table, paths, batch_size, default_readers(workers, where, 1), quiet,
+                model=model, at=at, pool=pool,
+            )  # fmt: skip
+        known = dict(zip(map(path_text, paths), labelled or ()))
+        judge = trial([known[path] for path in kept], None, estimator, None, folds, seed) if known else None
+        result = probing.result(features, judge, seed, progress=not quiet)
     if out is not None:
         result.draw(to=out)
-    failures = {**{path_text(path): reason for path, reason in found.failures.items()}, **batches.failures}
+    failures = {**{path_text(path): reason for path, reason in found.failures.items()}, **unread}
     if as_json:
         _print_json(result, model, built, failures)
     elif not quiet:
@@ -81,39 +91,67 @@ def _some(labels: list[Any], limit: int | None) -> list[int]:
     return sorted(number for _, number in sorted(turns)[:limit])
 
 
-class _Images:
-    """Batches of the images that can be read, with their labels if there are any."""
+def _pass(
+    built: models.Built,
+    net: nn.Module,
+    where: torch.device,
+    table: Path,
+    paths: list[str],
+    size: int,
+    workers: int,
+    quiet: bool,
+    *,
+    model: str,
+    at: tuple[str, ...],
+    pool: str | None,
+) -> tuple[Probing, list[Any], list[str], dict[str, str]]:
+    """Runs the model over the images, or over what is left of them: what a table holds is not run again.
 
-    def __init__(
-        self,
-        paths: list[str],
-        labels: list[Any] | None,
-        transform: Callable[[Any], torch.Tensor],
-        size: int,
-        workers: int,
-        notes: Path,
-    ) -> None:
-        self._paths, self._labels, self._transform, self._workers, self._notes = (
-            paths,
-            labels,
-            transform,
-            workers,
-            notes,
-        )
-        self._batches = [range(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
-        self.failures: dict[str, str] = {}
+    Returns:
+        What is probed; the vectors of each of its layers; the images that they are of; and why others could not be
+        read.
+    """
+    transform = built.for_images()
+    parquet = parquet_room()
+    from truncate._jobs import shards  # which needs pyarrow, as the next one does
+    from truncate._jobs.worker import Worker
 
-    def __len__(self) -> int:
-        return len(self._batches)
+    shards.check(table)
+    settings = {"at": list(at), "pool": pool, "device": where.type}
+    output = shards.Output(table, made_of(built, net, model=model, **settings), paths, size)
+    with output.held() as outcome:
+        deadly = {} if outcome else fatal(output.reading, paths, transform)
+        images = _first_batch(paths, transform, size, output.reading, deadly).to(where)
+        first = Batch((images,), {}, len(images), None, None)
+        probing = Probing(net, list(at) or None, pool or "auto", first)
+        probing.passed.begin(first)
+        if outcome is None:
+            missing = output.missing()
+            total = sum(len(output.inputs(number)) for number in missing)
+            with probing.passed.tapped() as module, Bar(total, shown=not quiet) as bar:
+                worker = Worker(module, transform, where, None, size, workers, strict=False, fatal=deadly)
+                worker.fill(output, paths, missing, bar.advance)
+            outcome = output.complete({})
+    memory = Memory(outcome.rows, mapped=True)
+    kept: list[str] = []
+    for columns in itertools.chain(*map(parquet.groups_in, outcome.tables)):
+        kept += columns.pop("path")
+        memory.append(columns)
+    return probing, list(memory), kept, outcome.failures
 
-    def __iter__(self) -> Iterator[Any]:
-        for loaded in load(self._paths, self._transform, self._batches, self._workers, Reading(self._notes, {})):
-            self.failures.update({path_text(self._paths[i]): reason for i, reason in loaded.failures.items()})
+
+def _first_batch(
+    paths: list[str], transform: Callable[[Any], torch.Tensor], size: int, notes: Path, deadly: dict[int, str]
+) -> torch.Tensor:
+    """The first images that can be read."""
+    reasons: list[str] = []
+    batches = [range(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        for loaded in load(paths, transform, batches, 0, Reading(notes if notes.is_dir() else Path(elsewhere), deadly)):
             if loaded.images is not None:
-                labels = self._labels and [self._labels[i] for i in loaded.kept]
-                yield (loaded.images, labels) if labels else loaded.images
-        if len(self.failures) == len(self._paths):
-            raise NotUsable(f"none of the {len(self._paths)} images can be read: {next(iter(self.failures.values()))}")
+                return loaded.images
+            reasons += loaded.failures.values()
+    raise NotUsable(f"none of the {len(paths)} images can be read: {reasons[0]}")
 
 
 def _from_folders(folder: str, paths: list[str]) -> list[Any] | None:

@@ -188,6 +188,13 @@ def extract(**given: Any) -> int:
 @options.batch_size
 @options.workers
 @options.device
+@click.option(
+    "--vectors",
+    type=Path,
+    metavar="FILE|FOLDER",
+    shell_complete=complete_file,
+    help="To keep the vectors in: .parquet, or a new folder. Started again, the command goes on with them.",
+)
 @click.option("--out", type=Path, metavar="FILE", shell_complete=complete_file, help="To draw the curve in: .svg.")
 @options.as_json
 @options.quiet
@@ -197,9 +204,13 @@ def probe(**given: Any) -> int:
     They are those of a folder, where each class has a folder of its own, or the paths on stdin (-).
     Images that are in no folders of classes have no labels: then it prints measures that need none.
     """
-    from truncate._cli import choosing
+    try:
+        from truncate._cli import choosing
 
-    return choosing.choose(**given)
+        return choosing.choose(**given)
+    except KeyboardInterrupt:
+        known = "Nothing is lost: the same command goes on where it was"
+        raise KeyboardInterrupt(known if given["vectors"] else "With --vectors FILE.parquet, it goes on") from None
 
 
 def run(program: str = options.PROGRAM) -> int:

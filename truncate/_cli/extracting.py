@@ -60,7 +60,8 @@ def extract(
         warning = built.insist_on_trained(model, part, random)
         if ranks.rank == 0:
             printing.warn(warning)
-        made = _made(built, part, model=model, stop=stop, pool=pool, dtype=dtype, device=at.type)
+        asked = {kind: list(stop.get(kind, ())) for kind in ("upto", "before")}
+        made = made_of(built, part, model=model, dtype=dtype, device=at.type, **asked, pool=pool)
         output: shards.Output | None = None
 
         def begin() -> tuple[shards.Outcome | None, list[int], dict[int, str]]:
@@ -82,7 +83,7 @@ def extract(
             readers = default_readers(workers, at, ranks.size)
             worker = Worker(part, transform, at, AUTOCAST[dtype], batch_size, readers, strict, deadly)
             total = sum(len(output.inputs(number)) for number in mine)
-            with _told(), Bar(total, shown=ranks.rank == 0 and not quiet) as bar:
+            with resumable(), Bar(total, shown=ranks.rank == 0 and not quiet) as bar:
                 if engine == "ray":
                     from truncate._jobs import on_ray  # which needs Ray
 
@@ -104,15 +105,10 @@ def extract(
     return 1 if outcome.failures else 0
 
 
-def _made(
-    built: models.Built, part: nn.Module, stop: dict[str, tuple[str, ...]], pool: str | None, **more: str
-) -> dict[str, Any]:
+def made_of(built: models.Built, part: nn.Module, **settings: Any) -> dict[str, Any]:
     """What makes the features; all of it must be the same for two runs to go on with one output."""
     return {
-        **more,
-        "upto": list(stop.get("upto", ())),
-        "before": list(stop.get("before", ())),
-        "pool": pool,
+        **settings,
         "weights": built.weights,
         "weights_sha256": weights_hash(part),
         "code_sha256": code_hash(part, built.transform),
@@ -126,7 +122,7 @@ def _versions(model: nn.Module) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Turns what the machine lacked into one line that says how to go on."""
     try:
         yield

@@ -8,10 +8,10 @@ line and Ray put together the features of folders (`Batch`, `Forward`, `Extracto
 from truncate._extract.batches import Batch, Column, Reader, check_rows, columns_of
 from truncate._extract.compute import Forward, computed, device_of, evaluating, mapped
 from truncate._extract.extractor import Extractor
-from truncate._extract.features import Features, extract
+from truncate._extract.features import Features, extract, gathered
 from truncate._extract.progress import Bar
 from truncate._extract.rows import check_row
-from truncate._extract.sinks import parquet_room
+from truncate._extract.sinks import Memory, parquet_room
 
 __all__ = [
     "Bar",
@@ -20,6 +20,7 @@ __all__ = [
     "Extractor",
     "Features",
     "Forward",
+    "Memory",
     "Reader",
     "check_row",
     "check_rows",
@@ -28,6 +29,7 @@ __all__ = [
     "device_of",
     "evaluating",
     "extract",
+    "gathered",
     "mapped",
     "parquet_room",
 ]

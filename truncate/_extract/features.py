@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -106,34 +107,64 @@ def extract(
         raise ExtractError(f"dtype={dtype}: autocast computes in torch.bfloat16 or torch.float16")
     if dtype is torch.float32:
         dtype = None
+    with _running(module, batches, device, dtype, keys) as running:
+        if to is None:
+            return running.in_memory(progress)
+        path = Path(to)
+        with opened(path) as sink:
+            running.fill(sink, progress)
+            with writing(path):
+                sink.finish()
+    return path
+
+
+def gathered(module: nn.Module, batches: Iterable[Any], progress: bool) -> Features:
+    """As `extract` without a file, but arrays that are large lie in temporary files."""
+    with _running(module, batches) as running:
+        return running.in_memory(progress, mapped=True)
+
+
+@contextlib.contextmanager
+def _running(
+    module: nn.Module,
+    batches: Iterable[Any],
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    keys: Iterable[Any] | str | None = None,
+) -> Iterator[_Running]:
+    """A pass over the batches, which begins when its results are asked for."""
     if not isinstance(batches, Iterable):
         raise ExtractError(f"batches are a DataLoader or another iterable, but got a {type(batches).__name__}")
     if isinstance(batches, torch.Tensor):
         raise ExtractError("batches is one tensor: pass [tensor], or tensor.split(64) for batches of 64")
     module, at = _placed(module, device)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(random_state_kept(listening=False))
-        stack.enter_context(evaluating(module))
+    with random_state_kept(listening=False), evaluating(module):
         reader = Reader(module, keys)
         given = iter(batches)
         first = [reader.read(batch, 0) for batch in itertools.islice(given, 1)]
         if not first:
             raise ExtractError("there are no batches (a generator that has already been used up is empty)")
         rest = (reader.read(batch, number) for number, batch in enumerate(given, start=1))
-        total = _length(batches) * first[0].rows
         results = computed(Forward(module, at, dtype), itertools.chain(first, rest), at)
-        if to is None:
-            memory = Memory(total)
-            like = _fill(memory, results, stack.enter_context(Bar(total or None, progress)))
-            reader.finish()
-            return Features(*(refilled(value, map(memory.__getitem__, names)) for value, names in like))
-        path = Path(to)
-        sink = stack.enter_context(opened(path))
-        _fill(sink, results, stack.enter_context(Bar(total or None, progress)))
-        reader.finish()
-        with writing(path):
-            sink.finish()
-    return path
+        yield _Running(results, reader, _length(batches) * first[0].rows)
+
+
+@dataclasses.dataclass
+class _Running:
+    results: Iterable[tuple[Batch, Any]]
+    reader: Reader
+    total: int  # rows; 0 if that is not known
+
+    def in_memory(self, progress: bool, mapped: bool = False) -> Features:
+        memory = Memory(self.total, mapped)
+        like = self.fill(memory, progress)
+        return Features(*(refilled(value, map(memory.__getitem__, names)) for value, names in like))
+
+    def fill(self, sink: Sink, progress: bool) -> list[tuple[Any, list[str]]]:
+        with Bar(self.total or None, progress) as bar:
+            like = _fill(sink, self.results, bar)
+        self.reader.finish()
+        return like
 
 
 def _placed(module: nn.Module, device: torch.device | str | None) -> tuple[nn.Module, torch.device]:

@@ -177,6 +177,12 @@ def note_in(path: Path) -> Any:
     return json.loads(metadata[_NOTE]) if _NOTE in metadata else None
 
 
+def groups_in(path: Path) -> Iterator[dict[str, Any]]:
+    """The columns of a file, a row group at a time."""
+    with pyarrow.parquet.ParquetFile(path) as opened:
+        yield from (columns_in(opened.read_row_group(group)) for group in range(opened.num_row_groups))
+
+
 def texts_in(path: Path) -> list[list[str]]:
     """The columns of a file that holds text alone."""
     return [column.to_pylist() for column in pyarrow.parquet.read_table(path).columns]

@@ -32,10 +32,10 @@ class Sink(Protocol):
 
 
 class Memory:
-    """Columns as arrays."""
+    """Columns as arrays; those that are large in temporary files, if `mapped`."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int, mapped: bool = False) -> None:
+        self._capacity, self._mapped = capacity, mapped
         self._rows: dict[str, Rows] = {}
         self._texts: dict[str, list[str]] = {}
 
@@ -45,11 +45,15 @@ class Memory:
                 self._texts.setdefault(name, []).extend(column)
                 continue
             if name not in self._rows:
-                self._rows[name] = Rows(name, column, max(self._capacity, len(column)))
+                self._rows[name] = Rows(name, column, max(self._capacity, len(column)), self._mapped)
             self._rows[name].append(column)
 
     def finish(self) -> None:
         pass
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        """The numeric columns."""
+        return (rows.array for rows in self._rows.values())
 
     def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
         return self._rows[name].array if name in self._rows else np.array(self._texts[name])

@@ -60,6 +60,11 @@ class Outcome:
     table: Path
     failed: Path  # where they are written, if there are any
 
+    @property
+    def tables(self) -> list[Path]:
+        """The files with the rows, in their order."""
+        return sorted(self.table.glob("shards/*.parquet")) if self.table.is_dir() else [self.table]
+
 
 class Output:
     """An output: under way, or complete.

@@ -5,11 +5,14 @@ Out: `Probes`, a table of layers with what a linear model finds in each and what
 and makes the cut of a layer, or that with a fitted head.
 """
 
-from truncate._probe.probing import probe
+from truncate._probe.probing import Probing, probe
 from truncate._probe.result import ProbedLayer, Probes
+from truncate._probe.scores import trial
 
 __all__ = [
     "ProbedLayer",
     "Probes",
+    "Probing",
     "probe",
+    "trial",
 ]

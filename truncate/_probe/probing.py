@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from truncate._errors import TruncateError
-from truncate._extract import Bar, Batch, Reader, device_of, evaluating, mapped
+from truncate._extract import Bar, Batch, Reader, device_of, evaluating, gathered, mapped
 from truncate._probe.choose import chosen
 from truncate._probe.result import ProbedLayer, Probes
-from truncate._probe.scores import Trial, measures, sklearn, trial
+from truncate._probe.scores import Array, Trial, measures, sklearn, trial
 from truncate._probe.taps import Pass, Tap, cost, cut_at, rows_of, work
 from truncate._sandbox import example_of, outside_inference_mode, random_state_kept
 from truncate._show import count_parameters, layers
@@ -41,7 +41,8 @@ def probe(
     """Which layer suits a data set: one pass of the model, and then for each layer a linear model by cross-validation.
 
     The pass is that of `extract`: in evaluation mode and without gradients, and modes and random generators are
-    afterwards as they were. It keeps one vector of float32 for each example and layer.
+    afterwards as they were. It keeps one vector of float32 for each example and layer; those of a layer that take a
+    gigabyte lie in a temporary file.
 
     Args:
         model: Any module that `truncate` takes. It is not changed.
@@ -52,8 +53,7 @@ def probe(
             either, measures that need no labels are taken.
         at: What to probe: a path as for `truncate`, a pattern of paths (``"layer?.*"``), ``"before fc"`` for what a
             layer is given, an item (``"lstm[0]"``), ``"last"``, a type of module, a module of the model; or a list of
-            these. None: each block's output, and
-            what the last layer is given.
+            these. None: each block's output, and what the last layer is given.
         args: Positional arguments of an example call, for forwards that have to be recorded. None: two rows of the
             first batch, which a model that takes one batch size alone refuses: give it ``args=(batch,)``.
         kwargs: Keyword arguments of that call.
@@ -85,45 +85,78 @@ def probe(
     judge = None if labels is None else trial(labels, groups, estimator, score, folds, seed)
     with random_state_kept(), evaluating(model):
         batches = _Batches(batches, model)
-        first = batches.first
-        targets = chosen(model, at, layers(model))
-        given = rows_of(first, 2) if args is None and kwargs is None else (args, kwargs)
-        example = example_of(model, *given)
-        passed = Pass(targets, pool, first.rows)
-        cut = cut_at(model, list(targets.values()), example)
-        features, read, _ = passed.run(cut, batches, device_of(model), progress)
+        probing = Probing(model, at, pool, batches.first, args, kwargs)
+        with probing.passed.tapped() as module:
+            features, read, _ = gathered(module, batches, progress)
         if judge is None and read is not None:
             judge = trial(_single(read), groups, estimator, score, folds, seed)
-        _check(features, passed.taps, judge)
-        costs = {layer: cost(model, targets[layer], example, first) for layer in {tap.layer for tap in passed.taps}}
-        whole = work(model, first)
-    if not whole or any(multiply_adds is None for _, multiply_adds in costs.values()):
-        costs = {layer: (parameters, None) for layer, (parameters, _) in costs.items()}
-        whole = count_parameters(model)
-    found = measures(features, seed) if judge is None else None
-    rows: list[ProbedLayer] = []
-    with Bar(len(features), progress, unit="layers") as bar:
-        for number, (tap, vectors) in enumerate(zip(passed.taps, features)):
-            parameters, multiply_adds = costs[tap.layer]
-            scores = judge.scores(vectors) if judge else ()
-            row = ProbedLayer(
-                layer=tap.layer,
-                pool=tap.how,
-                dimension=vectors.shape[1],
-                score=statistics.fmean(scores) if scores else None,
-                spread=statistics.stdev(scores) / len(scores) ** 0.5 if scores else None,
-                scores=scores,
-                intrinsic_dimension=None if found is None else found.intrinsic[number],
-                effective_rank=None if found is None else found.rank[number],
-                agreement=None if found is None else float(found.agreement[number, -1]),
-                parameters=parameters,
-                multiply_adds=multiply_adds,
-                share=(parameters if multiply_adds is None else multiply_adds) / whole if whole else None,
-                milliseconds=passed.milliseconds(tap),
-            )
-            rows.append(row)
-            bar.advance(1)
-    return Probes(model, example, rows, passed, features, judge, found)
+        return probing.result(features, judge, seed, progress)
+
+
+class Probing:
+    """The layers of a model that are probed: the pass that gives their vectors, and what each of them costs.
+
+    Args:
+        model: The model, in evaluation mode.
+        at: As `probe` takes it, and the next one too.
+        pool: How outputs become vectors.
+        first: The first batch, on the device of the model.
+        args: An example call; neither: two rows of the first batch.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        at: Any,
+        pool: Any,
+        first: Batch,
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        targets = chosen(model, at, layers(model))
+        given = rows_of(first, 2) if args is None and kwargs is None else (args, kwargs)
+        self._model, self._targets, self._first = model, targets, first
+        self._example = example_of(model, *given)
+        self.passed = Pass(cut_at(model, list(targets.values()), self._example), targets, pool, first.rows)
+
+    def result(self, features: list[Array], judge: Trial | None, seed: int, progress: bool) -> Probes:
+        """The table, of the vectors of each tap."""
+        _check(features, self.passed.taps, judge)
+        costs, whole = self._costs()
+        found = measures(features, seed) if judge is None else None
+        rows: list[ProbedLayer] = []
+        with Bar(len(features), progress, unit="layers") as bar:
+            for number, (tap, vectors) in enumerate(zip(self.passed.taps, features)):
+                parameters, multiply_adds = costs[tap.layer]
+                scores = judge.scores(vectors) if judge else ()
+                row = ProbedLayer(
+                    layer=tap.layer,
+                    pool=tap.how,
+                    dimension=vectors.shape[1],
+                    score=statistics.fmean(scores) if scores else None,
+                    spread=statistics.stdev(scores) / len(scores) ** 0.5 if scores else None,
+                    scores=scores,
+                    intrinsic_dimension=None if found is None else found.intrinsic[number],
+                    effective_rank=None if found is None else found.rank[number],
+                    agreement=None if found is None else float(found.agreement[number, -1]),
+                    parameters=parameters,
+                    multiply_adds=multiply_adds,
+                    share=(parameters if multiply_adds is None else multiply_adds) / whole if whole else None,
+                    milliseconds=self.passed.milliseconds(tap),
+                )
+                rows.append(row)
+                bar.advance(1)
+        return Probes(self._model, self._example, rows, self.passed, features, judge, found)
+
+    def _costs(self) -> tuple[dict[str, tuple[int, int | None]], int]:
+        """Parameters and multiply-adds up to each layer, and what their shares are of."""
+        tapped = {tap.layer for tap in self.passed.taps}
+        costs = {name: cost(self._model, self._targets[name], self._example, self._first) for name in tapped}
+        whole = work(self._model, self._first)
+        if whole and all(multiply_adds is not None for _, multiply_adds in costs.values()):
+            return costs, whole
+        return {name: (parameters, None) for name, (parameters, _) in costs.items()}, count_parameters(self._model)
 
 
 class _Batches:
@@ -162,7 +195,7 @@ def _single(read: Any) -> Any:
     return read
 
 
-def _check(features: list[np.ndarray[Any, Any]], taps: list[Tap], judge: Trial | None) -> None:
+def _check(features: list[Array], taps: list[Tap], judge: Trial | None) -> None:
     examples = len(features[0])
     if judge is not None and len(judge.labels) != examples:
         raise TruncateError(

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from truncate._api import made
 from truncate._build import pooling
 from truncate._errors import TruncateError
-from truncate._extract import Batch, Features, extract, mapped
+from truncate._extract import Batch, Forward, device_of, mapped
 from truncate._plan import Division
 from truncate._sandbox import Example
 from truncate._show import count_parameters, multiply_adds, shape_of, shape_text
@@ -53,9 +53,13 @@ def cost(model: nn.Module, target: Target, example: Example | None, batch: Batch
 
 
 def work(module: nn.Module, batch: Batch) -> int | None:
-    """The multiply-adds of one example."""
+    """The multiply-adds of one example; None if they cannot be counted."""
     counted = multiply_adds(module, [""], batch.args, batch.kwargs)
-    return None if counted is None else counted[""] // batch.rows
+    if counted is not None:
+        return counted[""] // batch.rows
+    few = rows_of(batch, 2)  # counted while it computes, since it asks for values
+    counted = multiply_adds(module, [""], *few, run=True)
+    return None if counted is None else counted[""] // min(batch.rows, 2)
 
 
 def rows_of(batch: Batch, most: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -69,23 +73,33 @@ def rows_of(batch: Batch, most: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 class Pass:
-    """The pass: once it has run, `taps` are the rows of the table, and `left_out` says which layers give no vector."""
+    """The pass: once a batch has run, `taps` are the table's rows, and `left_out` says which layers give no vector.
 
-    def __init__(self, targets: Mapping[str, Target], pool: Any, rows: int) -> None:
+    Args:
+        cut: The model up to the targets.
+        targets: What it returns, by the names that they have in the table.
+        pool: As `probe` takes it.
+        rows: How many the first batch has.
+    """
+
+    def __init__(self, cut: nn.Module, targets: Mapping[str, Target], pool: Any, rows: int) -> None:
         self.taps: list[Tap] = []
         self.left_out: dict[str, str] = {}
-        self._targets, self._pool = targets, pool
-        self._rows = rows  # of the first batch
+        self._cut, self._targets, self._pool, self._rows = cut, targets, pool, rows
         self._kept: list[tuple[int, Tap]] = []
-        self._clock: _Clock
+        self._clock = _Clock(device_of(cut))
 
-    def run(self, cut: nn.Module, batches: Any, device: torch.device, progress: bool) -> Features:
-        """The pooled vectors of all batches, as float32: a list with an array for each tap."""
-        self._clock = _Clock(device)
+    def begin(self, batch: Batch) -> None:
+        """Runs a batch for what a pass learns of its first one, `taps` and `left_out`: it may not have one to run."""
+        self._begin(Forward(self._cut, device_of(self._cut), None)(batch))
+
+    @contextlib.contextmanager
+    def tapped(self) -> Iterator[nn.Module]:
+        """The cut, which meanwhile returns the pooled vectors as float32: a list with a tensor for each tap."""
         with contextlib.ExitStack() as stack:
-            for hook in self._hooks(cut):
+            for hook in self._hooks(self._cut):
                 stack.callback(hook.remove)
-            return extract(cut, batches, progress=progress)
+            yield self._cut
 
     def milliseconds(self, tap: Tap) -> float | None:
         """How long the pass took until the layer was there, for one example; None if that could not be seen."""
