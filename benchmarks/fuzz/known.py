@@ -38,6 +38,18 @@ KNOWN = (
         r"before=[\[({]",
     ),
     Known(
+        "a child that is not followed returns what it is given in the other mode alone, where that is overwritten later",
+        r"value, in a later run",
+        r"Noise\(",
+        r"upto=[\[({]",
+    ),
+    Known(
+        "a model's own function leads to the model: a copy of a live cut asks the first cut, as one of the model does",
+        r"value, in a later run",
+        r"lambda \w+: self\.",
+        r"deepcopy",
+    ),
+    Known(
         "a checkpoint that was recorded is no longer one, so that later work in place breaks its backward",
         r"RuntimeError: one of the variables needed for gradient compu",
         r"checkpoint\(",
@@ -51,6 +63,6 @@ def known(case: Case, outcome: Outcome) -> str | None:
     large = any(run.scale > 1 for run in case.cut.runs[: outcome.run + 1])
     for each in KNOWN:
         alike = re.fullmatch(each.cause, outcome.cause) and re.search(each.features, own)
-        if alike and re.search(each.cut, str(case.cut)) and large >= each.large:
+        if alike and re.search(each.cut, f"{case.cut} {case.cut.through}") and large >= each.large:
             return each.what
     return None

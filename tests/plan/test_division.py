@@ -18,6 +18,7 @@ from oracle import cloned, equal, randomize, tensors_in
 from places import ALL, ARGUMENTS, prepared, refused, run
 from rebuilt import truncate
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_map
 
 from truncate import CannotFollowError, CrossingError, NotReachedError, TruncateError, split
@@ -345,6 +346,36 @@ def test_bad_divisions(resnet: nn.Module) -> None:
         split(resnet, at=["layer3", "layer2"])
     with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]
+
+
+class RunsTheStageTwice(nn.Module):
+    """Of the second run nothing is read, and it counts nevertheless."""
+
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.ReLU(), parametrizations.spectral_norm(nn.Linear(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.first(x)
+            y: Tensor = self.norm(x)
+            return y
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = self.Stage()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stage(x)
+        self.stage(y)
+        return y
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_call_that_counts_is_not_made_in_two_pieces(training: bool) -> None:
+    model = RunsTheStageTwice().train(training)
+    with pytest.raises(CrossingError, match="'stage' is also needed whole, for another of its calls, and changes what"):
+        split(model, at="stage.first", crossing="pass")
 
 
 def test_nothing_follows_a_dead_end() -> None:

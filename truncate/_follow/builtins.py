@@ -327,7 +327,7 @@ def _draws_from_numpy(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return False
-    if isinstance(value, types.MethodType):
+    if isinstance(value, (types.MethodType, types.BuiltinMethodType)):  # of numpy before 2, the latter
         return value.__self__ is numpy.random.mtrand._rand
     return any(value is function for function in (numpy.random.seed, numpy.random.sample, numpy.random.ranf))
 

@@ -320,7 +320,8 @@ class Needs:
     def _leave(self, left: Entry, whole: set[int]) -> None:
         """A call that goes on in another piece ends here, but a child that another call needs whole runs to its end."""
         site = left.site
-        if left.inner is not None and self._plan.child_id(site) in whole and self._of_graph.child_summary(site).state:
+        runs_whole = self._plan.child_id(site) in whole or (site in self._live and self._plan.child_of(site) is None)
+        if left.inner is not None and runs_whole and self._of_graph.child_summary(site).state:
             where = join(self._plan.path, str(site.target))
             self._branch.missing = self.refusal = (
                 f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
