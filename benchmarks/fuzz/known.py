@@ -38,7 +38,7 @@ KNOWN = (
         r"before=[\[({]",
     ),
     Known(
-        "a child that is not followed returns what it is given in the other mode alone, where that is overwritten later",
+        "a child that is not followed returns what it is given in one mode alone, and that is overwritten later",
         r"value, in a later run",
         r"Noise\(",
         r"upto=[\[({]",
