@@ -22,7 +22,7 @@ from benchmarks import ROOT, report
 from benchmarks.timing import times
 from truncate import draw
 
-PAGE = ROOT / "docs" / "pictures.md"
+PAGE = ROOT / "docs" / "drawings.md"
 PLACES = {
     "alexnet": "classifier.5",
     "resnet152": "layer3.20.conv2",
@@ -63,7 +63,7 @@ def measured(count: int = 5) -> tuple[str, list[list[Any]]]:
 
 @click.command()
 @click.option("--count", default=5, help="How many times each is timed.")
-@click.option("--write/--no-write", default=True, help="Put the table into docs/pictures.md.")
+@click.option("--write/--no-write", default=True, help="Put the table into docs/drawings.md.")
 def main(count: int, write: bool) -> None:
     """How long drawing takes."""
     torch.set_num_threads(1)

@@ -90,7 +90,9 @@ def test_marks_agree_with_the_cut(name: str) -> None:
 
 
 def test_tree_of_a_cut() -> None:
-    lines = str(draw(Net().eval(), "blocks.0.act", args=(torch.zeros(3, 4),))).splitlines()
+    drawing = draw(Net().eval(), "blocks.0.act", args=(torch.zeros(3, 4),))
+    assert repr(drawing) == "<drawing of Net up to blocks.0.act>"
+    lines = str(drawing).splitlines()
     assert [line for line in lines if "again" not in line and "head" not in line] == [
         "Net up to blocks.0.act",
         "parameters: 60 of 476 (12.6 %)",

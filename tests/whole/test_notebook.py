@@ -19,8 +19,7 @@ pytest.importorskip("ipykernel")
 NOTEBOOK = ROOT / "examples" / "features.ipynb"
 SECONDS = 300  # for all of it; measured: 23
 
-# What differs from run to run or from machine to machine: addresses, and the numbers that `probe` measures.
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# What differs from run to run or from machine to machine: the numbers that `probe` measures.
 NUMBER = re.compile(r"\d[\d.,]*|< 0.1")
 
 
@@ -64,7 +63,7 @@ def shown(cell: Any) -> list[tuple[str, dict[str, str]]]:
             data["image/png"] = ""
         if "probe(" in cell.source:
             data = {kind: NUMBER.sub("#", text) for kind, text in data.items()}
-        found.append((output.output_type, {kind: ADDRESS.sub("", text).strip() for kind, text in data.items()}))
+        found.append((output.output_type, {kind: text.strip() for kind, text in data.items()}))
     return found
 
 

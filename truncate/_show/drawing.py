@@ -33,6 +33,9 @@ class Drawing:
     def __init__(self, diagram: Diagram) -> None:
         self.diagram = diagram.printable()
 
+    def __repr__(self) -> str:
+        return f"<drawing of {' '.join(filter(None, (self.diagram.title, self.diagram.cut)))}>"
+
     def __str__(self) -> str:
         return terminal.plain(self.__rich__())
 
