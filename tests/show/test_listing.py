@@ -254,3 +254,44 @@ def test_a_row_by_its_path() -> None:
         rows["layer9"]
     with pytest.raises(LookupError, match="print"):
         rows["zzz"]
+
+
+class OutOfOrder(nn.Module):
+    """Registered in another order than it runs; branches on a size of its input in a way that is not followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.idle, self.first = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if len(x.unbind()) > 1:
+            x = x.neg()
+        return self.last(x)
+
+
+class Doubting(OutOfOrder):
+    """Goes on after an error, so that it cannot be recorded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum().item() < 1e9 else x
+
+
+def test_an_example_tells_in_which_order_a_forward_ran() -> None:
+    model, x = OutOfOrder().eval(), torch.ones(2, 4)
+    found = layers(model, (x,))
+    assert [row.path for row in layers(model)] == ["last", "idle", "idle.0", "first"]
+    assert [(row.path, row.calls, row.shape) for row in found] == [
+        ("first", 1, (2, 4)),
+        ("neg", 1, (2, 4)),
+        ("last", 1, (2, 4)),
+        ("idle", 0, None),
+        ("idle.0", 0, None),
+    ]
+    assert {row.after for row in found} == {""}
+    assert torch.equal(truncate(model, "neg", (x,))(x), -model.first(x))
+
+
+def test_an_example_tells_in_which_order_children_ran_where_nothing_is_recorded() -> None:
+    found = [row for row in layers(Doubting().eval(), (torch.ones(2, 4),)) if row.is_module]
+    assert [(row.path, row.calls) for row in found] == [("first", 1), ("last", 1), ("idle", 0), ("idle.0", 0)]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from truncate._api import truncate
 from truncate._errors import TruncateError, UnknownTargetError
@@ -145,9 +144,9 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
 
     Returns:
         A sequence of `LayerInfo`, which prints as a tree. Its ``table()`` shows the whole paths. The operations inside
-        modules without children, such as ``nn.Conv2d``, are not listed. Where a forward cannot be followed, its
-        children are listed in the order in which they were registered, and each says so by `after`: to stop there,
-        `truncate` needs an example input.
+        modules without children, such as ``nn.Conv2d``, are not listed. Where a forward cannot be followed, each row
+        says so by `after`. With an example, they are still in the order in which they ran, and with the operations if
+        the forward can be recorded; without one, its children are in the order in which they were registered.
 
     Raises:
         TruncateError: `model` is of a wrong type, or does not run on the example.
@@ -157,52 +156,78 @@ def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mappin
     if args is None and kwargs is None:
         return Layers(model, rows)
     example = example_of(model, args, kwargs)
-    counted = multiply_adds(model, ["", *(row.path for row in rows if row.is_module)], args or (), kwargs or {})
-    counted = counted or {}
-    rows = [dataclasses.replace(row, work=counted.get(row.path)) for row in rows]
-    return Layers(model, _with_shapes(model, rows, example), counted.get(""))
-
-
-def _with_shapes(model: nn.Module, rows: list[LayerInfo], example: Example) -> list[LayerInfo]:
-    """The rows with what one pass of a copy shows: the shapes, and the calls of what could not be followed."""
-    twin = sandbox_copy(model, example.meta.tensor)
-    shapes: dict[str, Any] = {}
-    calls: dict[str, int] = {}
-    given: dict[str, Any] = {}  # what each module with listed operations was given in its last call
-
-    def watch(path: str) -> RemovableHandle:
-        def see(module: nn.Module, args: Any, output: Any) -> None:
-            shapes[path] = shape_of(output)
-            calls[path] = calls.get(path, 0) + 1
-
-        return twin.get_submodule(path).register_forward_hook(see)
-
-    def keep(path: str) -> RemovableHandle:
-        def see(module: nn.Module, args: Any, kwargs: Any) -> None:
-            given[path] = on_meta(args), on_meta(kwargs)
-
-        return twin.get_submodule(path).register_forward_pre_hook(see, with_kwargs=True)
-
+    seen = _seen(model, example)
+    rows = _as_run(rows, Search(model, example, seen.order).rows())
+    counted = multiply_adds(model, ["", *(row.path for row in rows if row.is_module)], args or (), kwargs or {}) or {}
     operations: dict[str, list[str]] = {}
     for row in rows:
-        if not row.is_module and not row.mode and row.after is None:
+        if not row.is_module and not row.mode:
             holder, _, name = row.path.rpartition(".")
             operations.setdefault(holder, []).append(name)
-    for row in rows:
-        if row.is_module:
-            watch(row.path)
-    for holder in operations:
-        keep(holder)
-    with torch.no_grad():
-        call_model(twin, example)
-    shapes.update(_shapes_of_operations(model, {path: (operations[path], *given[path]) for path in given}))
-    return [
+    found = {path: (names, *seen.given[path]) for path, names in operations.items() if path in seen.given}
+    shapes = {**seen.shapes, **_shapes_of_operations(model, found)}
+    rows = [
         dataclasses.replace(
             row,
             shape=shapes.get(row.path),
-            calls=calls.get(row.path, 0) if row.calls is None and row.is_module else row.calls,
+            work=counted.get(row.path),
+            calls=seen.calls.get(row.path, 0) if row.is_module and row.after is not None else row.calls,
         )
         for row in rows
+    ]
+    return Layers(model, rows, counted.get(""))
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What one pass shows, by the paths of modules."""
+
+    shapes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    calls: dict[str, int] = dataclasses.field(default_factory=dict)
+    given: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)  # in the last call, on the meta device
+    order: dict[str, int] = dataclasses.field(default_factory=dict)  # at which position the last call ended
+
+
+def _seen(model: nn.Module, example: Example) -> _Seen:
+    """A pass of a copy of the model."""
+    twin, seen = sandbox_copy(model, example.meta.tensor), _Seen()
+
+    def watch(path: str, module: nn.Module) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            seen.given[path] = on_meta(args), on_meta(kwargs)
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            seen.shapes[path] = shape_of(output)
+            seen.calls[path] = seen.calls.get(path, 0) + 1
+            seen.order[path] = sum(seen.calls.values())
+
+        if module._modules:
+            module.register_forward_pre_hook(before, with_kwargs=True)
+        if path:
+            module.register_forward_hook(after)
+
+    for path, module in list(twin.named_modules(remove_duplicate=False)):
+        if not isinstance(module, torch.jit.ScriptModule):
+            watch(path, module)
+    with torch.no_grad():
+        call_model(twin, example)
+    return seen
+
+
+def _as_run(rows: list[LayerInfo], run: list[LayerInfo]) -> list[LayerInfo]:
+    """The rows in the order of those of a pass, and with its operations; `followed` and `after` are as without it."""
+    known = {row.path: row for row in rows}
+    unfollowed = {row.path for row in rows if not row.followed} | {row.after for row in rows if row.after == ""}
+
+    def after(path: str) -> str | None:
+        holder = path.rpartition(".")[0]
+        return holder if holder in unfollowed or not holder else after(holder)
+
+    return [
+        dataclasses.replace(row, followed=known[row.path].followed, after=known[row.path].after)
+        if row.path in known
+        else dataclasses.replace(row, after=after(row.path))
+        for row in run
     ]
 
 
@@ -216,7 +241,7 @@ def _shapes_of_operations(model: nn.Module, found: dict[str, tuple[list[str], An
         twin = meta_copy(model)
         for path, (names, args, kwargs) in found.items():
             with contextlib.suppress(Exception):  # of many kinds, where something does not run on the meta device
-                outputs = truncate(twin.get_submodule(path), names)(*args, **kwargs)
+                outputs = truncate(twin.get_submodule(path), names, args, kwargs, check=False)(*args, **kwargs)
                 shapes.update({join(path, name): shape_of(output) for name, output in zip(names, outputs)})
     return shapes
 

@@ -1,12 +1,14 @@
 """Every layer and operation of a model where one can stop, in running order.
 
-The model is not run for this: its forwards are followed, as `truncate` follows them, from the root down.
+Its forwards are followed, as `truncate` follows them, from the root down; those that cannot be are recorded on an
+example, if there is one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -14,7 +16,8 @@ from torch import nn
 from truncate._errors import CannotFollowError
 from truncate._graph import Call, Graph, Kind, call_of_signature, join, name_of
 from truncate._record import Traces
-from truncate._target import TargetPaths
+from truncate._sandbox import Example
+from truncate._target import Target, TargetPaths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +77,19 @@ _Step = tuple[str, nn.Module | str, Call, str]
 
 
 class Search:
-    """Follows all forwards of a model."""
+    """Follows all forwards of a model.
 
-    def __init__(self, model: nn.Module) -> None:
+    With an example, those that cannot be followed are recorded. `order` has positions of modules by their paths, as far
+    as they ran on it, for those that cannot be recorded either.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Example | None = None, order: Mapping[str, int] | None = None
+    ) -> None:
         self._root = _Entry(model, "", "")
-        self._traces = Traces(model, TargetPaths([]))
+        inside = [Target(path, path, module) for path, module in model.named_modules() if path and example is not None]
+        self._traces = Traces(model, TargetPaths(inside), example)
+        self._order = order or {}
         self._running: set[int] = set()  # a module may call itself
 
     def rows(self) -> list[LayerInfo]:
@@ -116,10 +127,11 @@ class Search:
             return
         self._running.add(id(module))
         try:
-            steps = self._steps(module, path, call)
+            steps, is_recorded = self._steps(module, path, call)
         except CannotFollowError:
-            entry.followed = False
+            entry.followed = is_recorded = False
             steps = [(name, child, call_of_signature(child), "") for name, child in _callable_children(module)]
+            steps.sort(key=lambda step: self._order.get(join(path, step[0]), sys.maxsize))
         for name, what, inner, only in steps:
             only = mode or only
             below = entry.inside.pop(name, None)
@@ -131,11 +143,18 @@ class Search:
             below.calls += below.mode == only
             entry.inside[name] = below  # at the end, so that it stands at its last call
             self._visit(below, join(path, name), inner, only)
+        if is_recorded:
+            _add_idle(entry)
         self._running.discard(id(module))
 
-    def _steps(self, module: nn.Module, path: str, call: Call) -> list[_Step]:
-        """What one call of a module runs, and between, where they would be, the steps of other modes alone."""
+    def _steps(self, module: nn.Module, path: str, call: Call) -> tuple[list[_Step], bool]:
+        """What one call of a module runs, and between, where they would be, the steps of other modes alone.
+
+        And whether that was recorded.
+        """
         present, *others = self._traces.graphs(module, path, call)
+        if present.open_end is not None:
+            raise CannotFollowError(present.open_end)
         steps = self._named(module, path, present, "")
         for graph in others:
             known = {name for name, *_ in steps}
@@ -147,7 +166,7 @@ class Search:
                 else:
                     steps.insert(position, step)
                     position += 1
-        return steps
+        return steps, present.recorded
 
     def _named(self, module: nn.Module, path: str, graph: Graph, mode: str) -> list[_Step]:
         """The nodes of a graph that are targets."""
@@ -165,6 +184,14 @@ def _other_mode(present: Graph, other: Graph) -> str:
     """The mode in which a graph differs from the present one."""
     flags = [value for flag, value in other.modes.items() if present.modes.get(flag, value) is not value]
     return "training" if any(flags) else "evaluation"
+
+
+def _add_idle(entry: _Entry) -> None:
+    """Adds the children that did not run to those that did."""
+    for name, child in _callable_children(entry.module) if entry.module is not None else ():
+        if name not in entry.inside:
+            entry.inside[name] = _Entry(child, type(child).__name__, "")
+            _add_idle(entry.inside[name])
 
 
 def _callable_children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
