@@ -155,6 +155,16 @@ class LiveDeepcopy:
         return made
 
 
+class LiveGraph(nn.Module):
+    """For a class whose forward torch writes from a graph."""
+
+    _graph: torch.fx.Graph
+
+    @property
+    def graph(self) -> torch.fx.Graph:
+        return self._graph
+
+
 def as_plain(module: Any) -> Any:
     """A module of the model's class with the very state of a live one."""
     plain = object.__new__(module._live_kind)
@@ -286,6 +296,8 @@ def live_class(kind: Any) -> Any:
 @while_used
 def _made_live(kind: Any) -> Any:
     written = {name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN}
+    if issubclass(kind, torch.fx.GraphModule):  # which is taken for its graph alone, where modules are copied or traced
+        return type(kind.__name__, (Live, LiveGraph), {**written, "_live_kind": kind, "forward": kind.forward})
     own: list[type] = [LiveCall] if kind.__call__ is not nn.Module.__call__ else []
     own += [LiveDeepcopy] if hasattr(kind, "__deepcopy__") else []
     # The metaclass of a model may note each class that it makes, or ask for arguments: it is not run.

@@ -50,7 +50,9 @@ def module_given(caller: str, given: Any) -> nn.Module:
         TruncateError: It is neither.
     """
     if type(given).__module__ == "torch.export.exported_program":  # importing it to ask would take a second
-        return torch.export.unflatten(given)
+        from truncate._target.program import module_of  # what it needs takes as long
+
+        return module_of(given)
     require_module(caller, given)
     model: nn.Module = given
     return model
