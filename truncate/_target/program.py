@@ -105,17 +105,16 @@ def _taken_out(graph: fx.Graph, holder: fx.Node, argument: Any) -> Iterator[fx.N
 
 def _check(leaves: list[fx.Node], values: list[Any], ranges: dict[Any, Any]) -> None:
     """Writes what the program demands of its inputs: their sizes."""
-    known: dict[Any, fx.Proxy] = {}  # what stands for a size that was left free
-    later = []
+    known: dict[Any, Any] = {}  # what stands for a size that was left free
+    later: list[tuple[Any, Any, str]] = []
     for node, value in zip(leaves, values):
-        given = fx.Proxy(node)
+        given: Any = fx.Proxy(node)
+        sizes: list[tuple[Any, Any, str]] = []
         if isinstance(value, torch.Tensor):
             _demand(given.dim() == value.dim(), f"{node.name} has {value.dim()} dimensions")
             sizes = [(given.shape[i], size, f"{node.name}.shape[{i}]") for i, size in enumerate(value.shape)]
         elif isinstance(value, torch.SymInt):
             sizes = [(given, value, node.name)]
-        else:
-            sizes = []
         for found, size, name in sizes:
             free = None if isinstance(size, int) else size.node.expr
             if free is None or free.is_number:
@@ -136,7 +135,7 @@ def _check(leaves: list[fx.Node], values: list[Any], ranges: dict[Any, Any]) -> 
             _of_form(found, free, name, known)
 
 
-def _of_form(found: fx.Proxy, free: Any, name: str, known: dict[Any, fx.Proxy]) -> None:
+def _of_form(found: Any, free: Any, name: str, known: dict[Any, Any]) -> None:
     """A size such as ``2*n + 1``, of which no input has the `n`."""
     unknown = free.free_symbols - known.keys()
     symbol = next(iter(unknown))
