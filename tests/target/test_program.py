@@ -13,7 +13,7 @@ import torch
 from oracle import equal, hooked
 from torch import Tensor, nn
 
-from truncate import NotReachedError, layers, split, truncate
+from truncate import NotReachedError, UnknownTargetError, layers, split, truncate
 
 
 class Block(nn.Module):
@@ -243,3 +243,42 @@ def test_a_layer_that_the_trace_does_not_run() -> None:
     model.spare = nn.Linear(2, 2)
     with pytest.raises(NotReachedError, match="'spare' is never run"):
         truncate(torch.export.export(model, (images(),)), "spare")
+
+
+class Branches(nn.Module):
+    """Does something else for small inputs, so that each call of it has a graph of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        return self.layer(x) * 2 if len(like) > 2 else self.layer(x) + 1
+
+
+class CalledTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.between, self.last = Branches(), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.again(self.between(self.again(x, x)), torch.ones(2, 1)))
+
+
+@pytest.mark.parametrize("live", [None, True], ids=["followed", "live"])
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # of torch, for the signature
+@pytest.mark.parametrize("preserved", [(), ("again",)], ids=["flat", "signature"])
+def test_a_module_with_a_graph_for_each_of_its_calls(preserved: tuple[str, ...], live: bool | None) -> None:
+    torch.manual_seed(0)
+    model, x = CalledTwice().eval(), torch.randn(3, 4)
+    program = torch.export.export(model, (x,), preserve_module_call_signature=preserved)
+    with hooked({path: model.get_submodule(path) for path in ("again", "between", "last")}) as seen:
+        model(x)
+    wanted = {"again:0": seen["again"][0], "again@1": seen["again"][1]}
+    for path, value in {**wanted, "between": seen["between"][0], "last": seen["last"][0]}.items():
+        cut = truncate(program, path, live=live)
+        for _ in range(3):
+            assert torch.equal(cut(x), value), path
+    for path in ("again", "again.layer", "again:1"):
+        with pytest.raises(UnknownTargetError, match="a graph for each of several calls of 'again'"):
+            truncate(program, path, live=live)

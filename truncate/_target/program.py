@@ -6,6 +6,8 @@ graphs hold all that is done, so that they are followed, copied and pickled as t
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +24,7 @@ _ASSERTIONS = ("aten::_assert_scalar", "aten::_assert_async")
 
 def module_of(program: Any) -> nn.Module:
     """The module of an exported program, with the modules that its trace names, their weights and their names."""
-    whole: Any = torch.export.unflatten(program)
+    whole: Any = _unflattened(program)
     leaves = [node for node in whole.graph.nodes if node.op == "placeholder"]
     values = [node.meta.get("val") for node in leaves]
     output = next(iter(reversed(whole.graph.nodes)))
@@ -30,8 +32,7 @@ def module_of(program: Any) -> nn.Module:
     args, kwargs = pytree.tree_unflatten(leaves, signature.in_spec)
     returned = pytree.tree_unflatten(list(output.args[0]), signature.out_spec)
     has_numbers = any(isinstance(value, (int, float, str)) for value in values)  # which are fixed, and read nowhere
-    is_plain = all(map(_is_plain, (args, kwargs, returned))) and not has_numbers
-    if is_plain and not any(map(_is_dispatcher, whole.modules())):
+    if all(map(_is_plain, (args, kwargs, returned))) and not has_numbers:
         names = [f"arg_{i}" for i, _ in enumerate(args)]
         arguments = {**dict(zip(names, args)), **kwargs}
         anchor = next(node for node in whole.graph.nodes if node.op != "placeholder")
@@ -50,9 +51,21 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (fx.Node, int, float, str, torch.dtype, torch.device))
 
 
-def _is_dispatcher(module: nn.Module) -> bool:
-    """Whether a module counts its calls to run another graph in each: that is for torch's own tree alone."""
-    return "_call_modules" in vars(module)
+def _unflattened(program: Any) -> Any:
+    """Torch's tree of a program. Where a module has a graph for each of its calls, each of them is a module there.
+
+    One module that counts its calls, to run another graph in each, counts wrong once a pass is left before its end.
+    """
+    whole = torch.export.unflatten(program)
+    counting = {path for path, module in whole.named_modules() if "_call_modules" in vars(module)}
+    if counting:
+        program = copy.copy(program)
+        program._module_call_graph = [
+            dataclasses.replace(entry, signature=None) if entry.fqn.partition("@")[0] in counting else entry
+            for entry in program.module_call_graph
+        ]
+        whole = torch.export.unflatten(program)
+    return whole
 
 
 def _with_code(module: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
