@@ -110,9 +110,10 @@ def _refuse_one_of_several(model: nn.Module, steps: list[str], written: str) -> 
     for step in steps:
         others = [name for name in module._modules if name.partition("@")[0] == step != name]
         if others:
+            first, later = f"{written.partition(':')[0]}:0", " or ".join(map(repr, others))
             raise UnknownTargetError(
-                f"{written!r}: the program has a graph for each of several calls of {step!r}. Write "
-                f"{written.partition(':')[0] + ':0'!r} for the first, or {' or '.join(map(repr, others))} in place of {step!r} for a later one"
+                f"{written!r}: the program has a graph for each of several calls of {step!r}. Write {first!r} for the "
+                f"first, or {later} in place of {step!r} for a later one"
             )
         module = module._modules.get(step)
         if module is None:
