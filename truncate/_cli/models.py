@@ -19,6 +19,7 @@ from truncate._api import truncate
 from truncate._errors import CannotFollowError, NotUsable, WeightsError, close, explained, need
 from truncate._jobs import decode
 from truncate._show import shape_of, shape_text
+from truncate._target import module_given
 from truncate._weights import (
     PICKLED,
     SUFFIXES,
@@ -189,7 +190,7 @@ def _from_program(name: str, weights: str | None) -> Built:
     with explained(f"cannot read {name}"):
         program = torch.export.load(name)
     args = program.example_inputs[0] if program.example_inputs else (random_numbers(1, 3, 224, 224),)
-    return Built(torch.export.unflatten(program), "its own weights", args, imagenet())
+    return Built(module_given("truncate", program), "its own weights", args, imagenet())
 
 
 def _from_timm(name: str, weights: str | None) -> Built:

@@ -302,6 +302,8 @@ class ProxyModule:
         tracer = proxies.tracer
         if name in proxies.numbers_read or (name in proxies.missed and type(value) in (int, float)):
             raise tracer.fail(f"keeps the number or flag {name!r} from call to call")
+        if name in self.__dict__["_modules"] and value is not self.__dict__["_modules"][name]:
+            raise tracer.fail(f"puts another module in the place of {join(path, name)!r}")
         for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
             if name in held:
                 tracer.add(Kind.ASSIGN, join(path, name), (value,))

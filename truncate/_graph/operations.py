@@ -177,7 +177,20 @@ def mutated(node: Node) -> list[Node]:
         if "mark_dirty" in node.target.__self__.forward.__code__.co_names:
             targets += [*node.args]
     targets.append(node.kwargs.get("out"))
-    return [target for value in targets for target in nodes_in(value)]
+    for schema in _own_schemas(node.target):
+        for k, argument in enumerate(schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                targets += [*node.args[k : k + 1], node.kwargs.get(argument.name)]
+    return list(dict.fromkeys(target for value in targets for target in nodes_in(value)))
+
+
+def _own_schemas(function: Any) -> list[Any]:
+    """What an operator under ``torch.ops`` declares, perhaps one of the user's."""
+    if isinstance(function, torch._ops.OpOverload):
+        return [function._schema]
+    if isinstance(function, torch._ops.OpOverloadPacket):
+        return [getattr(function, overload)._schema for overload in function.overloads()]
+    return []
 
 
 def aliases_of(node: Node) -> list[Node]:

@@ -36,7 +36,7 @@ class TapsAfter(Taps):
         for part, number in self.takers:
             live_pass = pass_of(part)
             if live_pass is not None:
-                value = live_pass.take(number, value, (args, kwargs))
+                value = live_pass.take(number, value, (args, kwargs), module)
         return value
 
 
@@ -45,7 +45,7 @@ class TapsBefore(Taps):
         for part, number in self.takers:
             live_pass = pass_of(part)
             if live_pass is not None:
-                args, kwargs = _with_given(live_pass, number, args, kwargs)
+                args, kwargs = _with_given(live_pass, number, module, args, kwargs)
         return args, kwargs
 
 
@@ -62,10 +62,11 @@ def tap(module: nn.Module, part: Part, numbers: tuple[int, ...], before: bool) -
         module.register_forward_hook(TapsAfter(takers), with_kwargs=True)
 
 
-def is_tapped(module: nn.Module, part: Part) -> bool:
-    """Whether a part takes values of a module."""
+def is_tapped(module: nn.Module, part: Part, numbers: tuple[int, ...] = ()) -> bool:
+    """Whether a part takes values of a module: if numbers are given, one of these."""
     hooks: list[Any] = [*hooks_on_result(module).values(), *module._forward_pre_hooks.values()]
-    return any(taker is part for hook in hooks if isinstance(hook, Taps) for taker, _ in hook.takers)
+    takers = [taker for hook in hooks if isinstance(hook, Taps) for taker in hook.takers]
+    return any(taker is part and (not numbers or number in numbers) for taker, number in takers)
 
 
 def hooks_on_result(module: nn.Module) -> dict[int, Callable[..., Any]]:
@@ -154,6 +155,16 @@ class LiveDeepcopy:
         return made
 
 
+class LiveGraph(nn.Module):
+    """For a class whose forward torch writes from a graph."""
+
+    _graph: torch.fx.Graph
+
+    @property
+    def graph(self) -> torch.fx.Graph:
+        return self._graph
+
+
 def as_plain(module: Any) -> Any:
     """A module of the model's class with the very state of a live one."""
     plain = object.__new__(module._live_kind)
@@ -232,6 +243,8 @@ def _put_taps(part: Part, module: nn.Module) -> None:
         for name in path.split("."):
             inside = inside._modules[name]
         if not is_tapped(inside, part):
+            if any(is_tapped(other, part, numbers) for other in module.modules()):
+                continue  # the forward has given it another name
             tap(inside, part, numbers, before)
         hooks: Any = hooks_on_result(inside)
         if not before and not isinstance(hooks[next(reversed(hooks))], Taps):
@@ -240,14 +253,14 @@ def _put_taps(part: Part, module: nn.Module) -> None:
 
 
 def _with_given(
-    live_pass: Pass, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    live_pass: Pass, number: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Takes what a target is given: its one argument that holds tensors, or a tuple of all of them."""
     everything = [*args, *kwargs.values()]
     at = [i for i, value in enumerate(everything) if next(tensors_in(value), None) is not None]
     at = at or list(range(len(everything)))
     values = tuple([everything[i] for i in at])
-    went_on = live_pass.take(number, values[0] if len(values) == 1 else values, ())
+    went_on = live_pass.take(number, values[0] if len(values) == 1 else values, (), module)
     for i, value in zip(at, (went_on,) if len(values) == 1 else went_on):
         everything[i] = value
     return tuple(everything[: len(args)]), dict(zip(kwargs, everything[len(args) :]))
@@ -283,6 +296,8 @@ def live_class(kind: Any) -> Any:
 @while_used
 def _made_live(kind: Any) -> Any:
     written = {name: value for name, value in vars(kind).items() if name in _WHERE_IT_IS_WRITTEN}
+    if issubclass(kind, torch.fx.GraphModule):  # which is taken for its graph alone, where modules are copied or traced
+        return type(kind.__name__, (Live, LiveGraph), {**written, "_live_kind": kind, "forward": kind.forward})
     own: list[type] = [LiveCall] if kind.__call__ is not nn.Module.__call__ else []
     own += [LiveDeepcopy] if hasattr(kind, "__deepcopy__") else []
     # The metaclass of a model may note each class that it makes, or ask for arguments: it is not run.

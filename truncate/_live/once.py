@@ -6,7 +6,9 @@ earlier call's value, so it is left at once only where this says that there is n
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import types
 from typing import Any
 
 from torch import nn
@@ -15,7 +17,8 @@ from truncate._errors import CannotFollowError
 from truncate._live.held import extras, leads_to
 from truncate._live.parts import Once, Unless
 from truncate._live.reading import Reading
-from truncate._live.references import MANY, calls_of_graph, has_forward, runs_in_turn
+from truncate._live.references import MANY, calls_of_graph, has_forward, has_own_call, runs_in_turn
+from truncate._live.source import source_of
 
 
 def runs_once(root: nn.Module, path: str) -> Once | None:
@@ -52,7 +55,30 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
         owner, names = inside, names[count:]
     if _is_held_elsewhere(root, on_path, owners) or Reading(owner, owner, {id(owner)}, on_path).of_hooks():
         return None
+    if calls_itself(owner):
+        return None
     return Once(tuple(unless), () if reads_all else tuple(in_turn))
+
+
+def calls_itself(module: nn.Module) -> bool:
+    """Whether a module is seen to run again while it is called: by ``self(...)``, or by a `__call__` of its class."""
+    if has_own_call(module):
+        reading = Reading(module, module, {id(module)}, {id(module)})
+        reading.counts_calls = True
+        if reading.runs() >= MANY:
+            return True
+    bases = [base for base in type(module).__mro__ if issubclass(base, nn.Module) and base is not nn.Module]
+    names, seen = ["forward"], {"forward"}
+    for name in names:  # all that its forward may call of its class
+        for found in (vars(base)[name] for base in bases if name in vars(base)):
+            function = inspect.unwrap(getattr(found, "fget", found))
+            source = source_of(function) if isinstance(function, types.FunctionType) else None
+            if source is not None:
+                if source.calls_itself:
+                    return True
+                names += source.attributes.keys() - seen
+                seen |= source.attributes.keys()
+    return False
 
 
 def keeps_state(root: nn.Module, path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import threading
 from typing import Any, NamedTuple
 
@@ -87,12 +88,14 @@ class Pass:
         self.is_left = False  # whether the exception was raised that should have ended the forward
         self._as_left: list[tuple[torch.Tensor, int]] = []  # values that were not copied, and their versions
 
-    def take(self, number: int, value: Any, given: Any) -> Any:
-        """Keeps a value if it is the one that is wanted, and returns what the forward goes on with."""
+    def take(self, number: int, value: Any, given: Any, module: nn.Module) -> Any:
+        """Keeps a value of a module if it is the one that is wanted, and returns what the forward goes on with."""
         wanted, count = self.part.wanted[number], self.counts[number]
         self.counts[number] = count + 1
         if not self.is_final[number] and (wanted.call < 0 or wanted.call == count):
-            final = wanted.call >= 0 or (wanted.call == -1 and self._runs_once(wanted))
+            final = wanted.call >= 0 or (
+                wanted.call == -1 and self._runs_once(wanted) and not _is_inside_itself(module)
+            )
             self.is_final[number] = final
             if final and not self.part.to_end and all(self.is_final):
                 self.values[number] = [value]
@@ -169,16 +172,32 @@ def pass_of(part: Part) -> Pass | None:
     return None
 
 
+def _is_inside_itself(module: nn.Module) -> bool:
+    """Whether the call of a module that has just run is a part of another call of that module, which ends later."""
+    if torch.compiler.is_compiling():  # which has no frames, so that only what the source shows is known
+        return False
+    calls, frame = 0, sys._getframe(1)
+    while frame is not None and calls < 2:
+        calls += frame.f_code is _CALL and frame.f_locals.get("self") is module
+        frame = frame.f_back  # type: ignore[assignment]
+    return calls > 1
+
+
+_CALL = nn.Module._call_impl.__code__
+
+
 def _apart(value: Any, given: Any) -> tuple[Any, Any]:
     """A value to be handed out, and the same value for the forward to go on with, which may change it in place.
 
     Fresh memory is handed out itself, so that gradients flow from what follows to it, and its copy goes on. Memory
-    that was there before is known by other names too, so that it has to go on itself, and its copy is handed out.
+    that was there before, or that several tensors of the value share, is known by other names too, so that it has to
+    go on itself, and its copy is handed out.
     """
     if torch.compiler.is_compiling():  # where memory cannot be asked for
         return map_nested(value, _cloned), value
     known = {memory_of(tensor) for tensor in tensors_in(given)}
-    is_fresh = bool(given) and known.isdisjoint(map(memory_of, tensors_in(value)))
+    own = [memory_of(tensor) for tensor in tensors_in(value)]
+    is_fresh = bool(given) and known.isdisjoint(own) and len(set(own)) == len(own)  # else copies would be apart
     is_fresh = is_fresh and not any(isinstance(tensor, nn.Parameter) for tensor in tensors_in(value))
     return (value, map_nested(value, _cloned)) if is_fresh else (map_nested(value, _cloned), value)
 

@@ -112,7 +112,7 @@ class Reading(References):
             return MANY
         if base is nn.Module:
             if name == "__call__":
-                return self._of_method("forward")
+                return 1 if self.counts_calls else self._of_method("forward")
             self.reads_all |= any(word in name for word in ("parameters", "buffers", "state_dict"))
             return MANY if "modules" in name or "children" in name or name in ("apply", "get_submodule") else 0
         if isinstance(found, property):

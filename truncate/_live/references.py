@@ -71,6 +71,7 @@ class References:
         self._under_way: list[Any] = []
         self._here: Any = None
         self._env: dict[str, Any] = {}
+        self.counts_calls = False  # whether calls of the owner by its `__call__` are counted, and not those of the goal
         self.reads_all = False  # whether it asks for all parameters, say, which what is dropped has none of
 
     def _bind(self, target: ast.expr, source: ast.expr, loop: Any, in_order: bool = True) -> int:
@@ -244,6 +245,11 @@ def calls_of_graph(module: Any) -> list[str] | None:
     if isinstance(graph, torch.fx.Graph) and type(module).__module__.startswith(("torch.fx.", "torch.export.")):
         return [str(node.target) for node in graph.nodes if node.op == "call_module"]
     return None
+
+
+def has_own_call(module: nn.Module) -> bool:
+    """Whether the class of a module overrides ``__call__``, but for those that torch writes from a graph."""
+    return type(module).__call__ is not nn.Module.__call__ and calls_of_graph(module) is None
 
 
 def has_forward(module: nn.Module) -> bool:

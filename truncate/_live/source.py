@@ -25,6 +25,7 @@ class Source:
         self.assigned = collections.Counter(arg.arg for arg in arguments)  # how often each local name is
         self.attributes: collections.Counter[str] = collections.Counter()  # how often each is read, but for its length
         self.set_attributes: set[str] = set()
+        self.calls_itself = False  # whether it calls its first argument
         self.asks_own_class = False  # whether it compares the class of its first argument, or hands it to `super`
         self.stores_in_self = bool(tree.args.args) and any(
             _stores(node, tree.args.args[0].arg) for node in ast.walk(tree)
@@ -33,6 +34,8 @@ class Source:
         lengths = set()
         own = arguments[0].arg if arguments else ""
         for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == own != "":
+                self.calls_itself = True
             if isinstance(node, ast.Compare):
                 self.asks_own_class |= any(_is_class_of(part, own) for part in [node.left, *node.comparators])
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super":

@@ -18,7 +18,7 @@ from torch import nn
 from truncate._errors import CannotFollowError, CrossingError, NoPythonError, NotReachedError, TruncateError
 from truncate._follow import has_own_call
 from truncate._graph import Call, Graph, Kind, Node, descend, join, nodes_in
-from truncate._live import runs_once
+from truncate._live import calls_itself, runs_once
 from truncate._plan.crossing import unclean
 from truncate._plan.effects import Effects
 from truncate._plan.locate import Capture, Locator
@@ -96,6 +96,11 @@ class Cutter:
                 return (
                     f"{target.text!r}: {type(target.module).__name__} overrides __call__, so what its call returns and "
                     f"what a hook on it captures may differ. Stop at a module inside it, or outside it"
+                )
+            if target.is_module and (target.call != -1 or target.before) and calls_itself(target.module):
+                return (
+                    f"{target.text!r}: {type(target.module).__name__} calls itself, and a call inside of another one "
+                    f"is not seen from outside. Stop at its last call"
                 )
         entry = self.traces.entry
         if not entry.parameters or entry.inputs:

@@ -205,6 +205,8 @@ class Needs:
         branch, of_graph = self._branch, self._of_graph
         if type(tap.value) is not Node or branch.entry is not None or branch.exit is not None:
             return False
+        if self._effects.traces.is_several(self._plan.module, self._plan.path, tap.value):
+            return False  # perhaps of one memory, which copies would not share
         sharing = [n for n in branch.graph.nodes if of_graph.alias_set(n) is of_graph.alias_set(tap.value)]
         if any(node.kind in (Kind.INPUT, Kind.ATTRIBUTE, Kind.ASSIGN) for node in sharing):
             return False

@@ -315,6 +315,8 @@ class Recording(Values, Answers, TorchFunctionMode):
             self.guard_equal(lambda: self.node(kind, target, lowered, named), result, "a property of a tensor was")
             return result
         if result is not None and not isinstance(result, (torch.Tensor, tuple, list, dict)):
+            if name.startswith("register_"):
+                raise self.fail("registers a hook on a tensor")
             return result
         node = self.node(kind, target, lowered, named)
         if isinstance(result, (tuple, list)) and returns_list(target):

@@ -14,6 +14,7 @@ from truncate._follow import Unfollowable, follow, held_by_several
 from truncate._graph import (
     Call,
     Graph,
+    Kind,
     Known,
     Node,
     Observed,
@@ -22,6 +23,7 @@ from truncate._graph import (
     call_of_node,
     call_of_signature,
     descend,
+    is_container,
     join,
     map_nested,
     name_operations,
@@ -108,6 +110,9 @@ class Traces:
             self._failed[key] = error
             raise
         for graph in graphs:
+            if any(node.kind is Kind.CHILD and descend(module, node.target) is module for node in graph.nodes):
+                self._failed[key] = CannotFollowError(f"the forward of {path or 'the model itself'!r} calls itself")
+                raise self._failed[key]
             name_operations(graph, module)
         known.append(graphs)
         return graphs
@@ -230,6 +235,10 @@ class Traces:
             found = structure_of(node, of_child, lambda other: self.structure(module, path, other, given), given)
             self._structures[key] = found, given
         return self._structures[key][0]
+
+    def is_several(self, module: nn.Module, path: str, node: Node) -> bool:
+        """Whether the value of a node in the graph of `module` is known to be several, in a list or dict, say."""
+        return is_container(self.structure(module, path, node))
 
 
 @dataclasses.dataclass(frozen=True)

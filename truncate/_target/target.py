@@ -50,7 +50,9 @@ def module_given(caller: str, given: Any) -> nn.Module:
         TruncateError: It is neither.
     """
     if type(given).__module__ == "torch.export.exported_program":  # importing it to ask would take a second
-        return torch.export.unflatten(given)
+        from truncate._target.program import module_of  # what it needs takes as long
+
+        return module_of(given)
     require_module(caller, given)
     model: nn.Module = given
     return model
@@ -75,6 +77,8 @@ def resolve(model: nn.Module, written: Any) -> Target:
         )
     path, call = _split_call(written)
     steps, items = _steps(path, written)
+    if call != 0 and type(model).__module__.startswith(("torch.fx.", "torch.export.")):
+        _refuse_one_of_several(model, steps, written)
     module = model
     found: list[str] = []
     for position, step in enumerate(steps):
@@ -98,6 +102,22 @@ def resolve(model: nn.Module, written: Any) -> Target:
         found.append(name)
         module = module._modules[name]
     return Target(written, ".".join(found), module, None, call)
+
+
+def _refuse_one_of_several(model: nn.Module, steps: list[str], written: str) -> None:
+    """A program that has a graph for each call of a module has the first of them alone under the module's own name."""
+    module: Any = model
+    for step in steps:
+        others = [name for name in module._modules if name.partition("@")[0] == step != name]
+        if others:
+            first, later = f"{written.partition(':')[0]}:0", " or ".join(map(repr, others))
+            raise UnknownTargetError(
+                f"{written!r}: the program has a graph for each of several calls of {step!r}. Write {first!r} for the "
+                f"first, or {later} in place of {step!r} for a later one"
+            )
+        module = module._modules.get(step)
+        if module is None:
+            return
 
 
 def _split_call(written: str) -> tuple[str, int]:
