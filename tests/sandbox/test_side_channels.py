@@ -114,7 +114,7 @@ def made(kind: type[nn.Module], ran: bool) -> nn.Module:
 def check(model: nn.Module, upto: Any, **example: Any) -> None:
     """Equal on inputs of two sizes to hooks on a copy of the model."""
     places = upto if isinstance(upto, list) else [upto]
-    cut = truncate(model, upto, **example, live=None)  # a hook that leads back to the model keeps it live
+    cut = truncate(model, upto, **example, live=None)  # a hook that refers to the model keeps it live
     for batch in (2, 3):
         x = torch.randn(batch, 4)
         # Hooks of the copy would write into what the model holds, but for its weights they are alike.

@@ -188,7 +188,7 @@ def test_unknown(model: nn.Module, written: str, says: str) -> None:
     ],
 )
 def test_a_tensor_is_no_place(model: nn.Module, written: str, holder: str, instead: str) -> None:
-    says = rf"'{re.escape(written)}' is a tensor that {holder} holds, and no layer or operation\."
+    says = rf"'{re.escape(written)}' is a tensor of {holder}, not a layer or an operation\."
     says += rf" Stop at {re.escape(instead)} instead\.$" if instead else r" layers\(model\) lists every target\.$"
     with pytest.raises(UnknownTargetError, match=says):
         truncate(model, written)

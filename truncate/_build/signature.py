@@ -56,7 +56,7 @@ def head(
     for parameter in signature_kept:
         name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
         if not is_plain_name(name) or name == "self":
-            raise CannotFollowError(f"a forward takes an argument called {name!r}, a name that its source cannot hold")
+            raise CannotFollowError(f"a forward has an argument called {name!r}, which its source cannot contain")
         stars = _STARS.get(parameter.kind, "")
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
             written.append("*")
