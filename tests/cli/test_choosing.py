@@ -91,7 +91,7 @@ def test_images_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
     for path in Path("images", "dark").glob("*.png"):
         path.rename(Path("images", f"dark-{path.name}"))
     assert refuse(capsys).startswith(
-        "images/dark-00.png and 11 more images are in no folder below images, and others do"
+        "images/dark-00.png and 11 more images are in no folder below images, but others are"
     )
     for path in Path("images", "bright").glob("*.png"):
         path.rename(Path("images", f"bright-{path.name}"))

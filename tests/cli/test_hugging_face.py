@@ -125,7 +125,7 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ("hf:./none", [], "no folder './none': after hf: comes"),
         ("hf:empty", [], "hf:empty is a folder without config.json, so it is not a model (it holds nothing)"),
         ("hf:bert/config.json", [], "hf:bert/config.json is a file: name its folder, hf:bert"),
-        ("hf:a b", [], "no name of a model: 'a b': "),
+        ("hf:a b", [], "not the name of a model: 'a b': "),
         (name, ["--weights", "DEFAULT"], "hf:bert uses the weights of its folder, or those in the cache"),
         (name, extract, "hf:bert takes input_ids and not images; in Python, extract() takes any batches"),
     ]:

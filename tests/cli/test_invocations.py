@@ -43,7 +43,7 @@ REFUSED = {
     "cut alexnet --upto features.1 --shape 64": "alexnet does not run on random numbers (64), see --shape: ",
     "cut alexnet --upto features.99": "no target 'features.99': 'features' (Sequential) holds no '99'. Did you mean",
     "cut alexnet --upto features..1": "'features..1' is not a path: cannot read '..1'. Write it as 'features.3'",
-    "cut alexnet --upto features.0.weight": "'features.0.weight' is a tensor that 'features.0' (Conv2d) holds",
+    "cut alexnet --upto features.0.weight": "'features.0.weight' is a tensor of 'features.0' (Conv2d), not",
     "cut alexnet --before nonsense": "no target 'nonsense': the model (AlexNet) holds no 'nonsense'. It holds: ",
     "cut alexnet --before ''": "before='' stops at what the model itself is given, where nothing has been computed yet",
     "cut alexnet --upto x --weights MAGIC": "alexnet has no weights 'MAGIC'; it has: IMAGENET1K_V1, DEFAULT. A local",

@@ -140,9 +140,7 @@ def decode(path: str) -> Any:
                 return _bounded(_in_colours(image, str(opened.format)))
     except UnidentifiedImageError:
         empty = os.path.getsize(path) == 0
-        raise Undecodable(
-            "the file is empty" if empty else "not an image, or in a format that is not supported"
-        ) from None
+        raise Undecodable("the file is empty" if empty else "not an image, or in an unsupported format") from None
     except Undecodable:
         raise
     except Exception as error:  # decoders of broken files raise of all kinds
