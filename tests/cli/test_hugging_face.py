@@ -110,7 +110,7 @@ def test_images_are_prepared_as_the_folder_says(capsys: pytest.CaptureFixture[st
     got = np.stack(pandas.read_parquet("x.parquet")["features"])
     assert np.array_equal(got, seen[0].reshape(1, -1).numpy())
     assert main([*given[:4], "pooler", "--out", "y.parquet"]) == 2
-    told = "error: hf:vit has random weights in pooler.dense.bias, pooler.dense.weight, and features of these say"
+    told = "error: hf:vit has random weights in pooler.dense.bias, pooler.dense.weight, and their features say"
     assert capsys.readouterr().err.startswith(told)
 
 
