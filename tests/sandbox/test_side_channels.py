@@ -184,7 +184,7 @@ def test_what_the_model_itself_writes_for_a_module_is_not_left_out() -> None:
 
     with pytest.raises(
         CannotFollowError,
-        match=r"the forward of the model itself .Root. fills 'shared', .* Stop before that\. live=True keeps",
+        match=r"the forward of the model itself .Root. fills 'shared', .* Stop before that\. Or pass live=True",
     ):
         truncate(Root(), ["a", "b"])
 
