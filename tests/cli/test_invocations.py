@@ -49,7 +49,7 @@ REFUSED = {
     "cut alexnet --upto x --weights MAGIC": "alexnet has no weights 'MAGIC'; it has: IMAGENET1K_V1, DEFAULT. A local",
     "cut alexnet --upto x --weights junk.pth": "cannot read junk.pth, which is damaged or incomplete",
     "cut alexnet --upto x --out empty": "cannot tell from 'empty' what to write: it has to end in .pt or .pt2 or",
-    "cut alexnet --upto x --image list.txt": "cannot read list.txt as an image: not an image, or in an unsupported format",
+    "cut alexnet --upto x --image list.txt": "cannot read list.txt as an image: not an image, or in an",
     "cut resnet --upto fc": "torchvision has no model 'resnet'; did you mean resnet",
     "cut none.pt2 --upto x": "no file none.pt2",
     "cut junk.pt2 --upto x": "cannot read junk.pt2: ",

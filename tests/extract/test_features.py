@@ -165,7 +165,7 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
         ),
         ((NET, [INPUTS]), {"keys": "id"}, "keys='id' names an entry of each batch, but batch 0 has none"),
         ((NET, [(INPUTS, LABELS[:3])]), {}, "'label' has 3 rows, where the batch has 23"),
-        ((NET, [(INPUTS, object())]), {}, "'label' holds a object: only tensors, numbers and strings can be kept"),
+        ((NET, [(INPUTS, object())]), {}, "'label' holds a object: only tensors, numbers and strings can be st"),
         ((Returns(lambda x: x.sum()), [INPUTS]), {}, r"'features' has 0 rows, where the batch has 23 \(it is \(\)\)"),
         ((Returns(lambda x: x[1:]), [INPUTS]), {}, r"'features' has 22 rows, where the batch has 23 .it is \(22, 6\)"),
         ((Returns(lambda x: None), [INPUTS]), {}, "the module returned no tensor, but None"),
@@ -173,7 +173,7 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
         (
             (Returns(lambda x: x), GROWING),
             {},
-            "the rows of 'features' were 2×3, and are now 3×2: a table needs rows of one shape. Bring the inputs to",
+            "the rows of 'features' were 2×3, and are now 3×2: a table needs rows of one shape. Resize the inputs to",
         ),
         (
             (Returns(lambda x: x), [INPUTS, INPUTS.double()]),
@@ -184,7 +184,7 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
         ((NET, [INPUTS]), {"to": "x.csv"}, "cannot tell from 'x.csv' what to write: it has to end in .parquet, .npy"),
         ((NET, [INPUTS]), {"to": "no/x.npy"}, "no folder no to write x.npy to"),
         ((NET, [(INPUTS, LABELS)]), {"to": "x.npy"}, ".npy holds one array, but there are features, label: write"),
-        ((NET, [INPUTS]), {"to": "x.safetensors", "keys": ["a"] * ROWS}, "'key' is text, and .safetensors holds num"),
+        ((NET, [INPUTS]), {"to": "x.safetensors", "keys": ["a"] * ROWS}, "'key' is text, and .safetensors holds only"),
         (
             (Returns(lambda x: x.to(torch.complex64)), [INPUTS]),
             {"to": "x.parquet"},

@@ -329,7 +329,7 @@ def test_an_example() -> None:
             {"after": "layer3", "upto": "layer2"},
             "'layer2' does not run after the layer where this module begins",
         ),
-        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the layer after which"),
+        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the layer where"),
         ({"after": "layer5"}, "no target 'layer5'"),
     ],
 )
@@ -341,7 +341,7 @@ def test_bad_requests(resnet: nn.Module, arguments: dict[str, Any], says: str) -
 def test_bad_divisions(resnet: nn.Module) -> None:
     with pytest.raises(TruncateError, match="nothing to divide at: `at` holds no target"):
         split(resnet, at=[])
-    with pytest.raises(TruncateError, match="does not run after the layer after which"):
+    with pytest.raises(TruncateError, match="does not run after the layer where"):
         split(resnet, at=["layer3", "layer2"])
     with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]
