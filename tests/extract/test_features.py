@@ -165,7 +165,7 @@ GROWING = [INPUTS.reshape(-1, 2, 3), INPUTS.reshape(-1, 3, 2)]
         ),
         ((NET, [INPUTS]), {"keys": "id"}, "keys='id' names an entry of each batch, but batch 0 has none"),
         ((NET, [(INPUTS, LABELS[:3])]), {}, "'label' has 3 rows, where the batch has 23"),
-        ((NET, [(INPUTS, object())]), {}, "'label' holds a object: only tensors, numbers and strings can be st"),
+        ((NET, [(INPUTS, object())]), {}, "'label' holds a object: only tensors, numbers and strings can be stored"),
         ((Returns(lambda x: x.sum()), [INPUTS]), {}, r"'features' has 0 rows, where the batch has 23 \(it is \(\)\)"),
         ((Returns(lambda x: x[1:]), [INPUTS]), {}, r"'features' has 22 rows, where the batch has 23 .it is \(22, 6\)"),
         ((Returns(lambda x: None), [INPUTS]), {}, "the module returned no tensor, but None"),
