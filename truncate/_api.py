@@ -1,4 +1,4 @@
-"""What a user calls to cut a model."""
+"""The functions that a user calls to cut a model."""
 
 from __future__ import annotations
 
@@ -41,53 +41,60 @@ def truncate(
     check: bool = True,
     live: bool | None = None,
 ) -> nn.Module:
-    """The model, stopped: an ordinary module that returns what `upto` returns inside the model, and computes no more.
+    """The model, stopped: an ordinary module that returns the output of `upto` in the model, and computes nothing more.
 
     Args:
         model: Any module whose forward runs, or a ``torch.export.ExportedProgram``. It is not changed.
-        upto: Where to stop: a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), as Python does
-            (``"layer1[0].conv2"``, ``"classifier[-2]"``), or the module object itself; ``":n"`` after a path selects
-            one of several calls, counted from 0, where otherwise the last is taken; an operation is named as `layers`
-            lists it (``"layer1.0.add"``); ``"lstm[0]"`` is an item of what a layer returns; ``"last"`` is the last
-            layer with weights that runs; a number is one of a model that is an ``nn.Sequential``; ``""`` is the model
-            itself. A list, tuple, named tuple or dict of these gives several outputs; so does a type (``nn.Conv2d``)
-            or a pattern (``"layer*.0.conv1"``), which stands for the list of all layers of that kind.
+        upto: Where to stop. One target is
+
+            - a path as ``named_modules()`` spells it (``"layer1.0.conv2"``), or as in Python (``"layer1[0].conv2"``,
+              ``"classifier[-2]"``), or the module object itself. ``":n"`` after a path selects one of several calls,
+              counted from 0; the default is the last call;
+            - an operation, named as `layers` lists it (``"layer1.0.add"``);
+            - an item of the output of a layer (``"lstm[0]"``);
+            - ``"last"``, the last layer with weights that runs;
+            - a number, if the model is an ``nn.Sequential``;
+            - ``""``, the model itself.
+
+            A list, tuple, named tuple or dict of targets gives several outputs. So does a type (``nn.Conv2d``) or a
+            pattern (``"layer*.0.conv1"``), which stands for the list of all matching layers.
         args: Positional arguments of an example call of the model, as in ``torch.export.export(mod, args, kwargs)``.
             With an example, forwards that depend on values (branches on shapes, loops over data) are recorded on it.
         kwargs: Keyword arguments of that call.
-        before: Instead of `upto`: stops at what a layer is given. That is its one argument, or a tuple of all that
-            hold values of the pass.
-        after: Where to begin: the result takes what this layer returns, and is what follows it: up to the end of the
-            model, or to `upto` or `before`.
-        crossing: What to do if `after` divides the model where more than one tensor crosses: ``"refuse"``, with an
-            error that lists them, or ``"pass"``: the result takes a tuple of them, as `split` hands them on.
-        pool: Pools each output: ``"avg"`` or ``"max"`` over the positions of maps with channels first, ``"mean"`` over
-            tokens or maps with channels last, ``"cls"`` takes the first token; or any module that it is passed through.
-        flatten: Whether all dimensions of each output after the batch become one, after pooling.
-        copy: Whether the result has modules, parameters and buffers of its own. Otherwise they are the model's: a step
-            of an optimizer changes both, and so does ``cut.eval()``, for the modules that the result keeps whole.
-        check: Whether the result is compared with the model on the example, if there is one.
-        live: Whether modules on the path to the target keep the model's own Python, which is left when the target has
-            run. ``None``: those whose forward can neither be followed nor recorded. ``True``: all of them, so that
-            nothing is fixed; then `upto` and `before` may name modules, but no operations. ``False``: none. What is
-            live does not script.
+        before: Instead of `upto`: returns the input of a layer. This is its only argument, or a tuple of all arguments
+            that hold values of the pass.
+        after: Where to start: the result takes the output of this layer, and is the part of the model after it, up to
+            the end of the model or up to `upto` or `before`.
+        crossing: What to do if `after` divides the model where more than one tensor crosses: ``"refuse"`` raises an
+            error that lists them; with ``"pass"`` the result takes a tuple of them, as `split` passes them on.
+        pool: How to pool each output: ``"avg"`` or ``"max"`` over the positions of maps with channels first,
+            ``"mean"`` over tokens or over maps with channels last, ``"cls"`` takes the first token. Or any module,
+            which is applied to each output.
+        flatten: Whether to flatten all dimensions of each output after the batch into one, after pooling.
+        copy: Whether the result gets its own modules, parameters and buffers. Otherwise it shares those of the model:
+            a step of an optimizer changes both, and so does ``cut.eval()``, for the modules that are kept whole.
+        check: Whether to compare the result with the model on the example, if there is one.
+        live: Whether modules on the path to the target keep the model's own Python, which stops when the target has
+            run. ``None``: only modules whose forward can be neither followed nor recorded. ``True``: all of them, so
+            that nothing is fixed; then `upto` and `before` may name modules, but not operations. ``False``: none. A
+            live module cannot be scripted.
 
     Returns:
-        A module with the arguments of ``model.forward``, which returns for any input, in training and in evaluation,
-        exactly the output of the target: alone, or in a list, tuple or dict as asked. It holds exactly those
-        children, parameters and buffers of the model that the target needs, under the model's own names, and each
-        keeps its own training flag. Arguments that the model requires and the target does not need may be left out.
-        ``assumptions`` lists what was fixed where a forward was recorded; ``targets`` and ``origin`` say what was
-        asked for, and of which model; and public attributes of the model that are plain data, such as its
-        configuration, are there as they were.
+        A module with the arguments of ``model.forward``. For any input, in training and in evaluation, it returns
+        exactly the output of the target: alone, or in a list, tuple or dict as in `upto`. It holds only the children,
+        parameters and buffers of the model that the target needs, under the model's own names (a live part may hold
+        more). Each module keeps its own training flag. Arguments that the model requires but the target does not need
+        may be left out. ``assumptions`` lists what was fixed where a forward was recorded. ``targets`` and ``origin``
+        name the targets and the class of the model. Public attributes of the model that are plain data, such as its
+        configuration, are copied.
 
     Raises:
         UnknownTargetError: `upto` names nothing in the model.
         NotReachedError: The forward does not run the target, or not that often.
-        CannotFollowError: A forward between the model and the target depends on values known only when it runs.
+        CannotFollowError: A forward on the path to the target depends on values that are known only when it runs.
         CrossingError: More than the output of `after` is needed after it.
         WrongResultError: The result differed from the model on the example, or did not run on it.
-        TruncateError: `model` or `upto` is of a wrong type. (The other errors are subclasses of it.)
+        TruncateError: `model` or `upto` has a wrong type. (The other errors are subclasses of it.)
     """
     model = module_given("truncate", model)
     example = _checked(model, args, kwargs, crossing)
@@ -95,7 +102,7 @@ def truncate(
     division, arrangement = divide(model, upto, before, after, example, live)
     if is_whole(division) and isinstance(arrangement, int) and not then:
         result = Copies(model, [model], type).of(model)
-        if not about(model):  # a cut goes on being what it is
+        if not about(model):  # what a cut tells about itself stays
             tell(result, model, "", "", ())
     else:
         plans, pieces = made(division, arrangement, crossing == "pass", check)
@@ -115,29 +122,29 @@ def split(
     copy: bool = False,
     check: bool = True,
 ) -> tuple[nn.Module, ...]:
-    """The model in pieces that run in turn, divided after one layer (into a front and a back) or after several.
+    """The model in pieces that run one after the other, divided after one layer (front and back) or after several.
 
     Args:
         model: Any module whose forward runs, or a ``torch.export.ExportedProgram``. It is not changed.
-        at: The layer after which the model is divided, written as for `truncate`; a list of layers, in running order,
+        at: The layer after which to divide the model, written as for `truncate`. A list of layers, in running order,
             gives one piece more than there are layers.
         args: Positional arguments of an example call of the model, for forwards that have to be recorded.
         kwargs: Keyword arguments of that call.
-        crossing: What to do where more than the output of the layer is needed after it, as skip connections are:
-            ``"refuse"``, with an error that lists what crosses and names the nearest layers where nothing else does,
-            or ``"pass"``: one piece returns all of it as a tuple, and the next one takes that.
-        copy: Whether the pieces have modules, parameters and buffers of their own. Otherwise they are the model's, as
-            for `truncate`.
-        check: Whether the pieces, run in turn, are compared with the model on the example, if there is one.
+        crossing: What to do if more than the output of the layer is needed after it, such as a skip connection:
+            ``"refuse"`` raises an error that lists what crosses and names the nearest layers where nothing else does.
+            With ``"pass"``, one piece returns all of it as a tuple, and the next piece takes that tuple.
+        copy: Whether the pieces get their own modules, parameters and buffers. Otherwise they share those of the
+            model, as for `truncate`.
+        check: Whether to compare the pieces, run one after the other, with the model on the example, if there is one.
 
     Returns:
-        The pieces. The first has the arguments of ``model.forward``, each other one takes what the one before it
-        returns: ``back(front(x))`` is ``model(x)``, bit for bit in evaluation and, with the same seed, in training.
-        What two pieces both use stays one object in both, so that a step of an optimizer changes it once.
+        The pieces. The first has the arguments of ``model.forward``. Each other one takes the output of the previous
+        piece: ``back(front(x))`` is ``model(x)``, bit for bit in evaluation and, with the same seed, in training.
+        Anything that two pieces both use is one object in both.
 
     Raises:
         CrossingError: More than the output of a layer is needed after it.
-        TruncateError: All else that `truncate` raises; or the layers are not in running order.
+        TruncateError: As for `truncate`; or the layers are not in running order.
     """
     model = module_given("split", model)
     example = _checked(model, args, kwargs, crossing)
@@ -179,8 +186,8 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
 def _why_not_live(division: Division) -> str:
     """What is said of the way that never fails, where it was not taken."""
     if division.cut_points or not all(target.is_module for target in division.targets):
-        return "live=True could keep the model's own Python, with modules as targets, and without after= and split"
-    return "live=True keeps the model's own Python, which is neither followed nor recorded"
+        return "If all targets were modules, without after= and split, live=True could run the model's own Python"
+    return "Or pass live=True, which runs the model's own Python instead"
 
 
 def _next_try(division: Division, error: TruncateError) -> Division | None:
@@ -198,7 +205,7 @@ def divide(
 ) -> tuple[Division, Any]:
     """The division that a user asks for, and the containers of its targets, with numbers in place of the targets."""
     if upto is not None and before is not None:
-        raise TruncateError(f"upto={upto!r} and before={before!r} both say where to stop; give one of them")
+        raise TruncateError(f"upto={upto!r} and before={before!r} both say where to stop; give only one of them")
     if upto is None and before is None and after is None:
         raise TruncateError("say where to stop, for example upto='layer3'. print(layers(model)) lists all targets")
     cut_points = [] if after is None else [one_layer(model, after, example, "after")]
@@ -212,8 +219,8 @@ def divide(
     if after is not None or not all(target.is_module for target in targets):
         if live:
             raise TruncateError(
-                "live=True keeps the Python of the model, which can be left where a module has run: it takes modules "
-                "in upto= or before=. For operations as targets, after= and split a forward is followed or recorded"
+                "live=True runs the model's own Python, which can only stop when a module has run: it takes modules in "
+                "upto= or before=. Operations as targets, after= and split need a forward that is followed or recorded"
             )
         live = False
     return Division(model, cut_points, targets, example, live), arrangement
@@ -252,8 +259,8 @@ def _warn_of_content(plans: Sequence[Plan]) -> None:
     decided = [a.module or "the model itself" for plan in plans for a in assumptions_of(plan) if a.content]
     for name in dict.fromkeys(decided):
         warnings.warn(
-            f"the forward of {name} decides by the content of a tensor. The result follows the branch that the "
-            f"example took and raises for an input that would take another; its `assumptions` say where",
+            f"the forward of {name} branches on the content of a tensor. The result follows the branch that the "
+            f"example took, and raises an error for an input that would take another; its `assumptions` say where",
             ContentWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Each message gives the value, the likely cause and the next move."""
+"""The errors of this library. Each message gives the value, the likely cause and what to do next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class TruncateError(Exception):
-    """Anything that this library refuses to do. The other errors are its subclasses."""
+    """Any error of this library. The other errors are its subclasses."""
 
 
 class UnknownTargetError(TruncateError, LookupError):
@@ -27,31 +27,31 @@ class CrossingError(TruncateError, RuntimeError):
 
 
 class CannotFollowError(TruncateError, RuntimeError):
-    """A forward whose Python depends on values that are only known when it runs."""
+    """A forward that cannot be followed or recorded, such as one that depends on values known only when it runs."""
 
 
 class NoPythonError(CannotFollowError):
-    """A module whose Python is not at hand: it was compiled, or it wraps another one."""
+    """A module whose Python is not available: it was compiled, or it wraps another one."""
 
 
 class FixedArgumentError(TruncateError, TypeError):
-    """An argument that was left out while cutting, and so was fixed at its default, is given another value."""
+    """An argument that was fixed when the model was cut gets another value."""
 
 
 class ContentWarning(UserWarning):
-    """A forward decides by the content of a tensor, so the result holds only for inputs that decide alike."""
+    """A forward branches on the content of a tensor, so the result accepts only inputs that take the same branch."""
 
 
 class WeightsError(TruncateError, RuntimeError):
-    """A checkpoint that cannot be read, or that does not fit a module. The module is as it was."""
+    """A checkpoint that cannot be read, or that does not fit a module. The module is unchanged."""
 
 
 class WrongResultError(TruncateError, AssertionError):
-    """The result differed from the model on the example, or did not run on it. This library should have seen why."""
+    """The result differed from the model on the example, or did not run on it. Please report it."""
 
 
 class ExtractError(TruncateError, RuntimeError):
-    """Batches, keys or images that features cannot be extracted from, or an output that cannot be written."""
+    """Batches, keys or images that cannot be used, or an output that cannot be written."""
 
 
 def require_module(caller: str, given: Any, error: type[TruncateError] = TruncateError) -> None:

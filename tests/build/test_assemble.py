@@ -147,7 +147,7 @@ class Hostile:
 
 @pytest.mark.parametrize("run", [print, None, "exec", max])
 def test_it_is_exec_or_nothing(run: Any) -> None:
-    with pytest.raises(TruncateError, match="runs the source in it with `exec`, and this one names something else"):
+    with pytest.raises(TruncateError, match="such a pickle runs its source with `exec`, and nothing else"):
         pickle.loads(pickle.dumps(Hostile(run)))
     with pytest.raises(ZeroDivisionError):
         pickle.loads(pickle.dumps(Hostile(exec)))

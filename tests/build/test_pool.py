@@ -142,7 +142,7 @@ def test_flatten_is_no_number() -> None:
     ("name", "shape"), [("avg", (2, 3)), ("max", (2, 3)), ("mean", (2, 3)), ("cls", (2, 3)), ("cls", (2, 3, 4, 5))]
 )
 def test_wrong_rank(name: str, shape: tuple[int, ...]) -> None:
-    said = rf"pool='{name}' takes [^.]*was given shape \[{', '.join(map(str, shape))}\]"
+    said = rf"pool='{name}' takes [^.]*but got shape \[{', '.join(map(str, shape))}\]"
     with pytest.raises(TruncateError, match=said):
         made(name)(torch.randn(shape))
     with pytest.raises(torch.jit.Error, match=said):

@@ -131,8 +131,8 @@ REFUSED = {
     "HookedSharedBlock": "'inner.block' (Residual) has hooks",
     "OldWeightNorm": "has hooks",
     "Parametrized": "cannot follow the forward of 'inner.out.parametrizations.weight.0' (_SpectralNorm)",
-    "PlainTensors": "'inner' (PlainTensors) holds tensors as a plain attribute, 'anchors'",
-    "ReadsAttributeOfDeadCall": "'inner.attention' (Remembers) holds tensors as a plain attribute, 'weights'",
+    "PlainTensors": "'inner' (PlainTensors) holds tensors in the attribute 'anchors'",
+    "ReadsAttributeOfDeadCall": "'inner.attention' (Remembers) holds tensors in the attribute 'weights'",
     "ScriptedChild": "'inner.scripted' (RecursiveScriptModule) was compiled by TorchScript",
     "UnregisteredModule": "reads or sets 'constant_0', which is neither a parameter nor a buffer",
 }

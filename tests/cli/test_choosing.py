@@ -95,7 +95,7 @@ def test_images_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
     for path in Path("images", "dark").glob("*.png"):
         path.rename(Path("images", f"dark-{path.name}"))
     assert refuse(capsys).startswith(
-        "images/dark-00.png and 11 more images lie in no folder below images, and others do"
+        "images/dark-00.png and 11 more images are in no folder below images, but others are"
     )
     for path in Path("images", "bright").glob("*.png"):
         path.rename(Path("images", f"bright-{path.name}"))
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_left_out(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert refuse(capsys, "--out", "curve.png") == (
-        "cannot write 'curve.png': the curve is drawn in a file that ends in .svg"
+        "cannot write 'curve.png': the curve is written to a file that ends in .svg"
     )
     assert refuse(capsys, "--at", "konv1").startswith("no target 'konv1'")
     assert refuse(capsys, "--folds", "13").startswith("the class 'bright' has 12 of 24 examples, and folds=13 needs 13")

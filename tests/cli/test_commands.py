@@ -97,7 +97,7 @@ def test_what_differs_before_a_target_is_not_saved(
     cut = truncate(tiny.Net().eval(), before="pool")
     monkeypatch.setattr("truncate._cli.models.truncate", lambda model, **options: cut)
     assert main(["cut", "tiny:net", "--before", before, SHAPE, "--out", "x.pt"]) == 1
-    told = f"error: the cut returns something else than the model has at {before}; nothing was written\n"
+    told = f"error: the cut returns other values than the model at {before}; nothing was written\n"
     assert capsys.readouterr().err == told
     assert not list(Path().iterdir())
 
@@ -110,7 +110,7 @@ def test_a_cut_that_differs_is_not_saved(capsys: pytest.CaptureFixture[str], mon
     cut = truncate(tiny_net(), "conv")
     monkeypatch.setattr("truncate._cli.models.truncate", lambda model, **options: cut)
     assert main(["cut", "tiny:net", "--upto", "act:0", SHAPE, "--out", "x.pt"]) == 1
-    assert capsys.readouterr().err.startswith("error: the cut returns something else than the model has at act:0")
+    assert capsys.readouterr().err.startswith("error: the cut returns other values than the model at act:0")
     assert not list(Path().iterdir())
 
 
@@ -225,7 +225,7 @@ def test_nobody_is_told_to_trust_a_file_that_is_not_whole(capsys: pytest.Capture
     Path("w.pth").write_bytes(Path("w.pth").read_bytes()[:2000])
     assert main([*CUT, "--weights", "w.pth"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: cannot read w.pth, which is damaged or not whole")
+    assert err.startswith("error: cannot read w.pth, which is damaged or incomplete")
     assert "trust" not in err
 
 
@@ -248,22 +248,22 @@ REFUSED = {
     "cut alexnet": "say where to stop: --upto TARGET (`layers alexnet` lists the targets), or --before TARGET",
     "cut alexnett --upto x": "torchvision has no model 'alexnett'; did you mean alexnet?",
     "cut torchvision.models.resnet18 --upto x": "Others are named timm:NAME, hf:FOLDER or hf:NAME, or",
-    "cut models/mine.py --upto x": "'models/mine.py' is a file, and a model is imported: write mine:NAME, in",
+    "cut models/mine.py --upto x": "'models/mine.py' is a file, but a model is imported: write mine:NAME, in",
     "cut mine.py:Net --upto x": "write mine:Net, in the folder of that file",
-    "cut resnet18.pth --upto x": "is a checkpoint, and no model: name the model, and give it --weights resnet18.pth",
+    "cut resnet18.pth --upto x": "is a checkpoint and not a model: name the model, and add --weights resnet18.pth",
     "cut timm:resnet1O --upto x": "timm has no model 'resnet1O'; did you mean ",
     "cut timm:resnet10t --upto x --weights V1": "write DEFAULT, not 'V1'. A local checkpoint ends in .safetensors",
     "cut squeezenet1_1 --upto featurs": "Did you mean 'features'?",
     "cut squeezenet1_1 --upto x --weights V9": "it has: IMAGENET1K_V1",
     "cut squeezenet1_1 --upto features.0 --shape 1,3,2,2": "does not run on random numbers (1×3×2×2), see --shape: ",
-    "cut squeezenet1_1 --upto features.0 --shape 1,3,0,2": "'1,3,0,2' is no shape such as 1,3,224,224",
+    "cut squeezenet1_1 --upto features.0 --shape 1,3,0,2": "'1,3,0,2' is not a shape such as 1,3,224,224",
     "cut tiny:net --upto x --weights none.pth": "no file none.pth",
-    "cut tiny:net --upto x --weights x.pt2": "knows no weights 'x.pt2'. A local checkpoint ends in .safetensors, .pth",
-    "cut tiny: --upto x": "'tiny:' is no model: after the colon is a callable, and before it the module to import",
-    "cut :net --upto x": "':net' is no model: ",
+    "cut tiny:net --upto x --weights x.pt2": "has no weights called 'x.pt2'. A local checkpoint ends in .safetensors",
+    "cut tiny: --upto x": "'tiny:' is not a model: before the colon is the module to import, after it a callable",
+    "cut :net --upto x": "':net' is not a model: ",
     "cut tiny:net --upto pool --image none.jpg": "no file none.jpg",
-    "cut tiny:net --upto pool --image .": ". is a folder: --image takes one image, and the command `extract` a",
-    "cut tiny:net --upto pool --image p.jpg --shape 1,3,8,8": "--image brings its own: leave one of them out",
+    "cut tiny:net --upto pool --image .": ". is a folder: --image takes one image, and the command `extract` takes",
+    "cut tiny:net --upto pool --image p.jpg --shape 1,3,8,8": "--image has its own: use only one of them",
     "cut tiny:net --upto pool --out x.foo": "it has to end in .pt or .pt2 or .onnx or .safetensors",
     "cut tiny:net --upto pool --out x": "cannot tell from 'x' what to write",
     "cut tiny:net --upto pool --out none/x.pt": "no folder none to write x.pt to",
@@ -271,7 +271,7 @@ REFUSED = {
     "cut tiny:nett --upto act": "'tiny' has no 'nett'; did you mean ",
     "cut tinyy:net --upto act": "cannot import 'tinyy': No module named 'tinyy'",
     "cut tiny:not_a_model --upto act": "neither a model nor a function that returns one, but 'a string'",
-    "cut tiny:returns_a_string --upto act": "tiny:returns_a_string returned no torch.nn.Module, but a str",
+    "cut tiny:returns_a_string --upto act": "tiny:returns_a_string returned a str and not a torch.nn.Module",
     "cut tiny:fails --upto act": "tiny:fails failed when called without arguments: no disk",
     "cut tiny:Crashing --upto conv": "first line second line",
     "layers": "Missing argument 'MODEL'",
@@ -298,7 +298,7 @@ def test_a_folder_that_one_may_not_write_to(
 def test_pictures_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "p.jpg").write_text("no picture")
     assert main(["cut", "tiny:net", "--upto", "pool", "--image", "p.jpg"]) == 2
-    reason = "not an image, or in a format that is not read"
+    reason = "not an image, or in an unsupported format"
     assert capsys.readouterr().err == f"error: cannot read p.jpg as an image: {reason}\n"
 
 

@@ -106,13 +106,13 @@ def test_random_weights_are_refused_unless_they_are_asked_for(capsys: pytest.Cap
     images.make(Path("images"), 1)
     given = arguments(model="alexnet", upto="features.1")
     assert refuse(capsys, *given) == (
-        "alexnet has random weights, and features of these say little about an image: --weights DEFAULT downloads "
-        "trained ones, --weights FILE reads a checkpoint, and --random goes on all the same"
+        "alexnet has random weights, and their features say little about an image: --weights DEFAULT downloads "
+        "trained ones, --weights FILE reads a checkpoint, and --random uses random weights anyway"
     )
     assert main([*given, "--random"]) == 0
     out, err = capsys.readouterr()
     assert out == "out.parquet: 1 rows\n"
-    assert err.startswith("warning: alexnet has random weights, and features of these say little about an image (")
+    assert err.startswith("warning: alexnet has random weights, and their features say little about an image (")
     torch.save(torchvision.models.alexnet().state_dict(), "w.pth")
     run(capsys, *arguments("--weights", "w.pth", model="alexnet", upto="features.1", out="trained.parquet"))
 
@@ -188,7 +188,7 @@ def test_broken_files_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     Path("images/up").symlink_to(".")
     out = run(capsys, *arguments("--batch-size", "2"), code=1)
     assert out.splitlines() == [
-        "left out, as their names are not those of images: 1 .txt",
+        "skipped, since their names are not those of images: 1 .txt",
         "out.parquet: 4 rows",
         "4 files could not be read (see out.failures.parquet), the first of them images/up: a link to a folder that "
         "holds it",
@@ -269,7 +269,10 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
             "the model does not run on the example: ValueError: first line second line",
         ),
         (arguments("--weights", "none.pt"), "no file none.pt"),
-        (arguments("--weights", "DEFAULT"), "tiny:net is no model of a library and knows no weights 'DEFAULT'"),
+        (
+            arguments("--weights", "DEFAULT"),
+            "tiny:net is not a model of a library, and has no weights called 'DEFAULT'",
+        ),
     ],
 )
 def test_refused(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,7 +317,7 @@ def test_nothing_is_unpickled_without_trust(capsys: pytest.CaptureFixture[str]) 
     torch.save({"state_dict": tiny.Net().state_dict(), "hello": Runs()}, "stranger.pt")
     given = arguments("--weights", "stranger.pt")
     text = refuse(capsys, *given)
-    assert text.startswith("stranger.pt holds more than tensors: posix.mkdir. To read that could run code, so it was ")
+    assert text.startswith("stranger.pt holds more than tensors: posix.mkdir. Reading it could run code, so it was ")
     assert text.endswith("; or take --trust")
     assert not Path("trace").exists()
     run(capsys, *given, "--trust")
@@ -329,7 +332,7 @@ def test_sizes_that_make_no_batch(capsys: pytest.CaptureFixture[str], monkeypatc
     Image.new("RGB", (8, 8)).save("images/a.png")
     Image.new("RGB", (9, 8)).save("images/b.png")
     assert refuse(capsys, *arguments()) == (
-        "the model's own transform leaves images at different sizes (3×8×8 and 3×8×9), which make no batch: take "
+        "the model's own transform leaves images at different sizes (3×8×8 and 3×8×9), which cannot form a batch: use "
         "--batch-size 1, and --pool avg for rows of one length"
     )
     assert main(arguments("--batch-size", "1", upto="conv")) == 2

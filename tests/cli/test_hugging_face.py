@@ -72,7 +72,7 @@ def test_a_configuration_alone(
     kind: str, upto: str, example: str, shape: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = run(capsys, "cut", folder(kind), "--upto", upto)
-    assert f"with random weights (model.safetensors beside {kind}/config.json would be trained ones)" in out
+    assert f"with random weights (model.safetensors next to {kind}/config.json would provide trained ones)" in out
     assert f"checked on random numbers ({example})" in out
     assert f"\n{upto}: {shape}" in out
 
@@ -110,7 +110,7 @@ def test_images_are_prepared_as_the_folder_says(capsys: pytest.CaptureFixture[st
     got = np.stack(pandas.read_parquet("x.parquet")["features"])
     assert np.array_equal(got, seen[0].reshape(1, -1).numpy())
     assert main([*given[:4], "pooler", "--out", "y.parquet"]) == 2
-    told = "error: hf:vit has random weights in pooler.dense.bias, pooler.dense.weight, and features of these say"
+    told = "error: hf:vit has random weights in pooler.dense.bias, pooler.dense.weight, and their features say"
     assert capsys.readouterr().err.startswith(told)
 
 
@@ -121,13 +121,13 @@ def test_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (8, 8)).save("images/0.png")
     extract = ["images", "--out", "x.parquet", "--random"]
     for model, more, told in [
-        ("hf:", [], "no folder '': after hf: is a folder that holds config.json, or a name such as gpt2"),
-        ("hf:./none", [], "no folder './none': after hf: is"),
-        ("hf:empty", [], "hf:empty is a folder without config.json, and so no model (it holds nothing)"),
+        ("hf:", [], "no folder '': after hf: comes a folder that holds config.json, or a name such as gpt2"),
+        ("hf:./none", [], "no folder './none': after hf: comes"),
+        ("hf:empty", [], "hf:empty is a folder without config.json, so it is not a model (it holds nothing)"),
         ("hf:bert/config.json", [], "hf:bert/config.json is a file: name its folder, hf:bert"),
-        ("hf:a b", [], "no name of a model: 'a b': "),
-        (name, ["--weights", "DEFAULT"], "hf:bert has the weights of its folder, or of the cache if it is a name"),
-        (name, extract, "hf:bert takes input_ids, and no images; in Python, extract() takes any batches"),
+        ("hf:a b", [], "not the name of a model: 'a b': "),
+        (name, ["--weights", "DEFAULT"], "hf:bert uses the weights of its folder, or those in the cache"),
+        (name, extract, "hf:bert takes input_ids and not images; in Python, extract() takes any batches"),
     ]:
         assert main(["extract" if more is extract else "cut", model, "--upto", "x", *more]) == 2
         out, err = capsys.readouterr()
@@ -158,7 +158,7 @@ def test_a_name_is_what_the_cache_has() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: hf:bert-base-uncased is neither a folder here nor in the cache of Hugging Face, and nothing is "
-        "downloaded here. `hf download bert-base-uncased` downloads it, once; or give the folder where it is: "
+        "downloaded here. `hf download bert-base-uncased` downloads it, once; or name the folder where it is: "
         "hf:path/to/bert-base-uncased\n"
     )
 

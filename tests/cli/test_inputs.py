@@ -60,7 +60,7 @@ def test_one_file(capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_allclose(one["features"][0], row, rtol=1e-5)
     Path("list.txt").touch()
     assert main(extract("list.txt", out="no.parquet")) == 2
-    assert "If it lists paths, give them on stdin: - < list.txt" in capsys.readouterr().err
+    assert "If it lists paths, pass them on stdin: - < list.txt" in capsys.readouterr().err
 
 
 def test_paths_on_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +74,8 @@ def test_paths_on_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     failed = table("out.failures.parquet")
     assert dict(zip(failed["path"], failed["reason"])) == {
         "none.jpg": "no such file",
-        "images": "a folder, and no image",
-        "pipe": "no regular file",
+        "images": "a folder, not an image",
+        "pipe": "not a regular file",
     }
 
 
@@ -134,7 +134,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on() -> None:
     running.send_signal(signal.SIGINT)
     out, err = running.communicate()
     assert (running.returncode, out) == (130, "")
-    assert err.strip() == "interrupted. Nothing is lost: the same command goes on where it was"
+    assert err.strip() == "interrupted. Nothing is lost: the same command continues where it stopped"
     assert list(Path("out.parquet.parts/shards").glob("*.parquet"))
     assert not Path("out.parquet").exists()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

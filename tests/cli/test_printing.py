@@ -126,7 +126,7 @@ def test_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "warning: alexnet has random weights, and features of these say little about an image (--weights DEFAULT "
+        "warning: alexnet has random weights, and their features say little about an image (--weights DEFAULT "
         "downloads trained ones)\n"
     )
 

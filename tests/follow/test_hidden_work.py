@@ -504,7 +504,7 @@ class ReadsWhatAHookSets(Three):
 
 def test_an_attribute_that_only_a_hook_sets() -> None:
     model, x = ReadsWhatAHookSets(), torch.randn(2, 4)
-    with pytest.raises(CannotFollowError, match="reads 'b.seen', which is there only while the model runs"):
+    with pytest.raises(CannotFollowError, match="reads 'b.seen', which exists only while the model runs"):
         split(model, "a", (x,))
 
 

@@ -112,7 +112,7 @@ def test_each_call_has_an_object_of_its_own(name: str, target: Any, example: boo
 @pytest.mark.parametrize("example", [False, True], ids=["no example", "example"])
 @pytest.mark.parametrize("name", SHARED)
 def test_an_object_that_copies_would_share_is_not_rebuilt(name: str, example: bool) -> None:
-    with pytest.raises(CannotFollowError, match="a function that holds what it may change"):
+    with pytest.raises(CannotFollowError, match="a function whose closure may change"):
         truncate(Net(name), "read", args=(torch.randn(3, 4),) if example else None, live=False)
 
 

@@ -111,7 +111,7 @@ def test_16_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_without_a_range(mode: str, tmp_path: Path) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "a.tiff")
-    with pytest.raises(Undecodable, match=rf"its numbers have no known range \(32-bit, mode {mode}\)"):
+    with pytest.raises(Undecodable, match=rf"its values have no known range \(32-bit, mode {mode}\)"):
         decode(str(tmp_path / "a.tiff"))
 
 
@@ -152,7 +152,7 @@ def test_bad_files(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert reason(path) == "the file is empty"
     path.write_text("This is no picture.")
-    assert reason(path) == "not an image, or in a format that is not read"
+    assert reason(path) == "not an image, or in an unsupported format"
     Image.effect_noise((64, 64), 50).save(path)
     path.write_bytes(path.read_bytes()[:1000])
     assert reason(path).startswith("image file is truncated")
@@ -192,7 +192,7 @@ def test_what_scaling_would_make_too_large(name: str, size: tuple[int, int], tmp
         found = _photos.prepared(path, transform)
         if 1 in size:
             assert isinstance(found, str)
-            assert found.startswith(f"its sides are {size[0]}×{size[1]}: scaled for the model they would be ")
+            assert found.startswith(f"its size is {size[0]}×{size[1]}: scaled for the model it would be ")
         else:  # that one is long, and can be had
             assert isinstance(found, torch.Tensor)
         return 7
@@ -203,7 +203,7 @@ def test_what_scaling_would_make_too_large(name: str, size: tuple[int, int], tmp
 def test_programs_are_not_run(tmp_path: Path) -> None:
     """Pillow would start Ghostscript for these."""
     (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n")
-    assert reason(tmp_path / "a.jpg") == "not an image, or in a format that is not read"
+    assert reason(tmp_path / "a.jpg") == "not an image, or in an unsupported format"
 
 
 def test_a_file_that_may_not_be_read(public: Path) -> None:
@@ -250,7 +250,7 @@ def test_in_the_order_of_their_bytes(tmp_path: Path) -> None:
         (lambda folder: touch(folder, "a.txt", "b.txt", "c"), "no images in images (it holds 2 .txt, 1 without suff"),
         (lambda folder: (folder / "a.jpg").symlink_to("b"), "(it holds images/a.jpg: a link to nothing); their names"),
         (lambda folder: folder.rmdir(), "no folder images"),
-        (lambda folder: (folder.rmdir(), folder.touch()), "images is a file, and no folder"),
+        (lambda folder: (folder.rmdir(), folder.touch()), "images is a file and not a folder"),
     ],
 )
 def test_no_pictures(make, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,8 +271,8 @@ def test_loops_of_links(tmp_path: Path) -> None:
     assert found.paths == [str(tmp_path / "a/b/c.jpg")]
     assert found.failures == {
         str(tmp_path / "a/b/up"): "a link to a folder that holds it",
-        str(tmp_path / "x.jpg"): "cannot be looked at: Too many levels of symbolic links",
-        str(tmp_path / "y.jpg"): "cannot be looked at: Too many levels of symbolic links",
+        str(tmp_path / "x.jpg"): "cannot be inspected: Too many levels of symbolic links",
+        str(tmp_path / "y.jpg"): "cannot be inspected: Too many levels of symbolic links",
     }
 
 
@@ -287,7 +287,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
-    assert find(str(tmp_path)).failures == {str(tmp_path / "b.jpg"): "no regular file"}
+    assert find(str(tmp_path)).failures == {str(tmp_path / "b.jpg"): "not a regular file"}
 
 
 def test_folders_that_may_not_be_read(public: Path) -> None:

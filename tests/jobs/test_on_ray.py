@@ -70,7 +70,9 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ExtractError, match="the batch has no column 'image': it has 'a', 'b'"):
         Extractor(net())({"a": np.zeros(1), "b": np.zeros(1)})
     for ragged in (np.array([np.zeros(3), np.zeros(2)], dtype=object), np.array(["a", "b"])):
-        with pytest.raises(ExtractError, match="the column 'image' is no array of numbers with a row for each input: "):
+        with pytest.raises(
+            ExtractError, match="the column 'image' is not an array of numbers with a row for each input: "
+        ):
             Extractor(net(), device="cpu")({"image": ragged})
     with pytest.raises(ExtractError, match="Extractor takes a torch.nn.Module, but got <class 'torch.nn.modules.lin"):
         Extractor(nn.Linear)  # type: ignore[arg-type]

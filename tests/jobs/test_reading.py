@@ -84,13 +84,13 @@ def test_an_image_that_ends_its_process_is_found(ending: str, workers: str, monk
         assert code == 3
         *torch_says, text = text.splitlines()
         assert text.lstrip("\0").startswith("error: DataLoader worker (pid")
-        assert text.endswith("Nothing is lost: the same command goes on from here")
+        assert text.endswith("Nothing is lost: the same command continues from here")
         assert not torch_says or ending == "SIGSEGV"
     code, text = run(workers)
     assert code == 1
     good, bad = tables()
     assert len(good["path"]) == 9
-    assert bad == {"path": [BAD], "reason": [f"reading it ends the process that does ({ending})"]}
+    assert bad == {"path": [BAD], "reason": [f"it crashes the process that reads it ({ending})"]}
     assert sorted(entry.name for entry in Path().iterdir()) == [
         "features.failures.parquet",
         "features.parquet",
@@ -123,7 +123,7 @@ def test_a_kill_for_want_of_memory_is_not_blamed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(_reading, "_killed_for_memory", lambda: str(next(counts)))
     code, text = run("0")
     assert code == 3
-    assert f"{BAD}: the process that reads it alone was ended by SIGKILL; is there memory enough?" in text
+    assert f"{BAD}: the process that reads it alone was ended by SIGKILL; is there enough memory?" in text
 
 
 PASSING = {
@@ -144,7 +144,7 @@ def test_what_passes_is_never_the_fault_of_an_image(name: str, workers: str, mon
         code, text = run(workers)
         assert code == 3
         assert text.startswith(f"error: {BAD}: ")
-        assert text.endswith("Nothing is lost: the same command goes on from here\n")
+        assert text.endswith("Nothing is lost: the same command continues from here\n")
         assert text.count("\n") == 1
     code, text = run(workers)
     assert (code, text) == (0, "features.parquet: 10 rows\n")

@@ -84,7 +84,7 @@ def test_other_settings_are_refused(
     message = refused(capsys, *command(out=out, batch=3))
     there = out if complete or out == "features" else f"{out}.parts"
     assert message == (
-        f"{out} was made with other settings (batch_size: 2 then, 3 now): take those, or write elsewhere, or remove "
+        f"{out} was made with other settings (batch_size: 2 then, 3 now): use those, or write elsewhere, or remove "
         f"{there}"
     )
     assert 'dtype: "float32" then, "bfloat16" now' in refused(capsys, *command("--dtype", "bfloat16", out=out))
@@ -136,10 +136,10 @@ def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     images.make(Path("images"), 2)
     Path("features.parquet").write_text("mine")
-    assert refused(capsys, *command()).startswith("features.parquet is there, and was not made by this command")
+    assert refused(capsys, *command()).startswith("features.parquet exists, and was not made by this command")
     Path("features.parquet").unlink()
     Path("features.failures.parquet").write_text("mine")
-    assert refused(capsys, *command()).startswith("features.failures.parquet is there, and was not made by")
+    assert refused(capsys, *command()).startswith("features.failures.parquet exists, and was not made by")
     Path("folder").mkdir()
     (Path("folder") / "mine").touch()
     assert refused(capsys, *command(out="folder")).startswith("folder holds 'mine', which this command did not make")
@@ -158,7 +158,7 @@ def test_what_was_not_made_here_is_left_alone(capsys: pytest.CaptureFixture[str]
     assert Path("features.failures.parquet").read_text() == "mine"
     Path("features.failures.parquet").unlink()
     Path("features.failures.parquet").mkdir()
-    assert refused(capsys, *command()).startswith("features.failures.parquet is there, and was not made by")
+    assert refused(capsys, *command()).startswith("features.failures.parquet exists, and was not made by")
     assert Path("features.failures.parquet").is_dir()
     assert not list(Path().glob("*.parts"))
 

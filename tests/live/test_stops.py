@@ -205,7 +205,7 @@ class ChangedInTheEnd(nn.Module):
 
 
 def test_a_value_that_a_forward_changes_as_it_is_left_is_refused() -> None:
-    with pytest.raises(TruncateError, match="changes it in place"):
+    with pytest.raises(TruncateError, match="changes its value in place"):
         truncate(made(ChangedInTheEnd), "b", live=True)(inputs(2))
 
 

@@ -52,7 +52,7 @@ UNDIVIDED = {
     "HookedChildren-chain.": "'chain' has hooks",
     "HookedSharedBlock-block.": "'block' has hooks",
     "HookedItself-": "the model itself has hooks",
-    "CountsAnew-block.act": "'block.count' is assigned anew in each call",
+    "CountsAnew-block.act": "'block.count' is assigned again in each call",
     "CountsBeforeAndBehind-block.act": "several values that share memory",
     "SharedBlock-block.fc:1": "'block' is also needed whole",
     "SharedBlock-block.norm:1": "'block' is also needed whole",
@@ -200,11 +200,11 @@ def test_what_crosses_is_listed(resnet: nn.Module) -> None:
     with pytest.raises(CrossingError) as caught:
         split(resnet, at="layer2.0.conv1")
     assert str(caught.value) == (
-        "the model cannot be divided after 'layer2.0.conv1' so that its output alone crosses. This crosses there:\n"
+        "the model cannot be divided after 'layer2.0.conv1', since more than its output crosses there:\n"
         "    'layer2.0.conv1', needed by 'layer2.0.bn1'\n"
         "    'layer1', needed by 'layer2.0.downsample'\n"
         "Nothing else crosses after 'layer1' (before it) and 'layer2.0.add' (after it). "
-        "Or crossing='pass' hands all of it on, as a tuple"
+        "Or crossing='pass' passes all of it on, as a tuple"
     )
     for place in ("layer1", "layer2.0.add"):
         split(resnet, at=place)
@@ -321,16 +321,16 @@ def test_an_example() -> None:
     ("arguments", "says"),
     [
         ({}, "say where to stop, for example upto='layer3'. print(layers(model)) lists all targets"),
-        ({"upto": "fc", "before": "fc"}, "upto='fc' and before='fc' both say where to stop; give one of them"),
+        ({"upto": "fc", "before": "fc"}, "upto='fc' and before='fc' both say where to stop; give only one of them"),
         ({"before": ""}, "before='' stops at what the model itself is given, where nothing has been computed yet"),
         ({"before": []}, "nothing to stop at: before is [], which holds no target"),
         ({"after": ""}, "'' is the model itself, and nothing follows it"),
         ({"after": "fc", "crossing": "all"}, "crossing is 'refuse' or 'pass', not 'all'"),
         (
             {"after": "layer3", "upto": "layer2"},
-            "'layer2' does not run after the layer after which this module begins",
+            "'layer2' does not run after the layer where this module begins",
         ),
-        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the layer after which"),
+        ({"after": "layer3", "upto": "layer3"}, "'layer3' does not run after the layer where"),
         ({"after": "layer5"}, "no target 'layer5'"),
     ],
 )
@@ -342,7 +342,7 @@ def test_bad_requests(resnet: nn.Module, arguments: dict[str, Any], says: str) -
 def test_bad_divisions(resnet: nn.Module) -> None:
     with pytest.raises(TruncateError, match="nothing to divide at: `at` holds no target"):
         split(resnet, at=[])
-    with pytest.raises(TruncateError, match="does not run after the layer after which"):
+    with pytest.raises(TruncateError, match="does not run after the layer where"):
         split(resnet, at=["layer3", "layer2"])
     with pytest.raises(TruncateError, match="^split takes a torch.nn.Module, but got 'resnet18' of type str$"):
         split("resnet18", at="layer3")  # type: ignore[arg-type]
@@ -388,5 +388,5 @@ def test_nothing_follows_a_dead_end() -> None:
             self.last = self.aside(x)
             return self.a(torch.ones(2, 2))
 
-    with pytest.raises(TruncateError, match="nothing that follows 'aside' reads what is computed up to there"):
+    with pytest.raises(TruncateError, match="nothing after 'aside' uses what is computed up to there"):
         split(DeadEnd(), "aside")

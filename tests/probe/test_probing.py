@@ -138,7 +138,7 @@ def test_a_share_of_the_parameters_where_work_cannot_be_counted() -> None:
     assert [row.multiply_adds for row in result] == [None] * 3
     assert [row.share for row in result] == [row.parameters / whole for row in result]
     assert "share of the parameters" in result.draw()
-    with pytest.warns(ContentWarning, match="decides by the content of a tensor"):
+    with pytest.warns(ContentWarning, match="branches on the content of a tensor"):
         cut = result.cut("block2")
     assert cut(IMAGES).shape == (240, 8)
 

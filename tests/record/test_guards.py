@@ -336,7 +336,7 @@ def test_branches_on_content_warn_once_for_each_module() -> None:
     model = nn.Sequential(*(model_of(f) for f in (branches_on_content, branches_on_a_size, indexes_with_a_tensor)))
     with pytest.warns(ContentWarning) as caught:
         truncate(model, ["0.b", "1.b", "2.b"], args=(EXAMPLE,))
-    said = [str(warning.message).partition(" decides")[0] for warning in caught]
+    said = [str(warning.message).partition(" branches")[0] for warning in caught]
     assert said == ["the forward of 0", "the forward of 2"]
     assert {warning.filename for warning in caught} == {__file__}
 

@@ -256,7 +256,7 @@ def test_an_object_is_changed_as_in_the_model(
 
 
 def test_a_piece_does_not_change_an_object() -> None:
-    with pytest.raises(CannotFollowError, match="may change an object that it is given"):
+    with pytest.raises(CannotFollowError, match="may change an object that it gets"):
         split(PassesContext("list", True, True), "noting.gate", args=(EXAMPLE,))
 
 

@@ -114,7 +114,7 @@ def made(kind: type[nn.Module], ran: bool) -> nn.Module:
 def check(model: nn.Module, upto: Any, **example: Any) -> None:
     """Equal on inputs of two sizes to hooks on a copy of the model."""
     places = upto if isinstance(upto, list) else [upto]
-    cut = truncate(model, upto, **example, live=None)  # a hook that leads back to the model keeps it live
+    cut = truncate(model, upto, **example, live=None)  # a hook that refers to the model keeps it live
     for batch in (2, 3):
         x = torch.randn(batch, 4)
         # Hooks of the copy would write into what the model holds, but for its weights they are alike.
@@ -184,7 +184,7 @@ def test_what_the_model_itself_writes_for_a_module_is_not_left_out() -> None:
 
     with pytest.raises(
         CannotFollowError,
-        match=r"the forward of the model itself .Root. fills 'shared', .* Stop before that\. live=True keeps",
+        match=r"the forward of the model itself .Root. fills 'shared', .* Stop before that\. Or pass live=True",
     ):
         truncate(Root(), ["a", "b"])
 

@@ -341,7 +341,7 @@ def test_a_notebook_shows_the_same_twice_over() -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        TruncateError, match=r"a drawing is written as \.svg or \.html, and '.*cut\.png' ends in neither"
+        TruncateError, match=r"a drawing is written as \.svg or \.html, but '.*cut\.png' ends in neither"
     ):
         draw(Net(), "blocks", to=tmp_path / "cut.png")
     missing = tmp_path / "no" / "cut.svg"
@@ -372,7 +372,7 @@ def test_mistakes_are_named() -> None:
         draw("resnet18")  # type: ignore[arg-type]
     with pytest.raises(TruncateError, match="Did you mean 'blocks'"):
         draw(Net(), "block")
-    with pytest.raises(TruncateError, match="give one of them"):
+    with pytest.raises(TruncateError, match="give only one of them"):
         draw(Net(), "blocks", before="head")
     with pytest.raises(TruncateError, match="nothing to stop at"):
         draw(Net(), [])

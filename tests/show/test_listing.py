@@ -139,7 +139,7 @@ def test_down_to_a_depth() -> None:
     assert places.table(3) == places.table()
     for depth in (0, -3, "2"):
         for show in (places.tree, places.table):
-            with pytest.raises(TruncateError, match=f"depth is a number of levels, from 1 on, .* and not {depth!r}"):
+            with pytest.raises(TruncateError, match=f"depth is a number of levels, 1 or more, .* not {depth!r}"):
                 show(depth)  # type: ignore[arg-type]
 
 

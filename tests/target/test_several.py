@@ -178,7 +178,7 @@ def test_where_one_layer_is_meant() -> None:
     for wrong in ("layer*", nn.Conv2d, "layer1.0[0]", "before fc"):
         with pytest.raises(TruncateError, match="a model is divided after one layer"):
             truncate(model, after=wrong)
-    with pytest.raises(TruncateError, match="of what it is given there is none"):
+    with pytest.raises(TruncateError, match="before= cannot select items"):
         truncate(Recurrent(), before="lstm[0]")
 
 

@@ -188,7 +188,7 @@ def test_unknown(model: nn.Module, written: str, says: str) -> None:
     ],
 )
 def test_a_tensor_is_no_place(model: nn.Module, written: str, holder: str, instead: str) -> None:
-    says = rf"'{re.escape(written)}' is a tensor that {holder} holds, and no layer or operation\."
+    says = rf"'{re.escape(written)}' is a tensor of {holder}, not a layer or an operation\."
     says += rf" Stop at {re.escape(instead)} instead\.$" if instead else r" layers\(model\) lists every target\.$"
     with pytest.raises(UnknownTargetError, match=says):
         truncate(model, written)
@@ -197,7 +197,7 @@ def test_a_tensor_is_no_place(model: nn.Module, written: str, holder: str, inste
 @pytest.mark.parametrize(
     ("compile", "says"),
     [
-        (torch.jit.script, "'0' lies inside the model, which TorchScript compiled: it can be stopped at, but not"),
+        (torch.jit.script, "'0' lies inside the model, which was compiled by TorchScript: you can stop at it, but not"),
         (torch.compile, "the model was compiled by torch.compile. Cut what was compiled, which it holds as"),
     ],
 )
@@ -370,7 +370,7 @@ def test_cannot_follow(kind: type[nn.Module]) -> None:
 
 def test_cannot_follow_inside_torch() -> None:
     """A line of torch is quoted where the forward is torch's own."""
-    with pytest.raises(UnknownTargetError, match="'0.running_var' is a tensor that '0'"):
+    with pytest.raises(UnknownTargetError, match="'0.running_var' is a tensor of '0'"):
         truncate(nn.Sequential(nn.BatchNorm1d(4)), "0.running_var")
     with pytest.raises(TruncateError) as caught:
         truncate(nn.Sequential(nn.BatchNorm1d(4)), "0.nothing")

@@ -152,8 +152,8 @@ def test_a_mode_that_the_target_depends_on() -> None:
     with pytest.warns(UserWarning) as caught:
         freeze(model, "0.layer")
     assert [str(warning.message) for warning in caught] == [
-        "'0.layer' depends on the mode of 0, which also holds what is not frozen, and so follows .train(). To keep it "
-        "in evaluation, freeze 0 as a whole, or cut first: freeze(truncate(model, '0.layer'))"
+        "'0.layer' depends on the mode of 0, which also holds modules that are not frozen, so it follows .train(). To "
+        "keep it in evaluation, freeze 0 as a whole, or cut first: freeze(truncate(model, '0.layer'))"
     ]
     assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="depends on the mode of the model itself, .* freeze the model as a whole"):
@@ -298,7 +298,7 @@ def test_other_mistakes() -> None:
 def test_a_class_that_was_changed_since() -> None:
     layer = freeze(nn.Linear(2, 2))
     nn.utils.parametrizations.weight_norm(layer)
-    with pytest.raises(TruncateError, match=r"ParametrizedLinear, so it cannot .*parametrize does .*, then unfreeze$"):
+    with pytest.raises(TruncateError, match=r"ParametrizedLinear, so its own .*parametrize makes .*, then unfreeze$"):
         unfreeze(layer)
     nn.utils.parametrize.remove_parametrizations(layer, "weight")
     assert type(unfreeze(layer)) is nn.Linear

@@ -219,7 +219,7 @@ def test_another_output(value: object, text: str) -> None:
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, "2", True])
 def test_a_wrong_number(n: object) -> None:
-    with pytest.raises(TruncateError, match=f"a whole number, 1 or more, and not {n!r}"):
+    with pytest.raises(TruncateError, match=f"an integer, 1 or more, not {n!r}"):
         with_head(Small(), n, args=(images(),))  # type: ignore[arg-type]
 
 

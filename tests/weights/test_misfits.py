@@ -136,7 +136,7 @@ def test_a_buffer_without_values_that_no_checkpoint_holds(tmp_path: Path) -> Non
     module = meta(Positions)
     text = refused(module, path)
     assert "on the meta device, and in no checkpoint, since they are not saved: 1 (ids)" in text
-    assert "Give them the values that they have when the model is built elsewhere: module.ids = ..." in text
+    assert "Give them the values that they have in a model on another device: module.ids = ..." in text
     report = load_weights(module, path, strict=False)
     assert report.unset == ("ids",)
     assert not module.fc.weight.is_meta
@@ -164,7 +164,7 @@ def test_extra_state_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_lazy_modules(tmp_path: Path) -> None:
     module = nn.LazyLinear(2)
-    with pytest.raises(WeightsError, match=r"without a shape as yet: 2 \(weight, bias\)\. Run the module once"):
+    with pytest.raises(WeightsError, match=r"without a shape yet: 2 \(weight, bias\)\. Run the module once"):
         load_weights(module, safetensors(nn.Linear(3, 2).state_dict(), tmp_path))
 
 

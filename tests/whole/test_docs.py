@@ -123,7 +123,32 @@ def test_matches(shown: str, printed: str, expected: bool) -> None:
     assert matches(shown, printed) is expected
 
 
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub and Sphinx give to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Those to other sites are only looked at, since the tests need no network."""
+    for link in re.findall(r"\]\(([^)]*)\)", prose(page)):
+        if "://" in link:
+            assert re.fullmatch(r"https://[\w.-]+\.[a-z]+(/[^\s()<>]*)?", link), link
+            continue
+        path, _, anchor = link.partition("#")
+        there = page.parent / path if path else page
+        assert there.is_file(), link
+        assert not anchor or anchor in anchors(there), link
+
+
+def test_anchors() -> None:
+    assert "where-more-than-one-tensor-crosses" in anchors(ROOT / "docs" / "both-sides.md")
+    assert "create_feature_extractor-of-torchvision" in anchors(ROOT / "docs" / "coming-from.md")

@@ -159,8 +159,8 @@ def check_division(model: nn.Module, data: st.DataObject) -> None:
 UNFOLLOWED = ("asks whether a value that another module returns is None", "gets one tensor as several arguments")
 
 UNDIVIDED = (
-    "does not run after the layer after which this module begins",
-    "nothing that follows",
+    "does not run after the layer where this module begins",
+    "nothing after",
     "depending on its mode",
     "asks whether a value that another module returns is None",
     "asks whether a value that is a part of an argument is None",
@@ -168,7 +168,7 @@ UNDIVIDED = (
     "share memory",
     "changes in place what it is given",
     "is also needed whole",
-    "is assigned anew in each call",
+    "is assigned again in each call",
     "gets one tensor as several arguments",
 )
 

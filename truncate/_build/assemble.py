@@ -151,8 +151,8 @@ def _held(plan: Plan, holder: str, name: str) -> Any:
         return getattr(descend(plan.module, holder), name)
     except AttributeError:
         raise CannotFollowError(
-            f"the forward of {plan.path!r} ({type(plan.module).__name__}) reads {join(holder, name)!r}, which is there "
-            f"only while the model runs: perhaps a hook sets it. Stop at {plan.path!r} or outside it"
+            f"the forward of {plan.path!r} ({type(plan.module).__name__}) reads {join(holder, name)!r}, which "
+            f"exists only while the model runs. Perhaps a hook sets it. Stop at {plan.path!r} or outside it"
         ) from None
 
 
@@ -168,7 +168,7 @@ def _refuse_nested(plan: Plan, pieces: dict[str, Any]) -> None:
                 inner, outer = join(plan.path, path), join(plan.path, outer)
                 raise CannotFollowError(
                     f"{inner!r} is called by itself and as a part of {outer!r}, and only one of these calls would be "
-                    f"cut. Cut elsewhere, or at only one of these calls at a time"
+                    f"cut. Choose another target, or only one of these calls at a time"
                 )
 
 
@@ -338,7 +338,7 @@ def _call(value: Any, module: Any) -> Any:
 
 def _class(run: Any, name: str, source: str, names: dict[str, Any]) -> type[Truncated]:
     if run is not exec:
-        raise TruncateError("a pickle of a cut runs the source in it with `exec`, and this one names something else")
+        raise TruncateError("this is no pickle of a cut: such a pickle runs its source with `exec`, and nothing else")
     code, module, loader = _compile(source)
     # Without the name of a module: a cut that is cut again is followed like anyone's code, and torch.compile, which
     # imports what is named there to find globals, takes these from the function.

@@ -40,7 +40,7 @@ def compare(
         where = repr(differing) if differing else "the output of the model"
         raise WrongResultError(
             f"{where}: the result differs from the model on the example. Please report this, with the "
-            f"model; check=False returns the result all the same.\n{pieces[-1]}"
+            f"model; check=False returns the result anyway.\n{pieces[-1]}"
         )
 
 
@@ -73,8 +73,8 @@ def _differing(
                 given = piece(given)
     except Exception as error:
         raise WrongResultError(
-            f"the result does not run on the example: {type(error).__name__}: {error}. The model does what "
-            f"cannot be recorded, such as going on after an error; check=False returns the result all the same"
+            f"the result does not run on the example: {type(error).__name__}: {error}. Perhaps the model "
+            f"does something that cannot be recorded, such as catching an error; check=False returns the result anyway"
         ) from error
     for t, value in _leaves(arrangement, given):
         target = paths.targets[t]

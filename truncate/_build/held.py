@@ -33,8 +33,8 @@ def release(module: nn.Module) -> None:
     original = vars(type(module)).get("_held_kind")
     if original is None:
         raise TruncateError(
-            f"a frozen module was given another class, {type(module).__name__}, so it cannot get its own back. Undo "
-            f"what changed it (torch.nn.utils.parametrize does such a thing), then unfreeze"
+            f"the class of a frozen module was changed to {type(module).__name__}, so its own class cannot be "
+            f"restored. Undo that change (torch.nn.utils.parametrize makes such changes), then unfreeze"
         )
     module.__class__ = original
     module.training = module.__dict__.pop(ASKED)

@@ -24,12 +24,12 @@ def pooling(pool: Any, flatten: bool) -> dict[str, nn.Module]:
         modules["pool"] = POOLS[pool]()
     elif pool is not None:
         known = "\n".join(f"    {name!r}: {_summary(kind)}" for name, kind in POOLS.items())
-        remedy = f" Make one of this class: pool={pool.__name__}(...)." if isinstance(pool, type) else ""
-        raise TruncateError(f"pool={pool!r} is no pooling.{remedy} It is any torch.nn.Module, or one of\n{known}")
+        remedy = f" Make an object of this class: pool={pool.__name__}(...)." if isinstance(pool, type) else ""
+        raise TruncateError(f"pool={pool!r} is not a pooling.{remedy} pool is any torch.nn.Module, or one of\n{known}")
     if not isinstance(flatten, bool):
         raise TruncateError(
-            f"flatten is True or False, not {flatten!r}. To flatten otherwise, put the result and a module that does "
-            f"so into an nn.Sequential"
+            f"flatten is True or False, not {flatten!r}. To flatten in another way, put the result and your own "
+            f"module into an nn.Sequential"
         )
     if flatten:
         modules["flatten"] = nn.Flatten(1)
@@ -61,8 +61,8 @@ class AveragePool(nn.Module):
         if dimensions == 5:
             return F.adaptive_avg_pool3d(x, 1)
         raise TruncateError(
-            f"pool='avg' takes maps with channels first, (N, C, L), (N, C, H, W) or (N, C, D, H, W), and was given "
-            f"shape {list(x.shape)}. What has no positions any more needs no pooling"
+            f"pool='avg' takes maps with channels first, (N, C, L), (N, C, H, W) or (N, C, D, H, W), but got "
+            f"shape {list(x.shape)}. A tensor without positions needs no pooling"
         )
 
 
@@ -78,8 +78,8 @@ class MaxPool(nn.Module):
         if dimensions == 5:
             return F.adaptive_max_pool3d(x, 1)
         raise TruncateError(
-            f"pool='max' takes maps with channels first, (N, C, L), (N, C, H, W) or (N, C, D, H, W), and was given "
-            f"shape {list(x.shape)}. What has no positions any more needs no pooling"
+            f"pool='max' takes maps with channels first, (N, C, L), (N, C, H, W) or (N, C, D, H, W), but got "
+            f"shape {list(x.shape)}. A tensor without positions needs no pooling"
         )
 
 
@@ -95,8 +95,8 @@ class Mean(nn.Module):
         if dimensions == 5:
             return x.mean([1, 2, 3])
         raise TruncateError(
-            f"pool='mean' takes tokens (N, L, C), or maps with channels last, (N, H, W, C) or (N, D, H, W, C), and was "
-            f"given shape {list(x.shape)}. What has no positions any more needs no pooling"
+            f"pool='mean' takes tokens (N, L, C), or maps with channels last, (N, H, W, C) or (N, D, H, W, C), but got "
+            f"shape {list(x.shape)}. A tensor without positions needs no pooling"
         )
 
 
@@ -106,7 +106,7 @@ class FirstToken(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if _dimensions(x, "cls") == 3:
             return x[:, 0]
-        raise TruncateError(f"pool='cls' takes tokens (N, L, C), and was given shape {list(x.shape)}")
+        raise TruncateError(f"pool='cls' takes tokens (N, L, C), but got shape {list(x.shape)}")
 
 
 POOLS: dict[str, type[nn.Module]] = {"avg": AveragePool, "max": MaxPool, "mean": Mean, "cls": FirstToken}

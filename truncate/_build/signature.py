@@ -56,7 +56,7 @@ def head(
     for parameter in signature_kept:
         name, given = parameter.name, bound.get(parameter.name, _LEFT_OUT)
         if not is_plain_name(name) or name == "self":
-            raise CannotFollowError(f"a forward takes an argument called {name!r}, a name that its source cannot hold")
+            raise CannotFollowError(f"a forward has an argument called {name!r}, which its source cannot contain")
         stars = _STARS.get(parameter.kind, "")
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in "".join(p[:1] for p in written):
             written.append("*")
@@ -80,7 +80,11 @@ def head(
         if name in optional.needed:
             opening += missing(name, optional.unread)
         elif parameter.default is None and (type(given) is Node or is_container(given)):
-            _refuse(names, f"{name} is None", name, "something that the example gave", opening)
+            text = (
+                f"this module was cut on an example that gave {name}, so {name} cannot be left out. "
+                f"Pass {name}, or cut the model again: on an example without it, or with live=True"
+            )
+            opening += [f"if {name} is None:", f"    raise {names.of(FixedArgumentError)}({text!r})"]
         _open(names, name, given, opening, inputs)
     return f"def forward({', '.join(written)}):", opening, inputs
 
@@ -132,8 +136,8 @@ def _shape_text(given: Any) -> str:
 
 def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: list[str]) -> None:
     text = (
-        f"this module was cut with {expression} = {fixed}, and its forward was followed for that value alone. "
-        f"Leave {expression} out, or cut the model again: on an example that gives it, or with live=True"
+        f"this module was cut with {expression} = {fixed}, and accepts no other value. "
+        f"Pass that value, or cut the model again: on an example with another one, or with live=True"
     )
     opening += [f"if {condition}:", f"    raise {names.of(FixedArgumentError)}({text!r})"]
 

@@ -34,23 +34,23 @@ _TOO_MANY = 64  # numbers of a buffer that is not in the state dict, to be writt
 
 
 def source(module: nn.Module, args: tuple[Any, ...] | None = None, kwargs: dict[str, Any] | None = None) -> str:
-    """A module as readable Python: a class for each module with a forward of its own, and ``model``, made of them.
+    """A module as readable Python source: a class for each module with its own forward, and ``model``, made of them.
 
     Args:
-        module: Any module, usually one that `truncate` returned. It is not changed.
+        module: Any module, usually a result of `truncate`. It is not changed.
         args: Positional arguments of an example call, for kept modules whose forward has to be recorded.
         kwargs: Keyword arguments of that call.
 
     Returns:
-        Source that imports torch, and what else the forwards use. Executing it defines ``model``, with fresh weights,
-        all in training mode; ``model.load_state_dict(module.state_dict())`` makes it equal to `module`. Modules that a
-        constructor call can make again are written as one; for all others a class is written, from the operations that
-        their forward runs. To see which can be made again, their constructors are called on the meta device. What else
-        a constructor does, such as printing or counting, then happens.
+        Source that imports torch, and whatever else the forwards use. Executing it defines ``model``, with new weights
+        and in training mode. ``model.load_state_dict(module.state_dict())`` makes it equal to `module`. A module that a
+        constructor call can recreate is written as that call. For every other module, a class is written from the
+        operations that its forward runs. To find out which modules can be recreated, their constructors are called on
+        the meta device; if a constructor has side effects, such as printing or counting, these happen.
 
     Raises:
-        CannotFollowError: The forward of a module depends on values, and no example is given.
-        TruncateError: Something that the module holds cannot be written down.
+        CannotFollowError: The forward of a module depends on values, and there is no example.
+        TruncateError: Something that the module holds cannot be written as source.
     """
     require_module("source", module)
     return _Document(module, None if args is None and kwargs is None else example_of(module, args, kwargs)).text()
@@ -99,7 +99,7 @@ class _Document:
         if id(module) in self._calls or id(module) in self._paths:
             if id(module) in self._paths and self._paths[id(module)][1].key != form.key:
                 raise TruncateError(
-                    f"{path!r} ({type(module).__name__}) is called in different ways, which one class cannot show"
+                    f"{path!r} ({type(module).__name__}) is called in different ways, which one class cannot express"
                 )
             return
         self._paths[id(module)] = path, form
@@ -120,7 +120,7 @@ class _Document:
             ordered = self._global(OrderedDict) if isinstance(module, nn.Sequential) and not _counted(parts) else ""
             return _container(module, parts, ordered)
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
-            raise TruncateError(f"{path!r} is a {type(module).__name__}, which source cannot make again")
+            raise TruncateError(f"{path!r} is a {type(module).__name__}, which source cannot recreate")
         tensors = {**module._parameters, **module._buffers}
         own = {name: self._tensor(module, path, name) for name, value in tensors.items() if value is not None}
         return self._of_class(module, path, {**parts, **own}, top)
@@ -147,8 +147,8 @@ class _Document:
             return f"torch.full({shape}, {_literal(values[0].item())}, dtype={buffer.dtype})"
         if buffer.numel() > _TOO_MANY:
             raise TruncateError(
-                f"{join(path, name)!r} is a buffer of {buffer.numel()} numbers that no state dict holds, so the source "
-                f"would have to spell them all"
+                f"{join(path, name)!r} is a buffer of {buffer.numel()} numbers that is not in the state dict, so the "
+                f"source would have to contain all of them"
             )
         return f"torch.tensor({_literal(buffer.tolist())}, dtype={buffer.dtype})"
 
@@ -158,7 +158,7 @@ class _Document:
         forward, names = self._forward(module, path)
         for name, value in names.items():
             if name in self._classes or self._globals.setdefault(name, value) is not value:
-                raise TruncateError(f"{name!r} stands for two things in the source of {path!r}, and one elsewhere")
+                raise TruncateError(f"{name!r} has two meanings in the source of {path!r} or elsewhere")
         lines = []
         parts = {text_of(name): part for name, part in parts.items()}
         others = (name for name in numbered("part") if name not in parts)
@@ -202,7 +202,7 @@ class _Document:
             if is_held and not _is_registered(module, node.target):
                 raise TruncateError(
                     f"the forward of {path!r} ({type(module).__name__}) reads or sets {node.target!r}, which is "
-                    f"neither a parameter nor a buffer, so no state dict holds it"
+                    f"neither a parameter nor a buffer, so it is not in the state dict"
                 )
         return source_of(plan, module, None, [], guarded=False)
 
@@ -223,7 +223,7 @@ class _Document:
         read = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         for other in sorted(read & space.keys() - PROVIDED.keys() - {"nn", value.__name__} - self._written.keys()):
             if other in self._classes or self._globals.get(other, space[other]) is not space[other]:
-                raise TruncateError(f"{other!r} stands for two things in the source")
+                raise TruncateError(f"{other!r} has two meanings in the source")
             if _is_ours(space[other]):
                 self._write_out(other, space[other])
             else:
@@ -256,13 +256,13 @@ def _refuse_what_has_no_source(module: nn.Module, path: str) -> None:
     what = ""
     registered = {id(tensor) for tensor in [*module._parameters.values(), *module._buffers.values()]}
     if isinstance(module, torch.jit.ScriptModule):
-        what = "was compiled by TorchScript, so its source is no longer at hand"
+        what = "was compiled by TorchScript, so its source is no longer available"
     elif module._forward_hooks or module._forward_pre_hooks:
         what = "has hooks, which may do anything; remove them first"
     else:
         for name, value in vars(module).items():
             if name not in ("_parameters", "_buffers") and not registered.issuperset(map(id, tensors_in(value))):
-                what = f"holds tensors as a plain attribute, {name!r}, which no state dict knows; make it a buffer"
+                what = f"holds tensors in the attribute {name!r}, which is not in the state dict; make it a buffer"
     if what:
         raise TruncateError(f"{repr(path) if path else 'the module'} ({type(module).__name__}) {what}")
 
@@ -294,7 +294,7 @@ def _literal(value: Any) -> str:
     names = Names(())
     text = Writer(names, str, {}).value(value)
     if names.globals:
-        raise TruncateError(f"the source would have to hold {', '.join(names.globals)}, which no literal spells")
+        raise TruncateError(f"the source would need {', '.join(names.globals)}, which cannot be written as a literal")
     return text
 
 
@@ -318,6 +318,6 @@ def _import(name: str, value: Any) -> str:
         own = value.__qualname__
         return f"from {value.__module__} import {own}{f' as {name}' if own != name else ''}\n"
     raise TruncateError(
-        f"the source would need {name!r} ({type(value).__name__}), which cannot be imported, so it would not stand by "
-        f"itself"
+        f"the source would need {name!r} ({type(value).__name__}), which cannot be imported, so it would not be "
+        f"complete"
     )

@@ -49,7 +49,7 @@ def choose(
 ) -> int:
     """Reads the images, probes the layers and prints the table. Returns the exit code."""
     if out is not None and out.suffix != ".svg":
-        raise NotUsable(f"cannot write {str(out)!r}: the curve is drawn in a file that ends in .svg")
+        raise NotUsable(f"cannot write {str(out)!r}: the curve is written to a file that ends in .svg")
     found = images_of(images)
     paths = found.paths
     labelled = _from_table(labels, images, paths) if labels else _from_folders(base_of(images, paths), paths)
@@ -162,8 +162,8 @@ def _from_folders(folder: str, paths: list[str]) -> list[Any] | None:
         return [path_text(inside[0]) for inside in parts]
     if len(loose) < len(paths):
         raise NotUsable(
-            f"{path_text(loose[0])} and {len(loose) - 1} more images lie in no folder below {folder}, and others do: "
-            "each class has a folder of its own, or --labels names a table of the labels"
+            f"{path_text(loose[0])} and {len(loose) - 1} more images are in no folder below {folder}, but others "
+            "are: give each class its own folder, or name a table of the labels with --labels"
         )
     return None
 

@@ -40,7 +40,7 @@ class _Shape(_ParamType):
         except ValueError:
             sizes = ()
         if not sizes or min(sizes) < 1:
-            self.fail(f"{value!r} is no shape such as 1,3,224,224")
+            self.fail(f"{value!r} is not a shape such as 1,3,224,224")
         return sizes
 
 
@@ -80,7 +80,11 @@ def cli() -> None:
 @options.trust
 @_shape
 @click.option(
-    "--out", type=Path, metavar="FILE", shell_complete=complete_file, help="To write: .pt, .pt2, .onnx or .safetensors."
+    "--out",
+    type=Path,
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="Output: .pt, .pt2, .onnx or .safetensors.",
 )
 @click.option(
     "--image", type=Path, metavar="FILE", shell_complete=complete_file, help="An image to compute the features of."
@@ -100,8 +104,8 @@ def cut(**given: Any) -> None:
 @options.trust
 @_shape
 @click.option("--depth", type=click.IntRange(min=1), help="How many levels are shown [default: all].")
-@click.option("--table", is_flag=True, help="A table of whole paths instead.")
-@click.option("--shapes", is_flag=True, help="Show what each layer returns, from one run of the model.")
+@click.option("--table", is_flag=True, help="Show a table of full paths instead.")
+@click.option("--shapes", is_flag=True, help="Run the model once and show the output shape of each layer.")
 @options.as_json
 def layers(**given: Any) -> None:
     """Draw all layers and operations of a model."""
@@ -125,13 +129,13 @@ def layers(**given: Any) -> None:
     type=Path,
     metavar="FILE|FOLDER",
     shell_complete=complete_file,
-    help="To write: .parquet, or a new folder.",
+    help="Output: .parquet, or a new folder.",
 )
 @options.weights
 @options.trust
 @options.random
 @options.limit
-@click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool what comes out to one vector.")
+@click.option("--pool", type=click.Choice(["avg", "max", "mean", "cls"]), help="Pool each output to one vector.")
 @options.batch_size
 @options.workers
 @options.device
@@ -140,7 +144,7 @@ def layers(**given: Any) -> None:
     default="float32",
     show_default=True,
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of autocast.",
+    help="The dtype of autocast.",
 )
 @click.option("--engine", type=click.Choice(["ray"]), help="What divides the work [default: this process].")
 @click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
@@ -156,7 +160,7 @@ def extract(**given: Any) -> int:
 
         return extracting.extract(**given)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("Nothing is lost: the same command goes on where it was") from None
+        raise KeyboardInterrupt("Nothing is lost: the same command continues where it stopped") from None
 
 
 @cli.command(
@@ -183,8 +187,8 @@ def extract(**given: Any) -> int:
 @click.option(
     "--estimator", default="linear", show_default=True, type=click.Choice(["linear", "knn"]), help="The probe."
 )
-@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Of the cross-validation.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides the folds.")
+@click.option("--folds", default=5, show_default=True, type=click.IntRange(min=2), help="Cross-validation folds.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the folds.")
 @options.batch_size
 @options.workers
 @options.device
@@ -193,9 +197,9 @@ def extract(**given: Any) -> int:
     type=Path,
     metavar="FILE|FOLDER",
     shell_complete=complete_file,
-    help="To keep the vectors in: .parquet, or a new folder. Started again, the command goes on with them.",
+    help="Where to keep the vectors: .parquet, or a new folder. The same command then continues with them.",
 )
-@click.option("--out", type=Path, metavar="FILE", shell_complete=complete_file, help="To draw the curve in: .svg.")
+@click.option("--out", type=Path, metavar="FILE", shell_complete=complete_file, help="The file for the curve: .svg.")
 @options.as_json
 @options.quiet
 def probe(**given: Any) -> int:

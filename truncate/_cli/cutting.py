@@ -32,7 +32,7 @@ def cut(
     if out is not None:
         saving.check(out)
     if image is not None and shape is not None:
-        raise NotUsable("--shape is that of random numbers, and --image brings its own: leave one of them out")
+        raise NotUsable("--shape is the shape of random numbers, and --image has its own: use only one of them")
     opened = models.read_image(image) if image is not None else None
     built = models.build(model, weights, shape, trust)
     if opened is not None:
@@ -47,7 +47,7 @@ def cut(
         features = part(*built.args)
     outputs = [features] if len(targets) == 1 else features
     if wrong := verifying.differing(built.model, kind, targets, outputs, built.args):
-        raise Differs(f"the cut returns something else than the model has at {', '.join(wrong)}; nothing was written")
+        raise Differs(f"the cut returns other values than the model at {', '.join(wrong)}; nothing was written")
 
     found = _Found(model, built, part, kind, targets, given, outputs) if as_json or not quiet else None
     if found and not as_json:
@@ -94,7 +94,7 @@ class _Found:
         printing.show(table)
         for assumption in self._assumptions:
             print(f"assumed: {assumption}")
-        print(f"\nchecked on {self.given}: the cut returns bit for bit what the whole model has there")
+        print(f"\nchecked on {self.given}: the cut returns, bit for bit, the values of the whole model")
         for name, output in zip(names, self.outputs):
             values = next(tensors_in(output), torch.zeros(0)).flatten()
             shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))

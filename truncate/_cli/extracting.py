@@ -130,7 +130,7 @@ def resumable() -> Iterator[None]:
         if not is_passing(error):
             raise
         what = str(error).strip().splitlines()[-1:] or ["out of memory"]  # of an error in another process
-        raise Broken(f"{what[0]}. Nothing is lost: the same command goes on from here") from error
+        raise Broken(f"{what[0]}. Nothing is lost: the same command continues from here") from error
 
 
 def _prepared(
@@ -160,7 +160,7 @@ def _report(outcome: Any, found: Found) -> None:
     """Says what was written, and last what was not."""
     if found.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in found.others.most_common(5))
-        print(f"left out, as their names are not those of images: {printable(kinds)}")
+        print(f"skipped, since their names are not those of images: {printable(kinds)}")
     print(f"{outcome.table}: {outcome.rows:,} rows")
     if not outcome.failures:
         return

@@ -22,7 +22,7 @@ def build(name: str, weights: str | None) -> models.Built:
     """The model that a folder or a name means, with the weights that are there, or else random ones."""
     if weights is not None:
         raise NotUsable(
-            f"hf:{name} has the weights of its folder, or of the cache if it is a name: leave --weights {weights} out. "
+            f"hf:{name} uses the weights of its folder, or those in the cache: leave out --weights {weights}. "
             f"{models.LOCAL}"
         )
     transformers = need("transformers", "a model of Hugging Face", "transformers")
@@ -42,11 +42,11 @@ def build(name: str, weights: str | None) -> models.Built:
             untrained, told = frozenset(model.state_dict()), _RANDOM
     trained_by = _trained_by(name) if told == _RANDOM else "its checkpoint holds none of these"
     built = models.Built(model, told, _example(model, name), None, untrained, trained_by)
-    built.no_images = f"hf:{name} takes {model.main_input_name}, and no images; in Python, extract() takes any batches"
+    built.no_images = f"hf:{name} takes {model.main_input_name} and not images; in Python, extract() takes any batches"
     if model.main_input_name == "pixel_values":
         built.no_images = (
-            f"{name} holds no preprocessor_config.json, which says how its images are prepared: copy it from where "
-            "the weights are from"
+            f"{name} holds no preprocessor_config.json, which says how its images are prepared: copy it from the "
+            "source of the weights"
         )
         if Path(folder, "preprocessor_config.json").exists():
             with explained(f"cannot prepare images for hf:{name}"):
@@ -60,29 +60,29 @@ def _folder(name: str) -> str:
     """The folder that is meant, or that the cache has for a name. It holds a configuration."""
     path = Path(name)
     if not name or (not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1)):
-        raise NotUsable(f"no folder {name!r}: after hf: is a folder that holds config.json, or a name such as gpt2")
+        raise NotUsable(f"no folder {name!r}: after hf: comes a folder that holds config.json, or a name such as gpt2")
     if path.is_file():
         raise NotUsable(f"hf:{name} is a file: name its folder, hf:{path.parent}")
     if path.is_dir():
         if not (path / "config.json").is_file():
             held = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
-            raise NotUsable(f"hf:{name} is a folder without config.json, and so no model (it holds {held})")
+            raise NotUsable(f"hf:{name} is a folder without config.json, so it is not a model (it holds {held})")
         return name
     from huggingface_hub import try_to_load_from_cache
 
-    with explained(f"no name of a model: {name!r}"):
+    with explained(f"not the name of a model: {name!r}"):
         cached = try_to_load_from_cache(name, "config.json")
     if not isinstance(cached, str):
         raise NotUsable(
             f"hf:{name} is neither a folder here nor in the cache of Hugging Face, and nothing is downloaded here. "
-            f"`hf download {name}` downloads it, once; or give the folder where it is: hf:path/to/{path.name}"
+            f"`hf download {name}` downloads it, once; or name the folder where it is: hf:path/to/{path.name}"
         )
     return str(Path(cached).parent)  # by its name, transformers asks the network for more
 
 
 def _trained_by(name: str) -> str:
     if Path(name).is_dir():
-        return f"{_WEIGHTS[0]} beside {Path(name, 'config.json')} would be trained ones"
+        return f"{_WEIGHTS[0]} next to {Path(name, 'config.json')} would provide trained ones"
     return f"`hf download {name}` downloads trained ones"
 
 
@@ -118,7 +118,7 @@ def _example(model: Any, name: str) -> tuple[Any, ...]:
     main = model.main_input_name
     if main not in known:
         raise NotUsable(
-            f"hf:{name} takes {main}, of which the command line has no example: cut it in Python, with "
+            f"hf:{name} takes {main}, and the command line has no example of that: cut it in Python, with "
             "truncate(model, upto, args=...)"
         )
     wanted = {main}

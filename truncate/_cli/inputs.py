@@ -34,7 +34,7 @@ def _single(path: str) -> Found:
     if not is_image(path):
         raise NotUsable(
             f"{path_text(path)} is a file whose name is not that of an image (.jpg, .png, .webp and the like). "
-            f"If it lists paths, give them on stdin: - < {path_text(path)}"
+            f"If it lists paths, pass them on stdin: - < {path_text(path)}"
         )
     return Found([path])
 
@@ -55,5 +55,5 @@ def _listed() -> Found:
 
 def _why_not(path: str) -> str:
     if os.path.isdir(path):
-        return "a folder, and no image"
-    return "no regular file" if os.path.exists(path) else "no such file"
+        return "a folder, not an image"
+    return "not a regular file" if os.path.exists(path) else "no such file"

@@ -88,10 +88,10 @@ class Built:
         what = "random weights" if len(names) == len(state) else f"random weights in {_named(names)}"
         if not random:
             raise NotUsable(
-                f"{name} has {what}, and features of these say little about an image: {self.trained_by}, --weights "
-                "FILE reads a checkpoint, and --random goes on all the same"
+                f"{name} has {what}, and their features say little about an image: {self.trained_by}, --weights FILE "
+                "reads a checkpoint, and --random uses random weights anyway"
             )
-        return f"{name} has {what}, and features of these say little about an image ({self.trained_by})"
+        return f"{name} has {what}, and their features say little about an image ({self.trained_by})"
 
 
 def build(name: str, weights: str | None = None, shape: tuple[int, ...] | None = None, trust: bool = False) -> Built:
@@ -137,9 +137,9 @@ def _no_file(name: str) -> None:
     module, colon, attribute = name.partition(":")
     if module.endswith(".py"):
         instead = f"{Path(module).stem}:{attribute or 'NAME'}"
-        raise NotUsable(f"{name!r} is a file, and a model is imported: write {instead}, in the folder of that file")
+        raise NotUsable(f"{name!r} is a file, but a model is imported: write {instead}, in the folder of that file")
     if name.endswith(SUFFIXES) and not colon:
-        raise NotUsable(f"{name!r} is a checkpoint, and no model: name the model, and give it --weights {name}")
+        raise NotUsable(f"{name!r} is a checkpoint and not a model: name the model, and add --weights {name}")
 
 
 # -- the sources -----------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def _from_torchvision(name: str, weights: str | None) -> Built:
 
 def _from_program(name: str, weights: str | None) -> Built:
     if weights:
-        raise NotUsable(f"{name} is an exported program, which brings its own weights; leave --weights out")
+        raise NotUsable(f"{name} is an exported program, which contains its own weights; leave out --weights")
     if not Path(name).is_file():
         raise NotUsable(f"no file {name}")
     logging.getLogger("torch.export").setLevel(logging.ERROR)  # it logs the trace of what it raises
@@ -196,7 +196,7 @@ def _from_program(name: str, weights: str | None) -> Built:
 def _from_timm(name: str, weights: str | None) -> Built:
     timm = need("timm", "a model of timm", "timm")
     if weights not in (None, "DEFAULT"):
-        raise NotUsable(f"a model of timm has its weights in its name: write DEFAULT, not {weights!r}. {LOCAL}")
+        raise NotUsable(f"the name of a timm model includes its weights: write DEFAULT, not {weights!r}. {LOCAL}")
     if name.partition(".")[0] not in timm.list_models():
         raise NotUsable(f"timm has no model {name!r}{close(name, timm.list_models())}")
     with _building(f"timm:{name}", weights):
@@ -215,10 +215,10 @@ def _downloaded(model: nn.Module, weights: str, args: tuple[Any, ...], transform
 
 def _from_callable(name: str, weights: str | None) -> Built:
     if weights:
-        raise NotUsable(f"{name} is no model of a library and knows no weights {weights!r}. {LOCAL}")
+        raise NotUsable(f"{name} is not a model of a library, and has no weights called {weights!r}. {LOCAL}")
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise NotUsable(f"{name!r} is no model: after the colon is a callable, and before it the module to import")
+        raise NotUsable(f"{name!r} is not a model: before the colon is the module to import, after it a callable")
     with explained(f"cannot import {module!r}"):
         value: Any = importlib.import_module(module)
     for step in attribute.split("."):
@@ -232,7 +232,7 @@ def _from_callable(name: str, weights: str | None) -> Built:
         with explained(f"{name} failed when called without arguments"):
             value = value()
     if not isinstance(value, nn.Module):
-        raise NotUsable(f"{name} returned no torch.nn.Module, but a {type(value).__name__}")
+        raise NotUsable(f"{name} returned a {type(value).__name__} and not a torch.nn.Module")
     return Built(value, "its own weights", (random_numbers(1, 3, 224, 224),), imagenet())
 
 
@@ -294,7 +294,7 @@ def _load(model: nn.Module, path: Path, trust: bool) -> None:
 def read_image(path: Path) -> Any:
     """An image from a file, read as those of a folder are."""
     if path.is_dir():
-        raise NotUsable(f"{path} is a folder: --image takes one image, and the command `extract` a folder of them")
+        raise NotUsable(f"{path} is a folder: --image takes one image, and the command `extract` takes a folder")
     if not path.is_file():
         raise NotUsable(f"no file {path}")
     with explained(f"cannot read {path} as an image"):

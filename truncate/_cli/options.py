@@ -14,8 +14,8 @@ PROGRAM = "python -m truncate"
 
 model = click.argument("model", shell_complete=complete_model)
 _TARGETS: dict[str, Any] = {"multiple": True, "metavar": "TARGET", "shell_complete": complete_layer}
-_upto = click.option("--upto", **_TARGETS, help="Where to stop, as `layers` lists it; several give several outputs.")
-_before = click.option("--before", **_TARGETS, help="Instead: stop at what a layer is given.")
+_upto = click.option("--upto", **_TARGETS, help="Where to stop, as `layers` lists it; repeat it for several outputs.")
+_before = click.option("--before", **_TARGETS, help="Instead of --upto: return the input of a layer.")
 weights = click.option(
     "--weights",
     metavar="NAME|FILE",
@@ -24,15 +24,15 @@ weights = click.option(
 )
 trust = click.option("--trust", is_flag=True, help="Read a checkpoint that may run code, too.")
 images = click.argument("images", metavar="FOLDER|FILE|-", shell_complete=complete_file)
-limit = click.option("--limit", type=click.IntRange(min=1), help="Take no more images than this.")
-random = click.option("--random", is_flag=True, help="Go on with random weights.")
+limit = click.option("--limit", type=click.IntRange(min=1), help="Use at most this many images.")
+random = click.option("--random", is_flag=True, help="Use random weights.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 quiet = click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors, and what --json prints.")
 batch_size = click.option(
-    "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images at a time."
+    "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Images in a batch."
 )
 workers = click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that read images [default: by the cores]."
+    "--workers", type=click.IntRange(min=0), help="Processes that read images [default: from the number of cores]."
 )
 device = click.option("--device", help="Where to compute [default: a GPU if there is one].")
 
@@ -46,8 +46,8 @@ def stop(command: Callable[..., Any]) -> Callable[..., Any]:
     def checked(upto: tuple[str, ...], before: tuple[str, ...], **given: Any) -> Any:
         if upto and before:
             raise click.UsageError(
-                f"--upto {upto[0]} and --before {before[0]} both say where to stop; give one kind, which may be there "
-                "several times",
+                f"--upto {upto[0]} and --before {before[0]} both say where to stop; use only one of the two options, "
+                "which may be repeated",
                 click.get_current_context(),
             )
         if not upto and not before:

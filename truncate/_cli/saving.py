@@ -125,7 +125,7 @@ def _write_weights(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
 def _read_weights(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
     state = need("safetensors.torch", "reading .safetensors", "torch-truncate[export]").load_file(path)
     if not same(dict(sorted(state.items())), dict(sorted(module.state_dict().items()))):
-        raise NotUsable("other values came back")
+        raise NotUsable("it holds other values")
     return "equal"
 
 

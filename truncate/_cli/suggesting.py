@@ -49,7 +49,7 @@ def told(error: click.UsageError) -> str:
         return f"no command {word!r}{instead}"
     if text.startswith("Got unexpected extra argument"):
         known = [parameter.name for parameter in context.command.params]
-        several = "; it takes one folder or file, and of several the paths on stdin (-)" if "images" in known else ""
+        several = "; it takes one folder or file, or - to read several paths from stdin" if "images" in known else ""
         return text.rstrip(".") + (several or ("; a target comes after --upto" if "upto" in known else ""))
     return text
 
@@ -66,7 +66,7 @@ def _option(name: str, context: click.Context) -> str:
     if having and context.command is group:
         return f" before the command: it comes after, as in {having[0]} MODEL {name}"
     instead = _did_you_mean(_close(name, _MEANT, _options(context.command)))
-    return instead or (f": it is one of {' and '.join(having)}" if having else "")
+    return instead or (f": it is an option of {' and '.join(having)}" if having else "")
 
 
 def _close(word: str, meant: dict[str, str], known: list[str]) -> list[str]:

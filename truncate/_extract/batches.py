@@ -33,7 +33,7 @@ class Reader:
     def __init__(self, module: nn.Module, keys: Iterable[Any] | str | None) -> None:
         if keys is not None and not isinstance(keys, Iterable):
             raise ExtractError(
-                f"keys={keys!r}: they are one string or number for each row, or the name of an entry of the batches"
+                f"keys={keys!r}: keys are one string or number for each row, or the name of an entry of the batches"
             )
         self._entry = keys if isinstance(keys, str) else None
         self._keys = iter(keys) if keys is not None and not isinstance(keys, str) else None
@@ -55,7 +55,7 @@ class Reader:
         else:
             raise ExtractError(
                 f"batch {number} is a {_described(given)}: a batch is a tensor, a tuple (tensor, labels, ...), or a "
-                "dict of tensors by the names of the arguments"
+                "dict of tensors whose keys are names of arguments"
             )
         sizes = [value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim]
         if not sizes:
@@ -143,8 +143,8 @@ def _column(value: Any, name: str) -> Column:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise ExtractError(
-            f"{name!r} holds a {_described(value)}: only tensors, numbers and strings can be kept, of one kind in all "
-            "rows"
+            f"{name!r} holds a {_described(value)}: only tensors, numbers and strings can be stored, and all rows "
+            "must be of one kind"
         ) from None
 
 

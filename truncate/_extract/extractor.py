@@ -15,19 +15,19 @@ from truncate._sandbox import random_state_kept
 
 
 class Extractor:
-    """Replaces inputs by features, batch by batch: made for ``map_batches`` of Ray Data.
+    """Replaces inputs by features, batch by batch, for ``map_batches`` of Ray Data.
 
     ``images.map_batches(Extractor, fn_constructor_args=(backbone,), batch_size=64, num_gpus=1, compute=...)`` keeps
-    one in each actor. It needs pyarrow, and not Ray.
+    one in each actor. It needs pyarrow, but not Ray.
 
     Args:
-        module: What is computed, as for `extract`. It is moved to the device.
-        column: The name of the column that holds the inputs, an array with a row for each of the batch.
-        device: Where to compute. Without, on a GPU if this process sees one.
+        module: The module to run, as for `extract`. It is moved to the device.
+        column: The name of the column that holds the inputs: an array with a row for each row of the batch.
+        device: Where to compute. The default is a GPU if this process sees one.
         dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast.
 
     Raises:
-        ExtractError: `module` is no module.
+        ExtractError: `module` is not a module.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Extractor:
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """The batch, a dict of numpy arrays, as a pyarrow table with features in place of the inputs.
 
-        Features are named and stored as `extract` does.
+        Features have the same names and types as with `extract`.
 
         Raises:
-            ExtractError: The batch has no such column, or no numbers in it; or the module returns something without a
-                row for each input.
+            ExtractError: The batch does not have the column, or the column holds no numbers; or an output of the module
+                does not have a row for each input.
         """
         from truncate._extract.parquet import table_of  # which needs pyarrow
 
@@ -60,8 +60,8 @@ class Extractor:
             inputs = torch.tensor(batch[self._column])  # a copy: the array may be read-only
         except (TypeError, ValueError) as error:
             raise ExtractError(
-                f"the column {self._column!r} is no array of numbers with a row for each input: {error}. Were the "
-                "inputs of different shapes?"
+                f"the column {self._column!r} is not an array of numbers with a row for each input: {error}. Do "
+                "the inputs have different shapes?"
             ) from error
         with random_state_kept(listening=False), evaluating(self._module):
             [(_, output)] = computed(self._forward, [Batch((inputs,), {}, len(inputs), None, None)], self._device)

@@ -31,9 +31,9 @@ class Features(NamedTuple):
     features: Any
     """Arrays in the shape of the module's output: one array, or a list, tuple or dict of them."""
     labels: Any = None
-    """What else the batches held: an array, or a tuple or dict of them if it was several; None if there was nothing."""
+    """The labels: an array, or a tuple or dict of arrays if the batches hold several; None if there are none."""
     keys: Any = None
-    """The keys, as an array; None if none were given."""
+    """The keys, as an array; None if there are none."""
 
 
 @overload
@@ -74,30 +74,30 @@ def extract(
 ) -> Features | Path:
     """The outputs of a module for all batches, as arrays or in a file.
 
-    The module runs in evaluation mode, without gradients, and on images in the channels-last layout if it holds
-    convolutions, so its values may differ in the last bits from those of a plain call. Its modes and the state of
-    the random generators are afterwards as they were, after an error too.
+    The module runs in evaluation mode and without gradients. If it holds convolutions, it gets images in the
+    channels-last layout, so the last bits may differ from those of a plain call. Afterwards, also after an error, its
+    modes and the state of the random generators are the same as before.
 
     Args:
-        module: What is computed, such as a result of `truncate`: it returns a tensor, or a list, tuple or dict of
+        module: The module to run, such as a result of `truncate`. It returns a tensor, or a list, tuple or dict of
             tensors, with a row for each row of the batch.
-        batches: A DataLoader, or any iterable of tensors; of tuples or lists, of which the first is for the module and
-            the others are labels; or of dicts, of which the module gets those entries that its forward names, and
-            the others are labels. Entries called ``label`` or ``labels`` are labels in any case.
-        to: A file to write as it goes, in constant memory: ``.parquet`` (needs pyarrow), ``.npy`` (one output and no
-            labels), ``.safetensors`` (numbers alone), or, without suffix, a new folder of Parquet files. It takes its
-            name when it is complete and on the disk; a file of that name is replaced, and until then as it was.
-        device: Where to compute. Without, where the module is; elsewhere, a copy of the module is used.
-        dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast. What comes out as bfloat16, which
-            numpy does not know, is kept as float32, and anything else as it is.
-        keys: One key for each row, a string or number, to be kept outside it; or, of batches that are dicts, the name
-            of the entry that holds the keys.
+        batches: A DataLoader or any other iterable of batches. A batch is a tensor; or a tuple or list, whose first
+            item goes to the module while the others are labels; or a dict, whose entries go to the module if its
+            forward names them, while the others are labels. Entries called ``label`` or ``labels`` are always labels.
+        to: A file to write batch by batch, in constant memory: ``.parquet`` (needs pyarrow), ``.npy`` (one output and
+            no labels), ``.safetensors`` (only numbers), or, without a suffix, a new folder of Parquet files. It gets
+            its name when it is complete and on the disk. An existing file of that name stays until then.
+        device: Where to compute. The default is where the module is. On another device, a copy of the module is used.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast. Outputs in bfloat16, which numpy does
+            not have, are stored as float32.
+        keys: One key for each row, a string or a number; or, if the batches are dicts, the name of the entry that
+            holds the keys.
         progress: Whether to show a bar with rate and remaining time on stderr, if that is a terminal.
 
     Returns:
-        Without `to`, `Features`: the arrays, with labels and keys. With it, its path. In a file, the column of a
-        single output is ``features``, of several ``features_0`` and so on or their keys in a dict; likewise
-        ``label``, ``label_0``; and ``key``.
+        Without `to`, `Features`: the arrays, with labels and keys. With `to`, the path of the file. In a file, a single
+        output has the column ``features``. Several outputs have ``features_0`` and so on, or their keys in a dict.
+        Labels have the columns ``label`` or ``label_0`` and so on, and keys have ``key``.
 
     Raises:
         ExtractError: A batch, an output or the keys are not as described, or the file cannot be written.
@@ -134,7 +134,7 @@ def _running(
 ) -> Iterator[_Running]:
     """A pass over the batches, which begins when its results are asked for."""
     if not isinstance(batches, Iterable):
-        raise ExtractError(f"batches are a DataLoader or another iterable, but got a {type(batches).__name__}")
+        raise ExtractError(f"batches must be a DataLoader or another iterable, but got a {type(batches).__name__}")
     if isinstance(batches, torch.Tensor):
         raise ExtractError("batches is one tensor: pass [tensor], or tensor.split(64) for batches of 64")
     module, at = _placed(module, device)
@@ -210,7 +210,7 @@ def _fill(sink: Sink, results: Iterable[tuple[Batch, Any]], bar: Bar) -> list[tu
             if twice := {name for name in names if names.count(name) > 1}:
                 raise ExtractError(f"two columns would be called {min(twice)!r}: give the outputs other names")
         if names != expected:
-            raise ExtractError(f"batch {number} gives {', '.join(names)}, and those before {', '.join(expected)}")
+            raise ExtractError(f"batch {number} gives {', '.join(names)}, but those before gave {', '.join(expected)}")
         with named(number):
             check_rows(columns, batch.rows)
         with writing("the output"):

@@ -229,7 +229,7 @@ def _cast(table: Any, schema: Any, part: Path) -> Any:
         one, other = (_described(columns) for columns in (schema, table.schema))
         raise ExtractError(
             f"the rows were {one}, and from {part.name} on {other}: a table needs rows of one shape. Does the model "
-            "return other shapes for some inputs? Then pool what comes out"
+            "return other shapes for some inputs? Then pool its output"
         ) from error
 
 

@@ -73,8 +73,8 @@ def check_row(name: str, tensor: Tensor, shape: torch.Size, dtype: torch.dtype) 
     if tensor.shape[1:] != shape:
         one, other = ("×".join(map(str, sizes)) or "one number" for sizes in (shape, tensor.shape[1:]))
         raise ExtractError(
-            f"the rows of {name!r} were {one}, and are now {other}: a table needs rows of one shape. Bring the "
-            "inputs to one size, or reduce the outputs, for example by their mean over positions"
+            f"the rows of {name!r} were {one}, and are now {other}: a table needs rows of one shape. Resize the "
+            "inputs to one size, or reduce the outputs, for example to their mean over positions"
         )
     if tensor.dtype != dtype:
         raise ExtractError(f"{name!r} was {dtype}, and is now {tensor.dtype}")

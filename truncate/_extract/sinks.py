@@ -73,7 +73,7 @@ class _Raw:
     def append(self, columns: Mapping[str, Column]) -> None:
         for name, column in columns.items():
             if not isinstance(column, Tensor):
-                raise ExtractError(f"{name!r} is text, and {self.suffix} holds numbers alone: write .parquet")
+                raise ExtractError(f"{name!r} is text, and {self.suffix} holds only numbers: write .parquet")
             if name not in self._like:
                 self._like[name] = column[:0].clone()
                 self._files[name] = self._open(name)

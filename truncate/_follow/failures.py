@@ -28,7 +28,7 @@ def explain(error: BaseException, module: nn.Module, path: str, recorded: bool =
     name = f"{path!r} ({type(module).__name__})" if path else f"the model itself ({type(module).__name__})"
     if recorded:
         what = f"raises {type(error).__name__}: {error}"
-        remedy = "It was run on the example; does the model itself run on it?"
+        remedy = "This happened on the example; does the model itself run on it?"
         if isinstance(error, Unfollowable):
             what = str(error)
             remedy = "This cannot be recorded. Stop before it" + f", or at {path!r} or outside it" * bool(path) + "."

@@ -263,7 +263,7 @@ class Tracer(GraphBuilder):
             return self._objects[id(value)][0]
         if issubclass(type(value), Proxy):
             if value._tracer is not self:
-                raise self.fail("uses a value that another call of a forward left behind")
+                raise self.fail("uses a value that an earlier call of a forward has left")
             return value._node
         if is_proxy_module(value):
             raise self.fail("passes a module as an argument")
@@ -277,7 +277,7 @@ class Tracer(GraphBuilder):
             raise self.fail(f"hides a value in a {type(value).__name__}")
         if is_changeable(value) and id(value) not in self._own:
             if shares_with_copies(value):
-                raise self.fail(f"passes on a {type(value).__name__} with a function that holds what it may change")
+                raise self.fail(f"passes on a {type(value).__name__} with a function whose closure may change")
             # A child may change it: each call of the cut gets a copy of it as it is now.
             node = self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
             return self._objects.setdefault(id(value), (node, value))[0]
@@ -308,7 +308,7 @@ class Tracer(GraphBuilder):
                 return
             caller = frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
             if isinstance(caller, nn.Module) and not is_proxy_module(caller) and id(caller) in self._modules:
-                raise self.fail(f"calls a {type(caller).__name__} of the model through something that is no module")
+                raise self.fail(f"calls a {type(caller).__name__} of the model through an object that is not a module")
             frame = frame.f_back  # type: ignore[assignment]
 
     @functools.cached_property

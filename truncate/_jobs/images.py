@@ -56,7 +56,7 @@ def find(folder: str) -> Found:
         NotUsable: There is no such folder, or no image in it.
     """
     if not os.path.isdir(folder):
-        raise NotUsable(f"{folder} is a file, and no folder" if os.path.exists(folder) else f"no folder {folder}")
+        raise NotUsable(f"{folder} is a file and not a folder" if os.path.exists(folder) else f"no folder {folder}")
     found = Found()
     _walk(folder, (), found)
     if folder in found.failures:
@@ -92,9 +92,9 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], found: Found) -> None
             elif entry.is_file():
                 found.paths.append(entry.path)
             else:  # to open a pipe would wait for ever
-                found.failures[entry.path] = "a link to nothing" if entry.is_symlink() else "no regular file"
+                found.failures[entry.path] = "a link to nothing" if entry.is_symlink() else "not a regular file"
         except OSError as error:  # a loop of links, or a folder whose entries cannot be looked at
-            found.failures[entry.path] = f"cannot be looked at: {error.strerror}"
+            found.failures[entry.path] = f"cannot be inspected: {error.strerror}"
 
 
 def is_image(name: str) -> bool:
@@ -140,7 +140,7 @@ def decode(path: str) -> Any:
                 return _bounded(_in_colours(image, str(opened.format)))
     except UnidentifiedImageError:
         empty = os.path.getsize(path) == 0
-        raise Undecodable("the file is empty" if empty else "not an image, or in a format that is not read") from None
+        raise Undecodable("the file is empty" if empty else "not an image, or in an unsupported format") from None
     except Undecodable:
         raise
     except Exception as error:  # decoders of broken files raise of all kinds
@@ -156,7 +156,7 @@ def _in_colours(image: Any, kind: str) -> Any:
         # Converting clips everything above 255 to white, so the upper byte is taken
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise Undecodable(f"its numbers have no known range (32-bit, mode {image.mode})")
+        raise Undecodable(f"its values have no known range (32-bit, mode {image.mode})")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
@@ -180,7 +180,7 @@ def _bounded_class() -> Any:
             if size[0] * size[1] > _MOST_PIXELS:
                 here, there = ("×".join(map(str, sizes)) for sizes in (self.size, size))
                 raise Undecodable(
-                    f"its sides are {here}: scaled for the model they would be {there}, more than {_MOST_PIXELS:,} "
+                    f"its size is {here}: scaled for the model it would be {there}, more than {_MOST_PIXELS:,} "
                     "pixels; crop it"
                 )
             return super().resize(size, *args, **options)
@@ -267,8 +267,8 @@ def _collate(items: list[tuple[int, Tensor | str]]) -> Loaded | str:
     if len(shapes) > 1:  # told as a value, since an error would come with the trace of another process
         one, other, *_ = ("×".join(map(str, shape)) for shape in sorted(shapes))
         return (
-            f"the model's own transform leaves images at different sizes ({one} and {other}), which make no batch: "
-            "take --batch-size 1, and --pool avg for rows of one length"
+            f"the model's own transform leaves images at different sizes ({one} and {other}), which cannot form a "
+            "batch: use --batch-size 1, and --pool avg for rows of one length"
         )
     return Loaded(
         start=items[0][0],

@@ -51,7 +51,7 @@ class Ranks:
             if time.monotonic() - since > _PATIENCE:
                 raise NotUsable(
                     f"other ranks have written nothing for {_PATIENCE / 60:.0f} minutes, and {len(output.missing())} "
-                    "shards are missing; started again, it goes on from here"
+                    "shards are missing; the same command continues from here"
                 )
             time.sleep(0.2)
             if (state := output.state()) != seen:

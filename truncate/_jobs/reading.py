@@ -81,8 +81,8 @@ def _ending(path: str, transform: Callable[[Any], Tensor]) -> str:
         return ""
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     if (code == -signal.SIGKILL and _killed_for_memory() != killed) or -code in (signal.SIGTERM, signal.SIGHUP):
-        raise Broken(f"{path_text(path)}: the process that reads it alone was ended by {name}; is there memory enough?")
-    return f"reading it ends the process that does ({name})"
+        raise Broken(f"{path_text(path)}: the process that reads it alone was ended by {name}; is there enough memory?")
+    return f"it crashes the process that reads it ({name})"
 
 
 def _alone(path: str, transform: Callable[[Any], Tensor]) -> None:

@@ -140,7 +140,7 @@ class Output:
         """Refuses to touch what this library did not make."""
         for path in (self.out, self.failed) if self._is_file else ():
             if path.exists() and parquet.note_in(path) is None:
-                raise ExtractError(f"{path} is there, and was not made by this command: write elsewhere, or remove it")
+                raise ExtractError(f"{path} exists, and was not made by this command: write elsewhere, or remove it")
         if not self.folder.is_dir():
             return
         note = self._note() if self._manifest.exists() else self._made
@@ -204,7 +204,7 @@ class Output:
             return
         told = [f"{name}: {_short(note.get(name))} then, {_short(self._made[name])} now" for name in differing]
         raise ExtractError(
-            f"{self.out} was made with other settings ({'; '.join(told)}): take those, or write elsewhere, or remove "
+            f"{self.out} was made with other settings ({'; '.join(told)}): use those, or write elsewhere, or remove "
             f"{self.out if self.out.exists() else self.folder}"
         )
 

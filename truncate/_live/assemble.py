@@ -45,8 +45,8 @@ def build_live(
     for module in on_path:
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotFollowError(
-                f"{path or 'the model'!r} keeps its own Python, and what TorchScript compiled takes no hooks, so that "
-                f"nothing can stop there. Stop at the layer before it, or pass live=False"
+                f"{path or 'the model'!r} keeps its own Python, but the target was compiled by TorchScript, which "
+                f"allows no hooks, so it cannot stop there. Stop at the layer before it, or pass live=False"
             )
     copies = Copies(root, on_path, lambda module: live_class(type(module)) if module is root else type(module))
     made = copies.of(root)

@@ -140,7 +140,7 @@ class Copies:
             return made
         if self._leads_to(value, self.memo):
             raise CannotFollowError(
-                f"a {type(value).__name__} that a module of the model holds leads back to the model, and cannot be "
+                f"a {type(value).__name__} that a module of the model holds refers to the model, and cannot be "
                 f"copied. Stop at another target"
             )
         return self._remember(value, value)
@@ -190,7 +190,7 @@ class Copies:
         except Exception as error:
             if self._leads_to(value, self.memo):
                 raise CannotFollowError(
-                    f"a {type(value).__name__} that a module of the model holds leads back to the model, and cannot be "
+                    f"a {type(value).__name__} that a module of the model holds refers to the model, and cannot be "
                     f"copied: {type(error).__name__}: {error}. Stop at another target"
                 ) from error
             return self._remember(value, value)
@@ -293,8 +293,8 @@ def refuse_ways_back(model: nn.Module, path_modules: Iterable[nn.Module], kept: 
             if leads_to(value, goals, seen, clean):
                 what = "a hook" if name in HOOKS else f"the attribute {name!r}"
                 raise CannotFollowError(
-                    f"{what} of a {type(module).__name__} leads to a module of the model that the cut does not "
-                    f"hold itself, so that it would ask the original for its mode and its state"
+                    f"{what} of a {type(module).__name__} refers to a module of the model that the cut does "
+                    f"not hold itself, so it would use the mode and the state of the original"
                 )
             clean |= seen
 

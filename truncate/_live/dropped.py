@@ -32,7 +32,7 @@ class Dropped(nn.Module):
 
     def _error(self) -> NotReachedError:
         return NotReachedError(
-            f"{self._path!r} was dropped, since {self._why}, and now the forward asks for it. Give an example that "
+            f"{self._path!r} was dropped, since {self._why}, but now the forward asks for it. Give an example that "
             f'runs it, or ask for the output of the model too, which keeps all of it: upto={{"a": ..., "output": ""}}'
         )
 

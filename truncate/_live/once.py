@@ -42,8 +42,8 @@ def runs_once(root: nn.Module, path: str) -> Once | None:
         runs = reading.runs()
         if owner is root and reading.asks_own_class:
             raise CannotFollowError(
-                f"the forward of {type(owner).__name__} asks for its own class, type(self), and where a live part "
-                f"begins that is another one. Write the name of the class, or pass live=False"
+                f"the forward of {type(owner).__name__} asks for its own class, type(self), which is another class in "
+                f"a live cut. Write the name of the class instead, or pass live=False"
             )
         owners.append(owner)
         if runs >= MANY:

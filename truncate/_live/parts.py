@@ -122,8 +122,8 @@ class Pass:
         """What the call returns, if its module would have returned `own`."""
         if any(tensor._version != version for tensor, version in self._as_left):
             raise TruncateError(
-                "the forward goes on after what was asked for, in a finally or an except, and changes it in place. Cut "
-                "it on an example with live=False, or add the output of the model to what is cut"
+                "the forward continues after the target, in a finally or an except, and changes its value in place. "
+                "Cut it on an example with live=False, or add the output of the model to the targets"
             )
         for number, wanted in enumerate(self.part.wanted):
             enough = -wanted.call if wanted.call < 0 else 1

@@ -166,8 +166,8 @@ class References:
 
 def refused_outside(where: str, name: str) -> CannotFollowError:
     return CannotFollowError(
-        f"{where} uses {name!r}, a variable or a class attribute which holds a module of this very model: a cut has "
-        f"modules of its own, which it would leave by that. Hold it in an attribute of the module"
+        f"{where} uses {name!r}, a variable or a class attribute that holds a module of this model. A cut has modules "
+        f"of its own, but would run the original there. Store it in an attribute of the module"
     )
 
 

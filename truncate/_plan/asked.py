@@ -37,7 +37,7 @@ def before(target: Target) -> Target:
     if target.is_module and not target.path:
         raise TruncateError("before='' stops at what the model itself is given, where nothing has been computed yet")
     if target.items:
-        raise TruncateError(f"{target.text!r} is an item of what a layer returns; of what it is given there is none")
+        raise TruncateError(f"{target.text!r} is an item of the output of a layer: before= cannot select items")
     return dataclasses.replace(target, before=True)
 
 
@@ -68,7 +68,7 @@ def last_layer(model: nn.Module, example: Example | None) -> str:
                 f"which layer runs last depends on values: give an example, args=(x,), or name the layer. {error}"
             ) from error
     if path is None:
-        raise TruncateError(f"this {type(model).__name__} runs no layer with weights, so that none is the last")
+        raise TruncateError(f"this {type(model).__name__} runs no layer with weights, so there is no last one")
     return path
 
 

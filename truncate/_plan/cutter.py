@@ -106,7 +106,7 @@ class Cutter:
         if not entry.parameters or entry.inputs:
             return None
         kind = type(self.model).__name__
-        why = f"every argument of the forward of {kind} may be left out, so it is not known what it is called with"
+        why = f"every argument of the forward of {kind} is optional, so it is not known which of them it gets"
         if self.traces.has_example:
             why = f"the example for {kind} holds no tensor, so the result would take no input"
         return f"{why}. Give an example input, args=(x,) or kwargs={{...}}"
@@ -153,8 +153,8 @@ class Cutter:
                 plan.branches.append(self._branch(plan, f, graph))
         if path and (own or mutates) and any(branch.graph.loses_changes for branch in plan.branches):
             raise CannotFollowError(
-                f"{path!r} ({type(module).__name__}) may change an object that it is given, a cache perhaps, which is "
-                f"not recorded. An option of the model, such as use_cache=False, may leave it out"
+                f"{path!r} ({type(module).__name__}) may change an object that it gets, such as a cache, and this is "
+                f"not recorded. An option of the model, such as use_cache=False, may avoid it"
             )
         wanted: dict[int, list[Capture]] = {}  # id of a child on the path -> what is captured inside it
         sites: dict[int, Node] = {}  # and one call of it
@@ -237,8 +237,8 @@ class Cutter:
         ):
             text = self.targets[capture.target].text
             branch.missing = branch.missing or (
-                f"{text!r} does not run after the layer after which this module begins. layers(model) lists layers "
-                f"and operations in the order in which they run"
+                f"{text!r} does not run after the layer where this module begins. layers(model) lists layers "
+                f"and operations in the order they run"
             )
         left = self._entries.get((branch.graph, dataclasses.replace(capture, item=0)))
         if left is None:

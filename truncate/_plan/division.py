@@ -82,7 +82,7 @@ class Division:
                     raise
                 raise CrossingError(self._text(cut_point, loose[t + 1])) from None
             if not plan.slots:
-                raise TruncateError(f"nothing that follows {cut_point.text!r} reads what is computed up to there")
+                raise TruncateError(f"nothing after {cut_point.text!r} uses what is computed up to there")
             plans.append(plan)
             captures, own = tuple(Capture(t, cut_point.call, k) for k in range(plan.slots)), False
         plans.append(cutter.stretch(None, captures, own))
@@ -95,9 +95,8 @@ class Division:
         sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "after it")) if path]
         found = f"Nothing else crosses after {' and '.join(sides)}. " if sides else ""
         return (
-            f"the model cannot be divided after {cut_point.text!r} so that its output alone crosses. "
-            f"This crosses there:\n"
-            f"{lines}\n{found}Or crossing='pass' hands all of it on, as a tuple"
+            f"the model cannot be divided after {cut_point.text!r}, since more than its output crosses there:\n"
+            f"{lines}\n{found}Or crossing='pass' passes all of it on, as a tuple"
         )
 
     def _nearest(self, paths: Iterator[str]) -> str | None:

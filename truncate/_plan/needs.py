@@ -294,25 +294,25 @@ class Needs:
         if (plan.own and module._forward_hooks) or (plan.has_forms and module._forward_pre_hooks):
             holder = repr(plan.path) if plan.path else "the model itself"
             return (
-                f"{holder} has hooks, which take its arguments, and those are no longer there after {where} inside it. "
+                f"{holder} has hooks, which need its arguments, and these are not available after {where} inside it. "
                 f"Divide the model outside it, or remove the hooks first"
             )
         if entry.inner is not None and not self._of_graph.changed_by([entry.site]).isdisjoint(known):
             return (
-                f"{where} changes in place what it is given, and what follows reads that, so the model cannot be "
-                f"divided inside {where}"
+                f"{where} changes its input in place, and later operations read that, so the model cannot be divided "
+                f"inside {where}"
             )
         for node in self._branch.graph.nodes:
             if node.kind is Kind.ASSIGN and not _is_in_place(node) and not self._is_of_one_side(node.target):
                 return (
-                    f"{join(plan.path, node.target)!r} is assigned anew in each call, and a piece does not see what "
+                    f"{join(plan.path, node.target)!r} is assigned again in each call, and a piece does not see what "
                     f"another one assigns, so the model cannot be divided after {where}. Change the buffer in place "
                     f"instead, as with copy_: both pieces see that"
                 )
         held = [self._of_graph.alias_set(node) for node in self._elsewhere]
         if any((known + held).count(alias_set) > 1 for alias_set in changed.intersection(known)):
             return (
-                f"several values that share memory would cross after {where}, and what follows changes them in "
+                f"several values that share memory would cross after {where}, and later operations change them in "
                 f"place, so the model cannot be divided there"
                 + ". An example input, args=(x,), may show that it does not"
                 * (not self._effects.traces.has_example)
@@ -326,8 +326,8 @@ class Needs:
         if left.inner is not None and runs_whole and self._of_graph.child_summary(site).state:
             where = join(self._plan.path, str(site.target))
             self._branch.missing = self.refusal = (
-                f"{where!r} is also needed whole, for another of its calls, and changes what it holds, which would "
-                f"happen twice in this one. Divide the model outside {where!r}"
+                f"{where!r} is also needed whole, for another of its calls. It changes its own state, and this call "
+                f"would do so twice. Divide the model outside {where!r}"
             )
 
     def _is_of_one_side(self, path: str) -> bool:

@@ -117,14 +117,16 @@ class Guards(abc.ABC):
     def _guard(self, compare: Callable[[Any, Any], Any], node: Node, value: Any, text: str) -> Node:
         condition = self.node(Kind.FUNCTION, compare, (node, value))
         return self.node(
-            Kind.FUNCTION, torch._assert, (condition, f"cut on an example with {text} (live=True fixes nothing)")
+            Kind.FUNCTION,
+            torch._assert,
+            (condition, f"cut on an example with {text} (with live=True, nothing is fixed)"),
         )
 
     def guard_value(
         self, node: Node, holds: bool, what: str, value: Any = None, content: bool = False, decides: bool = True
     ) -> None:
         assumption = self.assume(what, holds if value is None else value, content)
-        text = f"unlike the example that this was cut on (live=True fixes nothing): {assumption}"
+        text = f"unlike the example that this was cut on (with live=True, nothing is fixed): {assumption}"
         condition = node if holds else self.node(Kind.FUNCTION, *negated(node))
         self.node(Kind.FUNCTION, torch._assert, (condition, text)).decides = decides
 

@@ -126,7 +126,7 @@ class Pass:
         known = self.recorded.setdefault((id(module), call.key), graph)
         if fingerprint(known) != fingerprint(graph):
             raise CannotFollowError(
-                f"{path!r} ({type(module).__name__}) runs several times in the example and not always the same "
+                f"{path!r} ({type(module).__name__}) runs several times in the example, and not always the same "
                 f"operations, so one rebuilt module cannot serve all its calls. Stop at {path!r} or outside it"
             )
         return result

@@ -250,7 +250,7 @@ class Values(GraphBuilder, Guards):
     def _copy_of(self, value: Any) -> Node:
         """Makes a copy of an object as it is now, for each call of the cut."""
         if shares_with_copies(value):
-            raise self.fail(f"passes on a {type(value).__name__} with a function that holds what it may change")
+            raise self.fail(f"passes on a {type(value).__name__} with a function whose closure may change")
         return self.node(Kind.FUNCTION, copy.deepcopy, (copy.deepcopy(value),))
 
     def _holds_values(self, value: Any, depth: int = 4) -> bool:

@@ -28,7 +28,7 @@ _WRITERS = {".svg": svg.page, ".html": html.page}
 
 
 class Drawing:
-    """A drawing of a model. Prints as a tree, and shows itself in a notebook."""
+    """A drawing of a model. It prints as a tree, and a notebook shows it as HTML."""
 
     def __init__(self, diagram: Diagram) -> None:
         self.diagram = diagram.printable()
@@ -61,30 +61,30 @@ def draw(
     """A drawing of a model, and of what ``truncate(model, upto)`` keeps of it. The model is not changed.
 
     Args:
-        model: Any module. One that `truncate` made is drawn as it is: what it returns is marked.
-        upto: Where to stop, as for `truncate`: one target, or several in a list, tuple or dict. Without it, `before`
-            and `after`, the model is drawn whole.
-        args: An example input, as for ``torch.export.export``. With one, the drawing shows the shape of what each
-            layer returns, and its multiply-adds. It may be on the meta device, where nothing is computed.
-        kwargs: Its keyword arguments.
-        before: Instead of `upto`: stops at what a layer is given.
-        after: Where to begin: after this layer.
-        live: Which modules keep the model's own Python, as for `truncate`. The drawing notes which were recorded, and
-            which are live; all others on the path were followed.
-        to: A file to write: ``.svg``, a still drawing, or ``.html``, a page that can be folded and searched.
-            Both need nothing else. The file is there whole or not at all.
+        model: Any module. If `truncate` made it, the drawing marks its outputs.
+        upto: Where to stop, as for `truncate`: one target, or several in a list, tuple or dict. Without `upto`,
+            `before` and `after`, the whole model is drawn.
+        args: An example input, as for ``torch.export.export``. With an example, the drawing shows the output shape
+            and the multiply-adds of each layer. It may be on the meta device, where nothing is computed.
+        kwargs: Keyword arguments of the example.
+        before: Instead of `upto`: stops at the input of a layer.
+        after: Where to start: after this layer.
+        live: Which modules keep the model's own Python, as for `truncate`. The drawing notes which modules were
+            recorded, and which are live; all others on the path were followed.
+        to: A file to write: ``.svg``, a static drawing, or ``.html``, a page that can be folded and searched. Both
+            need no other file. The file is either complete or not there.
 
     Returns:
-        An object that prints as a tree, in colours where `rich` prints it, and that a notebook shows as HTML. Blocks
-        that repeat are drawn as one.
+        An object that prints as a tree (in colours with `rich`), and that a notebook shows as HTML. Blocks that repeat
+        are drawn once.
 
     Raises:
-        TruncateError: The file cannot be written, or is to be of another kind; or what `truncate` raises.
+        TruncateError: The file cannot be written, or its suffix is not supported; or any error of `truncate`.
     """
     model = module_given("draw", model)
     path = None if to is None else Path(to)
     if path is not None and path.suffix not in _WRITERS:
-        raise TruncateError(f"a drawing is written as .svg or .html, and {str(path)!r} ends in neither")
+        raise TruncateError(f"a drawing is written as .svg or .html, but {str(path)!r} ends in neither")
     diagram = layers(model, args, kwargs).diagram()
     if upto is not None or before is not None or after is not None:
         example = None if args is None and kwargs is None else example_of(model, args, kwargs)

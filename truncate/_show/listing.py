@@ -42,10 +42,10 @@ class Layers(Sequence[LayerInfo]):
     @overload
     def __getitem__(self, index: str) -> LayerInfo: ...
     def __getitem__(self, index: int | slice | str) -> LayerInfo | Sequence[LayerInfo]:
-        """A row by its number, several by a slice, or the row of a path: ``layers(model)["layer3"]``.
+        """A row by its number or by its path, as in ``layers(model)["layer3"]``; several rows by a slice.
 
         Raises:
-            UnknownTargetError: No row has such a path.
+            UnknownTargetError: No row has this path.
         """
         return self._row(index) if isinstance(index, str) else self._rows[index]
 
@@ -68,15 +68,15 @@ class Layers(Sequence[LayerInfo]):
         return self.tree()
 
     def tree(self, depth: int | None = None) -> str:
-        """The rows as a tree; `depth`: how many levels below the model; all if it is None.
+        """The rows as a tree. `depth` is the number of levels below the model, or None for all.
 
         Raises:
-            TruncateError: `depth` is not a number from 1 on.
+            TruncateError: `depth` is not a number, 1 or more.
         """
         return terminal.plain(self.render(depth=depth))
 
     def table(self, depth: int | None = None) -> str:
-        """The rows as a table, with their whole paths; `depth` as for `tree`."""
+        """The rows as a table, with full paths. `depth` is as for `tree`."""
         return terminal.plain(self.render(tree=False, depth=depth))
 
     def __rich__(self) -> Table:
@@ -88,7 +88,7 @@ class Layers(Sequence[LayerInfo]):
     def render(self, tree: bool = True, depth: int | None = None) -> Table:
         """The tree or the table for a console of rich, which colours it on a terminal."""
         if depth is not None and (not isinstance(depth, int) or depth < 1):
-            raise TruncateError(f"depth is a number of levels, from 1 on, or None for all of them, and not {depth!r}")
+            raise TruncateError(f"depth is a number of levels, 1 or more, or None for all of them, not {depth!r}")
         terminal.need_rich()
         return terminal.bare_tree(self.diagram().printable(), depth) if tree else self._table(depth)
 
@@ -134,22 +134,22 @@ def _node(row: LayerInfo) -> TreeNode:
 
 @outside_inference_mode
 def layers(model: nn.Module, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None) -> Layers:
-    """Every layer and operation where `truncate` can stop, in running order; what runs several times, at its last call.
+    """All layers and operations where `truncate` can stop, in the order they run; of several calls, the last counts.
 
     Args:
         model: Any module. It is neither run nor changed.
-        args: An example input, as for ``torch.export.export``. With one, the shapes of the outputs are listed too;
-            they come from one pass of a copy of the model, which costs nothing if the example is on the meta device.
-        kwargs: Its keyword arguments.
+        args: An example input, as for ``torch.export.export``. With an example, the shapes of the outputs are listed
+            too. They come from one pass of a copy of the model, which computes nothing on the meta device.
+        kwargs: Keyword arguments of the example.
 
     Returns:
-        A sequence of `LayerInfo`, which prints as a tree. Its ``table()`` shows the whole paths. The operations inside
-        modules without children, such as ``nn.Conv2d``, are not listed. Where a forward cannot be followed, each row
-        says so by `after`. With an example, they are still in the order in which they ran, and with the operations if
-        the forward can be recorded; without one, its children are in the order in which they were registered.
+        A sequence of `LayerInfo`, which prints as a tree. Its ``table()`` shows full paths. Operations inside modules
+        without children, such as ``nn.Conv2d``, are not listed. If a forward cannot be followed, `after` in the rows of
+        its children is the path of that module. With an example, these rows are in running order too, with the
+        operations if the forward can be recorded. Without one, the children are in the order of registration.
 
     Raises:
-        TruncateError: `model` is of a wrong type, or does not run on the example.
+        TruncateError: `model` has a wrong type, or does not run on the example.
     """
     model = module_given("layers", model)
     rows = Search(model).rows()

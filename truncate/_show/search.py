@@ -24,22 +24,22 @@ from truncate._target import Target, TargetPaths
 class LayerInfo:
     """A module that runs, or an operation of a module's forward: a target for `truncate`."""
 
-    path: str  #: how it is written as a target
+    path: str  #: its name as a target
     type: str  #: the class of a module, or the name of an operation's function
-    is_module: bool  #: otherwise it is an operation
-    calls: int | None  #: how often one pass of the model runs it; None: unknown, see `after`
-    parameters: int  #: how many numbers it holds as parameters
-    mode: str = ""  #: "training" or "evaluation" if only that mode runs it, and the model is in the other one
-    same_as: str = ""  #: the path under which the same module is listed already
-    tied_to: str = ""  #: the path of a module listed before it that holds one of the same parameters
-    followed: bool = True  #: whether its own forward can be followed; otherwise what it runs is not known
+    is_module: bool  #: whether it is a module; otherwise it is an operation
+    calls: int | None  #: how often it runs in one pass of the model; None if this is unknown (see `after`)
+    parameters: int  #: the number of its parameters
+    mode: str = ""  #: "training" or "evaluation" if it runs only in that mode, and the model is in the other one
+    same_as: str = ""  #: the path under which the same module is already listed
+    tied_to: str = ""  #: the path of a module listed before it that shares a parameter with it
+    followed: bool = True  #: whether its own forward can be followed; otherwise it is unknown what it runs
     after: str | None = None  #: the path of the module around it whose forward cannot be followed, if there is one
     shape: Any = None  #: with an example input: the shape of its output, in the containers that it returns
     work: int | None = None  #: with an example input: the multiply-adds of all its calls, if they can be counted
 
     @property
     def notes(self) -> str:
-        """What is special about it, in words."""
+        """Remarks about it, as text."""
         notes = [f"{self.calls} calls"] if self.calls is not None and self.calls > 1 else []
         notes += ["not run"] if self.calls == 0 else []
         notes += [f"only in {self.mode}"] if self.mode else []

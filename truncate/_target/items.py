@@ -41,11 +41,11 @@ def item_of(value: Any, keys: Keys) -> Any:
             value = value[key]
         except (LookupError, TypeError) as error:
             kind = type(value).__name__
-            raise TruncateError(f"what the layer returns has no item {key!r}: it is a {kind}") from error
+            raise TruncateError(f"the output of the layer has no item {key!r}: it is a {kind}") from error
     return value
 
 
 def not_several(keys: Keys) -> str:
     """What is said where an item is asked for of a single tensor."""
     written = "".join(f"[{key!r}]" for key in keys)
-    return f"{written} is an item of a layer that returns several, and this one returns a tensor. Leave it out"
+    return f"{written} selects an item of a layer that returns several, but this one returns a tensor. Leave it out"

@@ -85,8 +85,8 @@ def resolve(model: nn.Module, written: Any) -> Target:
         if isinstance(module, torch.jit.ScriptModule):
             holder = repr(".".join(found)) if found else "the model"
             raise UnknownTargetError(
-                f"{written!r} lies inside {holder}, which TorchScript compiled: it can be stopped at, but not "
-                f"looked into. Cut the model before compiling it"
+                f"{written!r} lies inside {holder}, which was compiled by TorchScript: you can stop at it, "
+                f"but not inside it. Cut the model before you compile it"
             )
         name = _child_name(module, step)
         rest = items[position:]
@@ -183,7 +183,7 @@ def unknown(
     text = f"no target {written!r}: {holder} holds no {step!r}."
     if step in module._parameters or step in module._buffers:
         instead = f"Stop at {parent!r} instead." if parent else "layers(model) lists every target."
-        return UnknownTargetError(f"{written!r} is a tensor that {holder} holds, and no layer or operation. {instead}")
+        return UnknownTargetError(f"{written!r} is a tensor of {holder}, not a layer or an operation. {instead}")
     children = [*module._modules, *operations]
     close = difflib.get_close_matches(step, children, n=3, cutoff=0.6)
     candidates = [f"{parent}.{name}" if parent else name for name in close]

@@ -23,33 +23,33 @@ def freeze(
     *,
     norm: bool = True,
 ) -> nn.Module:
-    """Freezes what a layer of the model depends on, while the rest is trained.
+    """Freezes everything that a layer of the model depends on, so that only the rest is trained.
 
     Exactly the parameters that ``truncate(model, upto)`` holds no longer require a gradient. Every module that
-    ``truncate(model, upto)`` keeps whole stays in evaluation, with all that is in it: its `training` is False, and
-    ``.train()`` of it or of any parent does not change that. So its BatchNorms use their running statistics and leave
-    them alone, and its dropouts drop nothing, also where they are written as functions of `self.training`.
+    ``truncate(model, upto)`` keeps whole stays in evaluation mode, with all its children: its `training` is False, and
+    ``.train()`` on it or on any parent does not change that. So BatchNorm uses its running statistics and does not
+    update them, and dropout drops nothing, also if it is a function that gets `self.training`.
 
-    Modules that hold the layer and more, such as the model itself, follow ``.train()``. If the layer depends on the
-    mode of one of them, there is a warning. A parameter or module that is used both before and after the layer is
-    frozen. A gradient from an earlier step is dropped, since an optimizer would apply it.
+    Modules that hold more than the frozen part, such as the model itself, follow ``.train()``. If the layer depends on
+    the mode of one of them, there is a warning. A parameter or module that is used both before and after the layer is
+    frozen. A gradient from an earlier step is removed, since an optimizer would apply it.
 
-    A frozen model can be copied, pickled, scripted, exported, compiled and truncated; it is frozen there too. Its
+    A frozen model can be copied, pickled, scripted, exported, compiled and truncated, and the result is frozen too. Its
     state dict is unchanged.
 
     Args:
-        model: Any module, or what `truncate` returned. It is changed in place.
-        upto: The last layer that is frozen, or several, as for `truncate`. By default the whole module.
-        args: Positional arguments of an example call of the model, where `truncate` needs one.
+        model: Any module, or a result of `truncate`. It is changed in place.
+        upto: The last layer to freeze, or several layers, as for `truncate`. The default is the whole module.
+        args: Positional arguments of an example call of the model, if `truncate` needs one.
         kwargs: Keyword arguments of that call.
-        norm: Whether modules stay in evaluation. Otherwise they keep their modes, and only parameters are frozen.
+        norm: Whether modules stay in evaluation mode. Otherwise they keep their modes, and only parameters are frozen.
 
     Returns:
         The model itself.
 
     Raises:
-        TruncateError: As `truncate` does; or if a module was compiled by TorchScript, or has lazy parameters. The model
-            is then unchanged.
+        TruncateError: As for `truncate`; or a module was compiled by TorchScript, or has lazy parameters. The model is
+            then unchanged.
     """
     require_module("freeze", model)
     if upto is model or (isinstance(upto, str) and not upto.strip()):
@@ -65,9 +65,9 @@ def freeze(
     if norm:
         for path in _readers_of_modes(frozen, set(map(id, modules.values()))):
             warnings.warn(
-                f"{upto!r} depends on the mode of {path or 'the model itself'}, which also holds what is not frozen, "
-                f"and so follows .train(). To keep it in evaluation, freeze {path or 'the model'} as a whole, or "
-                f"cut first: freeze(truncate(model, {upto!r}))",
+                f"{upto!r} depends on the mode of {path or 'the model itself'}, which also holds modules that are "
+                f"not frozen, so it follows .train(). To keep it in evaluation, freeze {path or 'the model'} as a "
+                f"whole, or cut first: freeze(truncate(model, {upto!r}))",
                 stacklevel=2,
             )
         for module in modules.values():
@@ -85,13 +85,13 @@ def freeze(
 
 
 def unfreeze(model: nn.Module) -> nn.Module:
-    """Undoes every `freeze` in a module and all that is in it.
+    """Undoes every `freeze` in a module and all its children.
 
-    Each parameter that was frozen requires gradients again; one that did not before does not now. Each module that was
-    kept in evaluation is in the mode that was last asked of it, by ``.train()``, ``.eval()`` or before it was frozen.
+    Each frozen parameter requires a gradient again, unless it required none before `freeze`. Each module that was kept
+    in evaluation gets the mode that was last requested for it: by ``.train()`` or ``.eval()``, or before `freeze`.
 
     Args:
-        model: What was frozen, or any module in it: ``unfreeze(model.layer4)`` leaves the rest frozen.
+        model: A frozen module, or any module in it: ``unfreeze(model.layer4)`` leaves the rest frozen.
 
     Returns:
         The model itself.

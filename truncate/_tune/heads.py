@@ -20,29 +20,29 @@ def with_head(
     args: tuple[Any, ...] | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """A backbone followed by a fresh ``nn.Linear``, as one module with the parts `backbone` and `head`.
+    """A backbone followed by a new ``nn.Linear``, as one module with the children `backbone` and `head`.
 
-    The width of the head is found in one pass of a copy of the backbone, in evaluation, on an example. It leaves no
-    trace: random numbers, running statistics, modes and gradients are as before.
+    To find the width of the head, a copy of the backbone runs once on an example, in evaluation. This does not change
+    random states, running statistics, modes or gradients.
 
     Args:
-        backbone: Any module that returns one tensor: (N, C), of which the head makes (N, n), or (N, L, C), of which the
-            head makes (N, L, n), one row for each token. It is used as it is, and not copied.
-        n: How many numbers the head returns, such as the number of classes.
+        backbone: Any module that returns one tensor. For (N, C), the head returns (N, n). For (N, L, C), it returns
+            (N, L, n), one row for each token. The backbone is used as it is, and not copied.
+        n: The number of outputs of the head, such as the number of classes.
         args: Positional arguments of an example call of the backbone. They may be on the meta device.
         kwargs: Keyword arguments of that call.
 
     Returns:
-        A module that is called as the example is: for one positional argument an ``nn.Sequential``, otherwise a module
-        that passes all its arguments to the backbone. The head is on the device and of the dtype of what it is given;
-        for an example on the meta device, on the device of the backbone's last parameter.
+        A module with the arguments of the example. For one positional argument it is an ``nn.Sequential``, otherwise a
+        module that passes all its arguments to the backbone. The head has the device and the dtype of its input. For
+        an example on the meta device, it has the device of the backbone's last parameter.
 
     Raises:
         TruncateError: The backbone does not run on the example, or does not return such a tensor.
     """
     require_module("with_head", backbone)
     if type(n) is not int or n < 1:
-        raise TruncateError(f"n is how many numbers the head returns: a whole number, 1 or more, and not {n!r}")
+        raise TruncateError(f"n is the number of outputs of the head: an integer, 1 or more, not {n!r}")
     if args is None and kwargs is None:
         raise TruncateError("the width of the head is found on an example input: give args=(x,) or kwargs={...}")
     example = example_of(backbone, args, kwargs)

@@ -42,9 +42,7 @@ class Archive:
         """
         order = f"{self._folder}/byteorder"
         if order in self._records and self._bytes(order) != sys.byteorder.encode():
-            raise WeightsError(
-                f"cannot read {self._path}: its numbers are in the byte order of another kind of machine"
-            )
+            raise WeightsError(f"cannot read {self._path}: its values are in the byte order of another kind of machine")
         described = self._bytes(f"{self._folder}/data.pkl")
         if b"_rebuild_sparse" in described:  # torch would keep a list of these, for its next `torch.load` to check
             raise NotImplementedError
@@ -64,11 +62,11 @@ class Archive:
         """Where in the file the numbers of a tensor begin."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._storages:
-            raise WeightsError(f"{name!r} in {self._path} has no numbers: it was on the meta device when it was saved")
+            raise WeightsError(f"{name!r} in {self._path} has no values: it was on the meta device when it was saved")
         record = self._storages[storage._cdata][1]
         last = (tensor.storage_offset() + span(tensor)) * tensor.dtype.itemsize
         if record not in self._records or not last <= self._records[record].file_size == storage.nbytes():
-            raise WeightsError(f"{self._path} is {DAMAGED}: it does not hold the numbers of {name!r}. Save it again")
+            raise WeightsError(f"{self._path} is {DAMAGED}: it does not hold the values of {name!r}. Save it again")
         return self._begin(record) + int(tensor.storage_offset()) * tensor.dtype.itemsize
 
     def _bytes(self, name: str) -> bytes:
@@ -107,11 +105,11 @@ def records_of(path: Path) -> dict[str, zipfile.ZipInfo]:
     for name, record in records.items():
         if record.compress_type != zipfile.ZIP_STORED:  # it may be a thousand times larger
             raise WeightsError(
-                f"cannot read {path}: {name[:200]!r} in it was compressed, so it was packed again. Save it again"
+                f"cannot read {path}: {name[:200]!r} in it was compressed after torch.save. Save it again"
             )
         if name.endswith(".pkl") and record.file_size > LONGEST:
             raise WeightsError(
-                f"cannot read {path}: what describes its tensors has {record.file_size} bytes, more than {LONGEST}"
+                f"cannot read {path}: the description of its tensors has {record.file_size} bytes, more than {LONGEST}"
             )
     return records
 

@@ -93,15 +93,15 @@ def _read_index(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
         files = {name: str(file) for name, file in where.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path} is no index of a checkpoint, which has a 'weight_map' of names to files: {brief(error)}"
+            f"{path} is not the index of a checkpoint, which has a 'weight_map' from names to files: {brief(error)}"
         ) from error
 
     @functools.cache
     def shard(file: str) -> Checkpoint:
         if Path(file).name != file:
-            raise WeightsError(f"{path} names {file!r}, which is not the name of a file beside it")
+            raise WeightsError(f"{path} names {file!r}, which is not the name of a file next to it")
         if not os.path.isfile(path.parent / file):
-            raise WeightsError(f"{path.parent / file} is missing, which {path.name} names. Was it downloaded?")
+            raise WeightsError(f"{path.parent / file} is missing, but {path.name} names it. Was it downloaded?")
         return _read_file(path.parent / file, stack)
 
     def find(name: str) -> Stored:
@@ -137,7 +137,7 @@ def _read_pickle(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     def find(name: str) -> Stored:
         tensor = tensors[name]
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
-            raise WeightsError(f"{name!r} in {path} is no ordinary tensor, and nothing here reads it")
+            raise WeightsError(f"{name!r} in {path} is not an ordinary tensor, and cannot be read")
         if archive is None or whole:
             pieces = functools.partial(_flat, tensor)
         else:
@@ -187,8 +187,8 @@ def state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
         return tensors, key
     if inside:
         raise WeightsError(
-            f"{path} holds several state dicts, {', '.join(map(repr, inside))}, and which is meant is not clear: save "
-            f"the one that you need to a file of its own"
+            f"{path} holds several state dicts, {', '.join(map(repr, inside))}, and it is not clear which is meant: "
+            f"save the one that you need to a file of its own"
         )
     holds = (
         f"a dict of {', '.join(map(repr, content)) or 'nothing'}"
@@ -210,13 +210,13 @@ def _refusal(path: Path, error: Exception) -> str:
     """Why torch did not read a file, without its advice to let the file run code."""
     if name := _global_in(error):
         return (
-            f"{path} holds more than tensors: {name}. To read that could run code, so it was refused, and "
-            f"nothing of it was run. Save the state_dict() alone, or if you trust who wrote it, see "
+            f"{path} holds more than tensors: {name}. Reading it could run code, so it was refused, and no "
+            f"code was run. Save only the state_dict(), or, if you trust its author, see "
             f"torch.serialization.safe_globals"
         )
     if isinstance(error, pickle.UnpicklingError):
-        return f"cannot read {path}, which is {DAMAGED}, or no checkpoint of torch.save"
-    return f"cannot read {path}, which is {DAMAGED}, or no checkpoint: {brief(error)}"
+        return f"cannot read {path}, which is {DAMAGED}, or not a checkpoint of torch.save"
+    return f"cannot read {path}, which is {DAMAGED}, or not a checkpoint: {brief(error)}"
 
 
 def _global_in(error: Exception) -> str:

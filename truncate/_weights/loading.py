@@ -21,15 +21,15 @@ from truncate._weights.stored import PIECE, Checkpoint, Stored
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class LoadReport:
-    """What `load_weights` did. It prints in a few lines; the names of all tensors are in its attributes."""
+    """What `load_weights` did. It prints as a few lines; its attributes have the names of all tensors."""
 
-    loaded: tuple[str, ...]  #: what has the values of the checkpoint now
-    missing: tuple[str, ...]  #: what the checkpoint does not have; it is as it was
-    unexpected: tuple[str, ...]  #: what the module does not have, as the rest of the model after a cut; it was not read
-    mismatched: Mapping[str, str]  #: what is of another shape or kind, and how it differs; it is as it was
-    unset: tuple[str, ...]  #: what is on the meta device still, and so has no values
-    notes: tuple[str, ...]  #: what else is worth knowing, in words
-    nbytes: int  #: how many bytes of the checkpoint are the values that were loaded
+    loaded: tuple[str, ...]  #: tensors that now have the values of the checkpoint
+    missing: tuple[str, ...]  #: tensors that are not in the checkpoint; they are unchanged
+    unexpected: tuple[str, ...]  #: tensors that are not in the module, such as the rest of the model; they are not read
+    mismatched: Mapping[str, str]  #: tensors of another shape or kind, and how they differ; they are unchanged
+    unset: tuple[str, ...]  #: tensors that are still on the meta device, and so have no values
+    notes: tuple[str, ...]  #: other remarks, as text
+    nbytes: int  #: the number of bytes that were loaded from the checkpoint
 
     def __repr__(self) -> str:
         lines = [f"loaded: {len(self.loaded)} tensors, {self.nbytes / 1e6:,.1f} MB"]
@@ -43,39 +43,39 @@ def load_weights(
 ) -> LoadReport:
     """Reads from a checkpoint, by name, the tensors that a module holds, and no others.
 
-    A part that was cut from a model keeps the model's names, so a checkpoint of the whole model is one of the part. A
-    model built on the meta device can be cut first, so that what is dropped never needs memory.
+    A part that was cut from a model keeps the model's names, so a checkpoint of the whole model also fits the part. A
+    model on the meta device can be cut first, so that the dropped part never needs memory.
 
-    Either everything is loaded or nothing: names, shapes and types are compared before any tensor is read, and all are
-    read before the first is put in. Tensors that have values are written to in place, and keep their type and device.
-    Those on the meta device get values on the CPU, of the type that they have there. All stay the same objects, for
-    optimizers, for tied names, and for the model that the part was cut from.
+    Either everything is loaded or nothing: all names, shapes and dtypes are compared before any tensor is read, and all
+    tensors are read before the module is changed. Tensors that have values are overwritten in place, and keep their
+    dtype and device. Tensors on the meta device get values on the CPU, and keep their dtype. All of them stay the same
+    objects, for optimizers, for tied names, and for the model that the part was cut from.
 
     Args:
         module: Any module.
-        path: ``.safetensors``; ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` as `torch.save` writes them, with a state dict
-            at the top or under a key such as ``"state_dict"`` (they are read with ``weights_only=True``, which runs
-            no code of the file); the ``.index.json`` of a checkpoint in several files; or a folder that holds one of
-            these under the name that transformers gives it. Where all names begin with ``module.`` or ``_orig_mod.``,
-            as DataParallel and `torch.compile` leave them, that prefix is removed.
-        prefix: What stands in the checkpoint before the module's names, where the module is a part of what was saved:
-            ``"backbone."``. The dot at its end may be left out.
-        strict: Whether it is an error if a tensor of the module is missing, or of another shape or kind, or stays on
-            the meta device. Otherwise the report says so, unless nothing at all fits, which is always an error: the
-            names are another model's. (The ``num_batches_tracked`` of batch norms may be missing
-            in any case, as for `load_state_dict`.)
+        path: A ``.safetensors`` file; a ``.pth``, ``.pt``, ``.bin`` or ``.ckpt`` file of `torch.save`, with a state
+            dict at the top or under a key such as ``"state_dict"`` (it is read with ``weights_only=True``, so no code
+            in it runs); the ``.index.json`` of a checkpoint in several files; or a folder that holds one of these under
+            its name in transformers. If all names start with ``module.`` or ``_orig_mod.``, as DataParallel and
+            `torch.compile` write them, that prefix is removed.
+        prefix: The prefix of the module's names in the checkpoint, such as ``"backbone."``, if the module is a part of
+            the saved model. The dot at the end may be left out.
+        strict: Whether it is an error if a tensor of the module is missing, or has another shape or kind, or stays on
+            the meta device. Otherwise the report says so. But if no tensor fits at all, it is always an error, since
+            the names are those of another model. (The ``num_batches_tracked`` of batch norms may always be missing, as
+            for `load_state_dict`.)
 
     Raises:
-        WeightsError: The checkpoint cannot be read, or does not fit. The module is as it was.
+        WeightsError: The checkpoint cannot be read, or does not fit. The module is unchanged.
     """
     require_module("load_weights", module, WeightsError)
     if not isinstance(path, (str, os.PathLike)):
         raise WeightsError(
-            f"load_weights reads a file or a folder, but got {type(path).__name__}. For what is in memory already "
-            "there is module.load_state_dict(state, strict=False)"
+            f"load_weights reads a file or a folder, but got {type(path).__name__}. For a state dict in memory, "
+            "use module.load_state_dict(state, strict=False)"
         )
     if not isinstance(prefix, str):
-        raise WeightsError(f"prefix is text, such as 'backbone.', and not {prefix!r}")
+        raise WeightsError(f"prefix is text, such as 'backbone.', not {prefix!r}")
     prefix += "." if prefix and not prefix.endswith(".") else ""
     with contextlib.ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
         checkpoint = open_checkpoint(Path(path), stack)
@@ -137,7 +137,7 @@ def _held(module: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     held = {name: value for name, value in state.items() if id(value) in own}
     lazy = [name for name, tensor in held.items() if is_lazy(tensor)]
     if lazy:
-        raise WeightsError(f"without a shape as yet: {listed(lazy)}. Run the module once on an example before")
+        raise WeightsError(f"without a shape yet: {listed(lazy)}. Run the module once on an example first")
     return held, [name for name in state if name not in held]
 
 
@@ -184,7 +184,7 @@ def _check_writable(name: str, tensor: Tensor) -> None:
     elif tensor.is_inference():
         why = "made in inference mode"
     elif not tensor.is_meta and any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape)):
-        why = "expanded, so that several of its numbers are one in memory"
+        why = "expanded, so that several of its elements share memory"
     if why:
         raise WeightsError(f"{name!r} of the module cannot be written to: it is {why}. Give it a tensor of its own")
 
@@ -218,7 +218,7 @@ def _put(values: list[tuple[Tensor, Tensor]]) -> None:
             swap_tensors(tensor, twin)
         raise WeightsError(
             f"a tensor of the module on the meta device is in use elsewhere (as a view, in a graph of autograd, or by "
-            f"a weak reference), so it cannot get values. Build the module anew, and load before using it: {error}"
+            f"a weak reference), so it cannot get values. Build the module again, and load before using it: {error}"
         ) from error
     done = {id(tensor) for tensor, _ in swapped}
     for tensor, fresh in values:
@@ -265,7 +265,7 @@ def _hints(report: LoadReport, checkpoint: Checkpoint) -> Iterator[str]:
         which = f"{len(prefixes)} prefixes, such as" if len(prefixes) > 1 else "the prefix"
         yield f"All these names are there with {which} {found!r}: load_weights(module, path, prefix={found!r})"
     if unsaved := _unsaved(report):
-        yield f"Give them the values that they have when the model is built elsewhere: module.{unsaved[0]} = ..."
+        yield f"Give them the values that they have in a model on another device: module.{unsaved[0]} = ..."
     if report.loaded:
         yield "strict=False loads what fits, leaves the rest as it is, and reports it"
 

@@ -48,9 +48,9 @@ def read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
-        raise WeightsError(f"{path} is {DAMAGED}: it has {size} bytes, and a header of {length} should begin it")
+        raise WeightsError(f"{path} is {DAMAGED}: it has {size} bytes, but should begin with a header of {length}")
     if length > LONGEST:
-        raise WeightsError(f"{path} is {DAMAGED}: its header of {length} bytes is longer than any, {LONGEST} at most")
+        raise WeightsError(f"{path} is {DAMAGED}: its header of {length} bytes is too long: {LONGEST} at most")
     begin = 8 + length
     try:
         header = parsed(file.read(length))
@@ -65,12 +65,12 @@ def read_safetensors(path: Path, stack: contextlib.ExitStack) -> Checkpoint:
             raise WeightsError(f"{path} is {DAMAGED}: its header contradicts itself about {name[:200]!r}")
         end = last
     if begin + end != size:
-        raise WeightsError(f"{path} is {DAMAGED}: it has {size} bytes, and by its header {begin + end}")
+        raise WeightsError(f"{path} is {DAMAGED}: it has {size} bytes, but {begin + end} according to its header")
 
     def find(name: str) -> Stored:
         shape, kind, (first, last) = (header[name][key] for key in ("shape", "dtype", "data_offsets"))
         if kind not in _DTYPES:
-            raise WeightsError(f"{name[:200]!r} in {path} is of type {kind[:200]!r}, which nothing here reads")
+            raise WeightsError(f"{name[:200]!r} in {path} is of type {kind[:200]!r}, which is not supported")
         pieces = functools.partial(pieces_of_file, file, path, begin + first, last - first, _DTYPES[kind])
         return Stored(tuple(shape), _DTYPES[kind], pieces)
 
@@ -84,11 +84,11 @@ def parsed(content: bytes) -> Any:
         ValueError: It is none, or goes beyond them.
     """
     if sum(map(content.count, (b"[", b"{", b","))) > _MOST:
-        raise ValueError("it is no JSON of a checkpoint")
+        raise ValueError("it is not the JSON of a checkpoint")
     try:
         return json.loads(content.decode(), parse_int=_number, parse_constant=_number, object_pairs_hook=_named_once)
     except RecursionError:
-        raise ValueError("it is nested deeper than any of a checkpoint") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def _number(text: str) -> int:

@@ -17,7 +17,7 @@ from truncate._errors import WeightsError, printable
 
 PIECE = 4 << 20  # bytes: large enough for a disk, and little compared with any model for which this matters
 LONGEST = 100_000_000  # bytes that describe tensors, as the safetensors library has it; more are not looked at
-DAMAGED = "damaged or not whole"
+DAMAGED = "damaged or incomplete"
 
 
 @dataclasses.dataclass(frozen=True)
