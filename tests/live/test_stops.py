@@ -317,6 +317,19 @@ def test_layers_that_a_helper_runs_on_demand(one_by_one: bool) -> None:
     assert held == ({"layers.0", "layers.1", "layers.2"} if one_by_one else {"layers.0"})
 
 
+class OnLarge(Three):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(x) if x.sum() > 1e6 else self.a(x)
+
+
+@pytest.mark.parametrize("asked", ["b", ["a", "b"]], ids=["one", "among others"])
+@pytest.mark.parametrize("live", [None, True])
+def test_a_target_that_the_example_does_not_run(asked: Any, live: bool | None) -> None:
+    """It is said, and not that the result is wrong: a hook would see nothing either."""
+    with pytest.raises(NotReachedError, match="'b' (is never run|was not run in this call)"):
+        truncate(made(OnLarge), asked, args=(torch.ones(2, 4),), live=live)
+
+
 def test_targets_in_each_other_before_and_after_at_once() -> None:
     model, x = made(FastPaths), inputs(3)
     asked = ["layers", "layers.layers.0.norm1", "layers.layers.0", "layers.layers.0.norm1"]
