@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from oracle import equal, hooked
 from torch import Tensor, nn
 
-from truncate import NotReachedError, UnknownTargetError, layers, split, truncate
+from truncate import NotReachedError, TruncateError, UnknownTargetError, layers, split, truncate
 
 
 class Block(nn.Module):
@@ -282,3 +283,13 @@ def test_a_module_with_a_graph_for_each_of_its_calls(preserved: tuple[str, ...],
     for path in ("again", "again.layer", "again:1"):
         with pytest.raises(UnknownTargetError, match="a graph for each of several calls of 'again'"):
             truncate(program, path, live=live)
+
+
+@pytest.mark.parametrize("function", [truncate, split, layers])
+def test_the_module_of_a_program_is_refused_for_the_program(function: Any) -> None:
+    program = torch.export.export(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), (torch.ones(2, 4),))
+    given = () if function is layers else ("relu",)
+    instead = re.escape(f"Give the exported program itself: {function.__name__}(program, ...)")
+    with pytest.raises(TruncateError, match=instead):
+        function(program.module(), *given)
+    assert len(truncate(program, "1")(torch.ones(2, 4))) == 2

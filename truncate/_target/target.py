@@ -47,7 +47,7 @@ def module_given(caller: str, given: Any) -> nn.Module:
     """The module that a user gives to `caller`. An exported program becomes one, with the modules of its trace.
 
     Raises:
-        TruncateError: It is neither.
+        TruncateError: It is neither, or the one graph that an exported program runs as.
     """
     if type(given).__module__ == "torch.export.exported_program":  # importing it to ask would take a second
         from truncate._target.program import module_of  # what it needs takes as long
@@ -55,6 +55,11 @@ def module_given(caller: str, given: Any) -> nn.Module:
         return module_of(given)
     require_module(caller, given)
     model: nn.Module = given
+    if any(getattr(hook, "__module__", "") == "torch.export._unlift" for hook in model._forward_pre_hooks.values()):
+        raise TruncateError(
+            f"{caller} got the result of program.module(), which is one graph without modules, and checks its inputs "
+            f"by hooks that need all of it. Give the exported program itself: {caller}(program, ...)"
+        )
     return model
 
 
