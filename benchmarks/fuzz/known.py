@@ -38,12 +38,6 @@ KNOWN = (
         r"before=[\[({]",
     ),
     Known(
-        "a child that is not followed returns what it is given in one mode alone, and that is overwritten later",
-        r"value, in a later run",
-        r"Noise\(",
-        r"upto=[\[({]",
-    ),
-    Known(
         "a model's own function leads to the model: a copy of a live cut asks the first cut, as one of the model does",
         r"value, in a later run",
         r"lambda \w+: self\.",

@@ -140,3 +140,52 @@ def test_what_enters_a_block_is_not_what_it_makes_of_it(targets: list[str], trai
     model.train(training)(x)
     torch.manual_seed(1)
     assert equal(cut(x), [seen[path] for path in targets])
+
+
+class Drops(nn.Module):
+    """Returns what it is given in evaluation alone, and cannot be followed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return nn.functional.dropout(x, 0.5, self.training)
+
+
+class DropsInAChild(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in x.split(1):
+            pass
+        return self.drop(x)
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(0.5)
+
+
+class InARow(nn.Sequential):
+    """Branches on the length of its input, so that it is recorded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if len(list(x)) > 1 else x
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("parent", [nn.Sequential, InARow])
+@pytest.mark.parametrize("kind", [Drops, DropsInAChild])
+def test_what_is_returned_in_one_mode_alone_and_overwritten(
+    kind: type[nn.Module], parent: type[nn.Sequential], training: bool
+) -> None:
+    torch.manual_seed(0)
+    model = parent(nn.Linear(4, 4), kind(), Halves()).train(training)
+    x = torch.randn(3, 4)
+    cut = truncate(model, ["0", "2"], args=(x,), live=False)
+    for mode in (training, not training):
+        torch.manual_seed(1)
+        expected = capture(copy.deepcopy(model).train(mode), ["0", "2"], x.clone())
+        torch.manual_seed(1)
+        assert equal(copy.deepcopy(cut).train(mode)(x.clone()), [expected["0"][-1], expected["2"][-1]])

@@ -95,7 +95,8 @@ class Effects:
                 return Summary(names, names, known=False)
             none: frozenset[str] = frozenset()
             changing = names if self.may_write(module) else none
-            return Summary(names if observed.mutates else none, names if observed.aliases else none, perhaps=changing)
+            handed_back = names if observed.aliases or self.traces.may_return_what_it_is_given(module) else none
+            return Summary(names if observed.mutates else none, handed_back, perhaps=changing)
         changed: set[str] = set()
         returned: set[str] = set()
         perhaps: set[str] = set()

@@ -34,12 +34,13 @@ from truncate._python.frames import (
 )
 from truncate._python.reach import closed_over, globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
-from truncate._python.writes import changes_given, may_call_again, may_fill, may_write
+from truncate._python.writes import asks_for_mode, changes_given, may_call_again, may_fill, may_write
 
 __all__ = [
     "Contexts",
     "OWN",
     "TORCH",
+    "asks_for_mode",
     "asks_of_values",
     "asks_unheard",
     "assigned_names",

@@ -39,6 +39,12 @@ def changes_given(module: nn.Module) -> bool:
     return any(changes_parameter(code, _FILLING) for code in codes)
 
 
+def asks_for_mode(module: nn.Module) -> bool:
+    """Whether a module, or one below it, has code that may do something else in the other mode, a library's too."""
+    forwards = (getattr(type(each).forward, "__code__", None) for each in module.modules())
+    return any("training" in names_in(code) for code in (*_code_of(module), *forwards) if code is not None)
+
+
 def _code_of(module: nn.Module) -> Iterator[CodeType]:
     """The code that runs when a module is called, as far as it is not a library's."""
     for each in module.modules():

@@ -29,6 +29,7 @@ from truncate._graph import (
     name_operations,
     structure_of,
 )
+from truncate._python import asks_for_mode
 from truncate._record.passes import Pass, fingerprint
 from truncate._sandbox import Example, observe
 from truncate._target import TargetPaths
@@ -219,8 +220,24 @@ class Traces:
         if self._example is None:
             return None
         if id(module) not in self._observed:
-            self._observed[id(module)] = observe(self._model, self._example, module)
+            found = observe(self._model, self._example, [module], other_mode=False)
+            self._observed[id(module)] = found.get(id(module), Observed(False, False))
         return self._observed[id(module)]
+
+    def may_return_what_it_is_given(self, module: nn.Module) -> bool:
+        """Whether a module does so in the other mode, as dropout does in evaluation, as far as a pass shows it."""
+        return asks_for_mode(module) and id(module) in self._returning_in_other_mode
+
+    @functools.cached_property
+    def _returning_in_other_mode(self) -> frozenset[int]:
+        if self._example is None:
+            return frozenset()
+        asking = [module for module in self._model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+        try:
+            seen = observe(self._model, self._example, filter(asks_for_mode, asking), other_mode=True)
+        except TruncateError:  # the model does not run in the other mode
+            return frozenset()
+        return frozenset(key for key, observed in seen.items() if observed.aliases)
 
     def call(self, parent: nn.Module, path: str, node: Node, given: Structures | None = None) -> Call:
         """The call of a child that a node in the graph of `parent` makes, if that is called with `given`."""

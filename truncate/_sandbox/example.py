@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -101,23 +101,34 @@ def twins(model: nn.Module, sandbox: nn.Module) -> dict[int, nn.Module]:
     return dict(zip(map(id, model.modules()), sandbox.modules()))
 
 
-def observe(model: nn.Module, example: Example, child: nn.Module) -> Observed:
-    """What the calls of one module do to their arguments in a pass of the model."""
+def observe(model: nn.Module, example: Example, children: Iterable[nn.Module], other_mode: bool) -> dict[int, Observed]:
+    """What the calls of some modules do to their arguments in a pass of the model, by the ids of the modules.
+
+    With `other_mode`, each module of the model is in the mode in which it is not.
+    """
     sandbox = sandbox_copy(model, example.meta.tensor)
-    twin = twins(model, sandbox)[id(child)]
-    given: list[list[tuple[torch.Tensor, int]]] = []
-    seen: list[Observed] = []
+    for module in sandbox.modules():
+        module.training ^= other_mode
+    twin_of = twins(model, sandbox)
+    seen: dict[int, Observed] = {}
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        given.append([(tensor, tensor._version) for tensor in tensors_in((args, kwargs))])
+    def watch(key: int) -> None:
+        given: list[list[tuple[torch.Tensor, int]]] = []
 
-    def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        seen.append(observed_in(given.pop(), result))
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given.append([(tensor, tensor._version) for tensor in tensors_in((args, kwargs))])
 
-    twin.register_forward_pre_hook(enter, with_kwargs=True)
-    twin.register_forward_hook(leave, with_kwargs=True)
+        def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            one, before = observed_in(given.pop(), result), seen.get(key, Observed(False, False))
+            seen[key] = Observed(one.mutates or before.mutates, one.aliases or before.aliases)
+
+        twin_of[key].register_forward_pre_hook(enter, with_kwargs=True)
+        twin_of[key].register_forward_hook(leave, with_kwargs=True)
+
+    for child in children:
+        watch(id(child))
     call_model(sandbox, example)
-    return Observed(any(one.mutates for one in seen), any(one.aliases for one in seen))
+    return seen
 
 
 @contextlib.contextmanager
