@@ -185,8 +185,8 @@ def test_shards_with_rows_of_other_shapes(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(Worker, "_columns", columns)
     assert refused(capsys, *command()) == (
         "the rows were path (string), features of 3 numbers, and from 000002.parquet on path (string), features of 4 "
-        "numbers: a table needs rows of one shape. Does the model return other shapes for some inputs? Then pool what "
-        "comes out"
+        "numbers: a table needs rows of one shape. Does the model return other shapes for some inputs? Then pool its "
+        "output"
     )
     assert not Path("features.parquet").exists()
 

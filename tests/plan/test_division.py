@@ -43,7 +43,7 @@ SURE = [place for place in ALL if not refused(place.values[0], place.values[1])]
 
 # Where a model of the gallery cannot be divided, and the words that say why.
 UNDIVIDED = {
-    "ChildChangesArgument-adds.fc": "'adds' changes in place what it is given",
+    "ChildChangesArgument-adds.fc": "'adds' changes its input in place, and later operations read that",
     "InplaceOnInput-drop": "several values that share memory",  # dropout returns its argument in evaluation
     "AppendsToChildsList-body.fc": "several values that share memory",
     "ReadsChildsAttribute-attention.fc": "'attention.weights' is set by a forward that would be cut",
@@ -374,7 +374,7 @@ class RunsTheStageTwice(nn.Module):
 @pytest.mark.parametrize("training", [False, True])
 def test_a_call_that_counts_is_not_made_in_two_pieces(training: bool) -> None:
     model = RunsTheStageTwice().train(training)
-    with pytest.raises(CrossingError, match="'stage' is also needed whole, for another of its calls, and changes what"):
+    with pytest.raises(CrossingError, match="'stage' is also needed whole.* It changes its own state"):
         split(model, at="stage.first", crossing="pass")
 
 

@@ -128,12 +128,16 @@ def test_costs_are_those_of_the_cuts() -> None:
 
 def test_a_share_of_the_parameters_where_work_cannot_be_counted() -> None:
     class Branching(Convolutions):
+        """Reads values, which the meta device does not have, and takes no small batch, on which it could be counted."""
+
         def forward(self, images: Tensor) -> Tensor:
+            if len(images) < 40:
+                raise ValueError("too few")
             found = self.block1(images)
             return self.fc(self.block2(found if found.sum() == found.sum() else -found).flatten(1))
 
     model = Branching()
-    result = probe(model, BATCHES, LABELS)
+    result = probe(model, BATCHES, LABELS, args=(BATCHES[0],))
     whole = sum(p.numel() for p in model.parameters())
     assert [row.multiply_adds for row in result] == [None] * 3
     assert [row.share for row in result] == [row.parameters / whole for row in result]
@@ -141,6 +145,15 @@ def test_a_share_of_the_parameters_where_work_cannot_be_counted() -> None:
     with pytest.warns(ContentWarning, match="branches on the content of a tensor"):
         cut = result.cut("block2")
     assert cut(IMAGES).shape == (240, 8)
+
+
+def test_work_that_is_counted_where_values_are_read() -> None:
+    class Branching(Convolutions):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images if images.sum() == images.sum() else -images)
+
+    counted = [row.multiply_adds for row in probe(Branching(), BATCHES, LABELS)]
+    assert counted == [row.multiply_adds for row in probe(Convolutions(), BATCHES, LABELS)] and all(counted)
 
 
 def test_an_exported_program_of_one_batch_size() -> None:
@@ -176,7 +189,7 @@ def test_pooling_that_is_asked_for() -> None:
     assert [row.dimension for row in probe(model, BATCHES, LABELS, ["block1", "block2"], pool=None)] == [256, 72]
     each = probe(model, BATCHES, LABELS, ["block1", "block2"], pool={"block2": nn.AdaptiveMaxPool2d(2)})
     assert [(row.pool, row.dimension) for row in each] == [("avg", 4), ("AdaptiveMaxPool2d", 32)]
-    with pytest.raises(TruncateError, match="pool='maximum' is no pooling"):
+    with pytest.raises(TruncateError, match="pool='maximum' is not a pooling"):
         probe(model, BATCHES, LABELS, pool="maximum")
 
 

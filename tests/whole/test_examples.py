@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,14 +44,15 @@ def run(name: str, folder: Path, *filters: str) -> str:
     """What a script says and prints, run in an empty folder; a warning that `filters` do not name is an error."""
     options = [part for each in ("error", *filters) for part in ("-W", each)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
-    done = subprocess.run(
-        [sys.executable, *options, "-c", ALONE, str(EXAMPLES / f"{name}.py")],
-        cwd=folder,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as fonts:  # which matplotlib, if it is there, keeps a list of
+        done = subprocess.run(
+            [sys.executable, *options, "-c", ALONE, str(EXAMPLES / f"{name}.py")],
+            cwd=folder,
+            env={**environment, "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": fonts},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     assert not list(folder.rglob("*")), "it leaves files after"
     return done.stderr + done.stdout
