@@ -145,6 +145,8 @@ class _Globals(dict):  # type: ignore[type-arg]
 
 def _seen(value: Any) -> Any:
     """What followed code sees in place of a global."""
+    if _draws_from_numpy(value):
+        return functools.partial(_heard, value)
     if isinstance(value, types.BuiltinFunctionType):
         return builtin_seen(value)
     if isinstance(value, types.ModuleType):
@@ -155,8 +157,6 @@ def _seen(value: Any) -> Any:
         return _CustomFunction(value)
     if isinstance(value, CachedFunction):
         return _Uncached(value)
-    if _draws_from_numpy(value):
-        return functools.partial(_heard, value)
     return with_own_builtins(value)
 
 
