@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 import torch
 from against_hooks import Listed, calls, inputs, made, run
 from oracle import equal
+from processes import in_two_processes
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -91,28 +89,21 @@ def whole(gradient: Any) -> Tensor:
     return tensor
 
 
-def _one_of_two(rank: int, port: int, way: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    timeout = datetime.timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
-    try:
-        for name, (kind, path) in KINDS.items():
-            cut = cut_of(kind, path)
-            parallel = WAYS[way](cut)
-            wanted = expected_gradients(kind, path)
-            x = inputs(2 + rank, rank).detach()
-            for _ in range(2):  # parameters that the first pass did not use make the second fail
-                parallel.zero_grad()
-                value = run(parallel, x)
-                assert torch.equal(value.detach(), calls(made(kind, True), path, x)[-2].detach()), name
-                value.square().mean().backward()
-            found = {key: whole(parameter.grad) for key, parameter in cut.named_parameters()}
-            assert found.keys() == wanted.keys(), name
-            for key, gradient in found.items():
-                assert torch.allclose(gradient, wanted[key], rtol=1e-4, atol=1e-6), (name, key)
-    finally:
-        torch.distributed.destroy_process_group()
+def _one_of_two(rank: int, way: str) -> None:
+    for name, (kind, path) in KINDS.items():
+        cut = cut_of(kind, path)
+        parallel = WAYS[way](cut)
+        wanted = expected_gradients(kind, path)
+        x = inputs(2 + rank, rank).detach()
+        for _ in range(2):  # parameters that the first pass did not use make the second fail
+            parallel.zero_grad()
+            value = run(parallel, x)
+            assert torch.equal(value.detach(), calls(made(kind, True), path, x)[-2].detach()), name
+            value.square().mean().backward()
+        found = {key: whole(parameter.grad) for key, parameter in cut.named_parameters()}
+        assert found.keys() == wanted.keys(), name
+        for key, gradient in found.items():
+            assert torch.allclose(gradient, wanted[key], rtol=1e-4, atol=1e-6), (name, key)
 
 
 WAYS = {"replicated": replicated, "sharded": sharded}
@@ -122,10 +113,7 @@ WAYS = {"replicated": replicated, "sharded": sharded}
 @pytest.mark.parametrize("way", WAYS)
 def test_in_two_processes(way: str) -> None:
     """Every parameter is used, and gradients are the mean over both."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_one_of_two, (port, way), nprocs=2)
+    in_two_processes(_one_of_two, way)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

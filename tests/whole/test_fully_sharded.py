@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from oracle import capture
+from processes import in_two_processes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from truncate import truncate
-
-SECONDS = 180  # for both processes together
 
 
 class Halving(nn.Module):
@@ -103,30 +98,12 @@ def _check(case: Case, rank: int, mesh: DeviceMesh) -> None:
         assert not torch.allclose(tensor, before[key], atol=1e-6), f"{key} was not trained"
 
 
-def _in_parallel(rank: int, port: int) -> None:
+def _in_parallel(rank: int) -> None:
     """One of two processes, each of which holds a half of every parameter and has a batch of its own."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    timeout = datetime.timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
-    try:
-        mesh = init_device_mesh("cpu", (2,))
-        for case in CASES.values():
-            _check(case, rank, mesh)
-    finally:
-        torch.distributed.destroy_process_group()
+    mesh = init_device_mesh("cpu", (2,))
+    for case in CASES.values():
+        _check(case, rank, mesh)
 
 
 def test_fully_shard() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(_in_parallel, (port,), nprocs=2, join=False)
-    end = time.monotonic() + SECONDS
-    try:
-        while not context.join(timeout=max(0.0, end - time.monotonic())):  # raises what a process raised
-            assert time.monotonic() < end, f"the two processes took more than {SECONDS} s"
-    finally:
-        for process in context.processes:
-            process.kill()
-            process.join()
+    in_two_processes(_in_parallel)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime
 import io
-import os
 import pickle
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +17,7 @@ import torch
 import torchinfo
 import torchvision
 from oracle import capture, equal, randomize
+from processes import in_two_processes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -226,38 +224,28 @@ def test_learns_as_the_model_does(case: Case) -> None:
     assert all(parameter.grad is not None for parameter in cut.parameters())
 
 
-def _in_parallel(rank: int, port: int) -> None:
+def _in_parallel(rank: int) -> None:
     """One of two processes: every parameter is used, and gradients are the mean over both."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    timeout = datetime.timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
-    try:
-        for name, case in CASES.items():
-            mine = case.cut(case.model(True))
-            parallel = DistributedDataParallel(mine)
-            for _ in range(2):  # parameters that the first pass did not use make the second fail
-                parallel.zero_grad()
-                loss_of(run(parallel, case.inputs(2 + rank))).backward()
-            expected: list[Tensor] = []
-            for other in range(2):
-                alone = case.cut(case.model(True))
-                loss_of(run(alone, case.inputs(2 + other))).backward()
-                expected = expected or [torch.zeros_like(p) for p in alone.parameters()]
-                for total, parameter in zip(expected, alone.parameters()):
-                    total += parameter.grad / 2
-            for parameter, gradient in zip(mine.parameters(), expected):
-                assert parameter.grad is not None, name
-                assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-4), name
-    finally:
-        torch.distributed.destroy_process_group()
+    for name, case in CASES.items():
+        mine = case.cut(case.model(True))
+        parallel = DistributedDataParallel(mine)
+        for _ in range(2):  # parameters that the first pass did not use make the second fail
+            parallel.zero_grad()
+            loss_of(run(parallel, case.inputs(2 + rank))).backward()
+        expected: list[Tensor] = []
+        for other in range(2):
+            alone = case.cut(case.model(True))
+            loss_of(run(alone, case.inputs(2 + other))).backward()
+            expected = expected or [torch.zeros_like(p) for p in alone.parameters()]
+            for total, parameter in zip(expected, alone.parameters()):
+                total += parameter.grad / 2
+        for parameter, gradient in zip(mine.parameters(), expected):
+            assert parameter.grad is not None, name
+            assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-4), name
 
 
 def test_distributed() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_in_parallel, (port,), nprocs=2)
+    in_two_processes(_in_parallel)
 
 
 # -- compilers -------------------------------------------------------------------------------------------------------

@@ -116,7 +116,6 @@ def _pass(
     from truncate._jobs import shards  # which needs pyarrow, as the next one does
     from truncate._jobs.worker import Worker
 
-    shards.check(table)
     settings = {"at": list(at), "pool": pool, "device": where.type}
     output = shards.Output(table, made_of(built, net, model=model, **settings), paths, size)
     with output.held() as outcome:

@@ -151,6 +151,8 @@ def _running(
 
 @dataclasses.dataclass
 class _Running:
+    """A pass under way."""
+
     results: Iterable[tuple[Batch, Any]]
     reader: Reader
     total: int  # rows; 0 if that is not known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -190,7 +191,7 @@ class _Seen:
 
 def _seen(model: nn.Module, example: Example) -> _Seen:
     """A pass of a copy of the model."""
-    twin, seen = sandbox_copy(model, example.meta.tensor), _Seen()
+    twin, seen, ended = sandbox_copy(model, example.meta.tensor), _Seen(), itertools.count()
 
     def watch(path: str, module: nn.Module) -> None:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -199,7 +200,7 @@ def _seen(model: nn.Module, example: Example) -> _Seen:
         def after(module: nn.Module, args: Any, output: Any) -> None:
             seen.shapes[path] = shape_of(output)
             seen.calls[path] = seen.calls.get(path, 0) + 1
-            seen.order[path] = sum(seen.calls.values())
+            seen.order[path] = next(ended)
 
         if module._modules:
             module.register_forward_pre_hook(before, with_kwargs=True)
