@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,25 +17,24 @@ SECONDS = 180  # for both together
 
 def in_two_processes(work: Callable[..., None], *given: Any) -> None:
     """Calls ``work(rank, *given)`` in each of two processes of one group, and raises what it raised in one of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.spawn(_one_of_two, (port, work, given), nprocs=2, join=False)
-    end = time.monotonic() + SECONDS
-    try:
-        while not context.join(timeout=max(0.0, end - time.monotonic())):  # raises what a process raised
-            assert time.monotonic() < end, f"the two processes took more than {SECONDS} s"
-    finally:
-        for process in context.processes:
-            process.kill()
-            process.join()
+    with tempfile.TemporaryDirectory() as folder:  # they meet through a file there: a free port may be taken meanwhile
+        where = Path(folder, "meeting").as_uri()
+        context = torch.multiprocessing.spawn(_one_of_two, (where, work, given), nprocs=2, join=False)
+        end = time.monotonic() + SECONDS
+        try:
+            while not context.join(timeout=max(0.0, end - time.monotonic())):  # raises what a process raised
+                assert time.monotonic() < end, f"the two processes took more than {SECONDS} s"
+        finally:
+            for process in context.processes:
+                process.kill()
+                process.join()
 
 
-def _one_of_two(rank: int, port: int, work: Callable[..., None], given: tuple[Any, ...]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+def _one_of_two(rank: int, where: str, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    os.environ.update(GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     timeout = datetime.timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=2, timeout=timeout)
     try:
         work(rank, *given)
     finally:
