@@ -186,9 +186,14 @@ def test_files() -> None:
 
 @pytest.mark.parametrize("name", ["", *cli.commands])
 def test_each_help_ends_with_examples_that_can_be_run(name: str) -> None:
-    """They are parsed, and not run."""
-    command: click.Command = cli.commands[name] if name else cli
-    shown = command.get_help(click.Context(command)).partition("Examples:\n")[2]
+    """They are parsed, and not run.
+
+    A command stands under its group here as it does when it runs: it takes the names of its help option from there,
+    and keeps them for later calls in this process.
+    """
+    group = click.Context(cli, **cli.context_settings)
+    context = click.Context(cli.commands[name], parent=group) if name else group
+    shown = context.get_help().partition("Examples:\n")[2]
     examples = shown.splitlines()
     assert examples
     for example in examples:
@@ -196,4 +201,4 @@ def test_each_help_ends_with_examples_that_can_be_run(name: str) -> None:
         assert words[:3] == ["python", "-m", "truncate"]
         assert not name or words[3] == name
         if words[-1] != "--help":
-            cli.commands[words[3]].make_context(words[3], words[4:])
+            cli.commands[words[3]].make_context(words[3], words[4:], parent=group)
