@@ -168,7 +168,10 @@ class GraphEffects:
 
     @functools.cached_property
     def _alias_sets(self) -> dict[Node, Node]:
-        """The alias set of each node: values that may share memory. One of its members stands for it."""
+        return self._alias_sets_among(self._graph.nodes)
+
+    def _alias_sets_among(self, nodes: Iterable[Node]) -> dict[Node, Node]:
+        """The alias set of each of these nodes: values that may share memory. One of its members stands for it."""
         alias_sets: dict[Node, Node] = {}
         held: dict[str, Node] = {}
 
@@ -177,7 +180,7 @@ class GraphEffects:
                 node = alias_sets[node]
             return node
 
-        for node in self._graph.nodes:
+        for node in nodes:
             alias_sets[node] = node
             shared: list[Node] = []
             if node.kind in (Kind.ATTRIBUTE, Kind.ASSIGN) and not is_mode(node):
@@ -220,12 +223,14 @@ class GraphEffects:
 
         To a forward that is followed its arguments are different values. With an example, its check tells.
         """
-        if self._effects.traces.has_example:
+        arguments = node.given()
+        if self._effects.traces.has_example or len(arguments) < 2:
             return False
         call = self._effects.traces.call(self._module, self._path, node)
+        alias_sets = self._alias_sets_among(self._graph.nodes[: node.index])  # what comes later need not be followed
         names: dict[Node, set[str]] = {}
-        for source, given in zip(node.given(), call.inputs):
-            names.setdefault(self._alias_sets[source], set()).add(given.target)
+        for source, given in zip(arguments, call.inputs):
+            names.setdefault(alias_sets[source], set()).add(given.target)
         several = [each for each in names.values() if len(each) > 1]
         return bool(several) and any(each & self.child_summary(node).mutated for each in several)
 
