@@ -419,7 +419,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (SetsOptionOfAGrandchild, "b", "sets an attribute of 'chain' and then calls it", "the same"),
     (CallsAPartAlone, "block.0.0", "'block.0' is called by itself and as a part of 'block'", "the same"),
     (WritesOnATensorInAList, "b", RIGHT, RIGHT),
-    (KeepsATensor, "b", "keeps a tensor in its attribute 'kept' from call to call", "the same"),
+    (KeepsATensor, "b", "keeps something in its attribute 'kept' from call to call", "the same"),
     (AssignsData, "b", BY_VALUE, "assigns to 'data' of a tensor"),
     (ReadsContentByNumpy, "b", "turns a value into a Python number", "computes with numpy, which cannot be seen"),
     (RegistersABuffer, "b", RIGHT, RIGHT),

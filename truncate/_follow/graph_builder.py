@@ -53,10 +53,6 @@ class GraphBuilder:
         """The calls of a child so far."""
         return tuple(node for node in self._nodes if node.kind is Kind.CHILD and node.target == path)
 
-    def was_read(self, path: str) -> bool:
-        """Whether the forward has read an attribute so far."""
-        return any(node.kind is Kind.ATTRIBUTE and node.target == path for node in self._nodes)
-
     def was_called(self, path: str) -> bool:
         return bool(self.calls_of(path))
 

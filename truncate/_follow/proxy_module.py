@@ -8,10 +8,11 @@ global is patched; and what the forward assigns to ``self`` never reaches the mo
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -20,15 +21,16 @@ from torch import nn
 from truncate._follow.builtins import CachedFunction, builtin_seen, with_own_builtins
 from truncate._follow.classes import answers_operators, attributes_set
 from truncate._follow.constants import Constant
-from truncate._follow.filled import Given
 from truncate._follow.hidden import holds_module, leads_to_module, rebound
 from truncate._follow.objects import PLAIN, is_opaque, revive
-from truncate._follow.proxy import Proxy, Tracer
+from truncate._follow.proxy import Proxy, Tracer, Unfollowable
 from truncate._follow.replaced import INSTEAD_OF, ORIGINAL_CLASS, POSITION
+from truncate._follow.state import OwnState, containers_of_class
 from truncate._graph import Kind, descend, join, map_nested
 from truncate._python import can_be_imported, while_used
 
 _MODULE_STATE = frozenset(vars(nn.Module()))
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
 _ORIGINAL = "_truncate_original"  # in the __dict__ of an unopened proxy module: its original
 
 
@@ -40,10 +42,9 @@ class ProxyModules:
         self.tracer = tracer
         self._made: dict[str, Any] = {}
         self.changed: set[str] = set()  # paths of children on which the forward set an attribute
-        self.numbers_read: set[str] = set()  # numbers of the root that the forward read and may set
-        self.missed: set[str] = set()  # attributes it asked for that are not there: `getattr(self, "count", 0)`
+        self.state = OwnState(root)
         self.unseen: set[str] = set()  # attributes that lead to modules which are no proxies
-        self.containers: list[tuple[str, Any, Given]] = []  # lists and dicts of the modules, and what is seen of them
+        self.containers: list[tuple[str, Any]] = []  # lists and dicts of the modules
         self._paths: dict[int, str] | None = None
 
     def at(self, path: str, module: nn.Module) -> Any:
@@ -90,7 +91,7 @@ class ProxyModules:
         for name, value in attributes.items():
             if name in _MODULE_STATE:
                 continue
-            if name in changing and (path or type(value) in (int, float, bool)):
+            if name in changing:
                 del state[name]  # answered by __getattr__ of ProxyModule
             elif type(value) is float:
                 state[name] = Constant(value)
@@ -101,6 +102,8 @@ class ProxyModules:
                         raise self.tracer.fail(f"may read {prefix + name!r}, which holds modules out of sight")
                     del state[name]
                     self.unseen.add(prefix + name)
+        self.state.watch((name, state[name]) for name in attributes.keys() & state.keys() - _MODULE_STATE)
+        self.state.watch((name, getattr(kind, name)) for name in containers_of_class(kind))
 
     def _translate(self, value: Any, path: str) -> Any:
         """What the forward finds in a Python attribute, with proxies in place of modules and tensors."""
@@ -136,13 +139,34 @@ class ProxyModules:
             seen = value
         else:
             seen = map_nested(value, lambda item: item) if plain else copy.copy(value)
-        self.containers.append((path, value, Given([seen])))
+        self.containers.append((path, value))
         return seen
 
-    @property
-    def filled(self) -> list[str]:
-        """The attributes with a list or dict that the forward changes."""
-        return [path for path, _, given in self.containers if any(change is not None for change in given.changes)]
+    def attribute(self, name: str, value: Any) -> Any:
+        """What the forward finds in an attribute of the root that it may set later."""
+        if type(value) in PLAIN:
+            return Constant(value) if type(value) is float else value
+        seen = self._translate(value, name)
+        if leads_to_module(seen, self.tracer):
+            raise self.tracer.fail(f"reads {name!r}, which holds modules out of sight")
+        self.state.watch([(name, seen)])
+        return seen
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """The forward runs. Afterwards the objects that its modules hold are again as they were before."""
+        attributes = self.at("", self.root).__dict__
+        before = dict(attributes)
+        try:
+            yield
+        finally:
+            changed = self.state.put_back()
+        changed = changed or self.state.set_unheard(before, attributes)
+        if changed is not None:
+            raise self.refuse_state(changed)
+
+    def refuse_state(self, name: str) -> Unfollowable:
+        return self.tracer.fail(f"keeps something in its attribute {name!r} from call to call")
 
     def path_of(self, module: nn.Module) -> str | None:
         """The first path of a module inside the root; None if it is not inside."""
@@ -278,21 +302,25 @@ class ProxyModule:
             raise self.__dict__[POSITION][0].tracer.fail("changes the mode of a module")
 
     def __getattr__(self, name: str) -> Any:
-        position = self.__dict__.get(POSITION)
-        if position is not None and join(position[1], name) in position[0].unseen:
-            raise position[0].tracer.fail(f"reads {join(position[1], name)!r}, which holds modules out of sight")
-        kind: Any = type(self)
-        if position is None or name not in attributes_set(kind):
+        state = self.__dict__
+        position = state.get(POSITION)
+        if position is None:
             return super().__getattr__(name)  # type: ignore[misc]
         proxies, path = position
+        if join(path, name) in proxies.unseen:
+            raise proxies.tracer.fail(f"reads {join(path, name)!r}, which holds modules out of sight")
+        kind: Any = type(self)
+        registered = any(name in state[held] for held in _REGISTRIES)
+        if not path and not registered:
+            proxies.state.read.add(name)
         original = vars(descend(proxies.root, path))
-        if name not in original and not proxies.tracer.was_called(path):
-            proxies.missed.add(join(path, name))
+        never_set = name not in original and not proxies.tracer.was_called(path)
+        if name not in attributes_set(kind) or never_set or (registered and not path):
             return super().__getattr__(name)  # type: ignore[misc]
         if path:  # the child's own forward sets it
             return proxies.tracer.left_behind(f"{path}.{name}", original.get(name))
-        proxies.numbers_read.add(name)
-        return original[name]
+        state[name] = proxies.attribute(name, original[name])
+        return state[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if POSITION not in self.__dict__:
@@ -300,8 +328,6 @@ class ProxyModule:
             return
         proxies, path = self.__dict__[POSITION]
         tracer = proxies.tracer
-        if name in proxies.numbers_read or (name in proxies.missed and type(value) in (int, float)):
-            raise tracer.fail(f"keeps the number or flag {name!r} from call to call")
         if name in self.__dict__["_modules"] and value is not self.__dict__["_modules"][name]:
             raise tracer.fail(f"puts another module in the place of {join(path, name)!r}")
         for held in (self.__dict__["_buffers"], self.__dict__["_parameters"]):
@@ -311,8 +337,9 @@ class ProxyModule:
                 return
         if path:
             proxies.changed.add(path)  # the real child will not have it
-        elif isinstance(value, torch.Tensor | Proxy) and tracer.was_read(name):
-            raise tracer.fail(f"keeps a tensor in its attribute {name!r} from call to call")
+        else:
+            if not proxies.state.may_set(name, value):
+                raise proxies.refuse_state(name)
         object.__setattr__(self, name, value)
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -320,6 +347,7 @@ class ProxyModule:
 
     def register_forward_hook(self, hook: Callable[..., Any], **options: Any) -> Any:
         proxies, path = self.__dict__[POSITION]
+        proxies.state.hangs_hooks = True
         return proxies.tracer.hooked(path, hook, options)
 
     def _refuse_hook(self, *_: Any, **__: Any) -> Any:

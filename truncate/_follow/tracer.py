@@ -124,7 +124,11 @@ class Tracer(GraphBuilder):
             given = Given((*args, *kwargs.values()))
             self._proxies = ProxyModules(self.module, self)
             entry = entry_of(self._proxies.at("", self.module))
-            with self._functions.watched(), self.own_defaults(self.module, args, kwargs) as kwargs:
+            with (
+                self._proxies.running(),
+                self._functions.watched(),
+                self.own_defaults(self.module, args, kwargs) as kwargs,
+            ):
                 result = entry(*args, **kwargs)
             lowered = self.lower(result)
         self.draws = draws
@@ -143,10 +147,9 @@ class Tracer(GraphBuilder):
                 raise self.fail(f"asks whether a value that {self._origin(misled)} is {compared}")
             return self._again(call, answering=True, listening=self._listening)
         filled = self.known_changes(given.changes, given.containers)
-        fills, constants = self._proxies.filled, self._constants
-        return Graph(
-            self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=constants, fills=fills
-        )
+        graph = Graph(self._nodes, lowered, self.decisions, asked=self._asked, filled=filled, constants=self._constants)
+        graph.reads, graph.sets = self._proxies.state.read, self._proxies.state.set
+        return graph
 
     def _again(self, call: Call, answering: bool, listening: bool) -> Graph:
         again = Tracer(self.module, self.decisions, self._children, answering, listening)
@@ -289,7 +292,7 @@ class Tracer(GraphBuilder):
             if held is tensor:
                 return self.node(Kind.ATTRIBUTE, path)
         filled_by_others = [items_of(value) for value in users_frame().f_globals.values()]
-        filled_by_others += [value for _, value, _ in self._proxies.containers if self._children.is_shared(value)]
+        filled_by_others += [value for _, value in self._proxies.containers if self._children.is_shared(value)]
         found_there = any(tensor is other for other in tensors_in(filled_by_others))
         if self._has_hooks_below or tensor.grad_fn is not None or found_there:
             raise self.fail(

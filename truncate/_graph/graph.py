@@ -78,7 +78,10 @@ class Graph:
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
     recorded: bool = False  # on an example; otherwise it was followed on proxies
     loses_changes: bool = False  # its own Python may change an object that it is given, which its nodes do not do
-    fills: list[str] = dataclasses.field(default_factory=list)  # paths of attributes: lists and dicts that it changes
+    reads: set[str] = dataclasses.field(
+        default_factory=set
+    )  # attributes that it reads, not having set them
+    sets: set[str] = dataclasses.field(default_factory=set)  # attributes that it sets
 
     @property
     def inputs(self) -> list[Node]:

@@ -47,7 +47,7 @@ class Copies:
     def __init__(self, root: nn.Module, on_path: Iterable[nn.Module], kind_of: Callable[[nn.Module], type]) -> None:
         self.memo: dict[int, Any] = {}
         self._kept: list[Any] = []  # of which an id is in the memo
-        self._shared: set[int] = set()  # objects that modules hold which are not copied
+        self._shared: set[int] = set()  # objects that modules lead to which are not copied
         self._clean: set[int] = set()  # values that are known to lead to none of the originals
         copied = {id(module): module for module in on_path}
         parents, others = _others(root, copied)
@@ -57,8 +57,8 @@ class Copies:
                     copied.setdefault(id(above), above)
             others = [module for module in others if id(module) not in copied]
             self._clean.clear()
+        self._shared |= self._clean  # all that they lead to, as hooks do by their closures
         for module in others:
-            self._shared.update(id(value) for value in extras(module))
             self._shared.update(id(value) for value in vars(module).values() if isinstance(value, _CONTAINERS))
         for module in copied.values():
             self.memo[id(module)] = object.__new__(kind_of(module))

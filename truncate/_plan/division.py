@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterator
 
 from torch import nn
 
-from truncate._errors import CannotFollowError, CrossingError, TruncateError
+from truncate._errors import CrossingError, TruncateError
 from truncate._graph import Kind, descend, join
 from truncate._plan.crossing import is_clean, values_crossing
 from truncate._plan.cutter import Cutter
@@ -66,7 +65,6 @@ class Division:
         if not everything and not all(map(is_clean, plans)):
             # A mode in which nothing else crosses can still be divided.
             plans = self._plans(clean=True, loose=plans)
-        _refuse_lost_fills(plans)
         return plans
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
@@ -113,24 +111,6 @@ class Division:
             except TruncateError:
                 continue
         return None
-
-
-def _refuse_lost_fills(plans: list[Plan]) -> None:
-    """A rebuilt forward does not fill the lists and dicts of its module, so no kept module may hold them too."""
-    lost: dict[int, tuple[Plan, str]] = {}
-    for piece in plans:
-        for plan in piece.rebuilt():
-            for path in {path for branch in plan.branches for path in branch.graph.fills}:
-                lost[id(functools.reduce(getattr, path.split("."), plan.module))] = plan, path
-    if not lost:
-        return
-    for kept in (module for piece in plans for module in piece.kept()):
-        for plan, path in (lost[id(value)] for value in vars(kept).values() if id(value) in lost):
-            holder, instead = (repr(plan.path), "outside it") if plan.path else ("the model itself", "before that")
-            raise CannotFollowError(
-                f"the forward of {holder} ({type(plan.module).__name__}) fills {path!r}, a list or dict that a "
-                f"{type(kept).__name__} in the result also holds, but a cut forward fills nothing. Stop {instead}"
-            )
 
 
 def _around(plan: Plan) -> tuple[Iterator[str], Iterator[str]]:

@@ -94,7 +94,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             kwargs = self._enter_like(call.kwargs, kwargs)
             given = Given((*args, *kwargs.values()))
             proxies = self.proxies = ProxyModules(self.module, self)
-            with self.own_defaults(self.module, args, kwargs) as kwargs:
+            with proxies.running(), self.own_defaults(self.module, args, kwargs) as kwargs:
                 returned = entry_of(proxies.at("", self.module))(*args, **kwargs)
             lowered = self._lowered_result(returned)
         for name, value in vars(self.module).items():
@@ -111,7 +111,7 @@ class Recording(Values, Answers, TorchFunctionMode):
             raise self._failure  # type: ignore[misc]
         result = None if self.open_end is not None else lowered
         graph = Graph(self._nodes, result, self.modes, constants=self.constants, assumptions=self.assumptions)
-        graph.fills = proxies.filled
+        graph.reads, graph.sets = proxies.state.read, proxies.state.set
         graph.loses_changes = self.is_given_objects and changes_given(self.module)
         graph.filled = self.known_changes(given.changes, given.containers)
         returned = self.real(returned)

@@ -71,7 +71,7 @@ class Traces:
         try:
             followed = self.follow(module, path, call)
             if not any(graph.failure for graph in followed):
-                return followed
+                return _without_state(followed, module, path)
             failure = None
         except CannotFollowError as error:
             followed, failure = [], error
@@ -81,6 +81,7 @@ class Traces:
         # A graph traced on proxies is better: it holds for more inputs than a recording.
         found = {_modes_of(graph): graph for graph in [*followed, *recorded]}
         found |= {_modes_of(graph): graph for graph in followed if not graph.failure}
+        _without_state([*found.values()], module, path)
         return [part for graph in found.values() for part in _without(graph, list(found.values()))]
 
     def _recordings(self, module: nn.Module, call: Call, record: bool) -> list[Graph]:
@@ -325,6 +326,18 @@ def given_by(call: Call) -> Structures:
 def _modes_of(graph: Graph) -> tuple[tuple[str, bool], ...]:
     """The modes of a graph, which tell the branches of a forward apart."""
     return tuple(sorted(graph.modes.items()))
+
+
+def _without_state(graphs: list[Graph], module: nn.Module, path: str) -> list[Graph]:
+    """The same graphs, if no mode sets an attribute that the other one reads: a cut sets none."""
+    kept = set[str]().union(*(graph.reads for graph in graphs)) & set[str]().union(*(graph.sets for graph in graphs))
+    if kept:
+        where = repr(path) if path else "the model itself"
+        raise CannotFollowError(
+            f"cannot follow the forward of {where} ({type(module).__name__}): it keeps something in its attribute "
+            f"{min(kept)!r} from a call in one mode to one in the other"
+        )
+    return graphs
 
 
 def _without(graph: Graph, others: list[Graph]) -> list[Graph]:
