@@ -172,14 +172,17 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
         if division.example is not None and check:
             compare(division.model, pieces, arrangement, division.example, division.paths, division.traces)
     except (CannotFollowError, NotReachedError, WrongResultError) as error:
-        again = _next_try(division, error)
+        again = _next_try(division, error, check)
         if again is None:
             if division.live is False and not isinstance(error, (NotReachedError, NoPythonError)):
                 said = str(error)
                 said += " " if said.endswith((".", "?")) else ". "
                 error.args = (said + _why_not_live(division),)
             raise
-        return made(again, arrangement, everything, check)
+        try:
+            return made(again, arrangement, everything, check)
+        except NotReachedError as unreached:
+            raise (error if isinstance(error, NotReachedError) else unreached) from None
     return plans, pieces
 
 
@@ -190,13 +193,18 @@ def _why_not_live(division: Division) -> str:
     return "Or pass live=True, which runs the model's own Python instead"
 
 
-def _next_try(division: Division, error: TruncateError) -> Division | None:
-    """What to try when a division has failed: with all numbers fixed, and at last with the Python of the model."""
+def _next_try(division: Division, error: TruncateError, check: bool) -> Division | None:
+    """What to try when a division has failed: with all numbers fixed, and at last with the Python of the model.
+
+    A target that was not seen to run may run unseen, as a function that leads to the original does it; if so, the check
+    of the live cut tells.
+    """
     traces, cannot_follow = division.traces, isinstance(error, CannotFollowError)
     if not cannot_follow and traces.passed is not None and not traces.numbers_are_fixed:
         return division.with_numbers_fixed()  # perhaps Python's C code has computed with a size, unseen
-    if division.live is None and not isinstance(error, (NotReachedError, NoPythonError)):
-        return division.all_live()
+    tells = check and division.example is not None
+    if division.live is None and (tells or not isinstance(error, NotReachedError)):
+        return None if isinstance(error, NoPythonError) else division.all_live()
     return None
 
 

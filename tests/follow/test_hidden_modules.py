@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from truncate import CannotFollowError, truncate
+from truncate import CannotFollowError, NotReachedError, truncate
 
 
 class Counts(nn.Module):
@@ -171,3 +171,24 @@ def test_what_cannot_be_told_apart_keeps_its_python(kind: Callable[[], nn.Module
     assert all(not one.seen for one in getattr(model, "hidden", ()))
     x = torch.randn(3, 4)
     assert torch.equal(truncate(model, "a")(x), whole(x))
+
+
+@pytest.mark.parametrize("kind", [Own, Parents])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_target_that_runs_out_of_sight(way: str, kind: Callable[[str], nn.Module]) -> None:
+    path = "child.inner" if kind is Own else "inner"
+    model, whole, x = kind(way).eval(), kind(way).eval(), torch.randn(3, 4)
+    whole.load_state_dict(model.state_dict())
+    returned: list[Tensor] = []
+    whole.get_submodule(path).register_forward_hook(lambda module, args, output: returned.append(output.clone()))
+    cut = truncate(model, path, args=(x,))
+    for mode in (False, True, False):
+        whole.train(mode)(x)
+        assert torch.equal(cut.train(mode)(x), returned[-1])
+
+
+def test_a_target_that_does_not_run_at_all() -> None:
+    model = Own("a list")
+    model.unused = nn.Linear(4, 4)
+    with pytest.raises(NotReachedError, match="'unused' is never run"):
+        truncate(model, "unused", args=(torch.randn(3, 4),))

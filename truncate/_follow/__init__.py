@@ -7,7 +7,7 @@ is done to them into the graph. What tracing on proxies shares with recording on
 """
 
 from truncate._follow.branches import follow
-from truncate._follow.classes import asks_for_none, compares_bools, compares_values
+from truncate._follow.classes import asks_for_none, compares_bools, compares_values, has_own_call, is_chain
 from truncate._follow.failures import explain
 from truncate._follow.filled import Given, held_by_several
 from truncate._follow.graph_builder import GraphBuilder
@@ -26,7 +26,7 @@ from truncate._follow.objects import (
     shares_with_copies,
 )
 from truncate._follow.proxy import Proxy, Unfollowable, active, tracing_with
-from truncate._follow.proxy_module import ProxyModules, entry_of, has_own_call, is_chain, is_proxy_module
+from truncate._follow.proxy_module import ProxyModules, entry_of, is_proxy_module
 from truncate._follow.replaced import INSTEAD_OF, real_of
 
 __all__ = [

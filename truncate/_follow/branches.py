@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from truncate._follow.classes import is_chain
 from truncate._follow.failures import explain
-from truncate._follow.proxy_module import is_chain
 from truncate._follow.tracer import Children, Tracer
 from truncate._graph import Call, Graph, Kind, Node, containers_in
 

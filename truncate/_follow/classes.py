@@ -1,4 +1,4 @@
-"""What the forward of a class does with attributes, bools and None, found out once for each class."""
+"""What the forward of a class does, and what runs when it is called: found out once for each class."""
 
 from __future__ import annotations
 
@@ -89,3 +89,14 @@ def answers_operators(cls: Any) -> bool:
 _ASKED_BY_NAME = frozenset(
     "__init__ __repr__ __setstate__ __getstate__ __reduce_ex__ __deepcopy__ __init_subclass__ __dir__".split()
 )
+
+
+def has_own_call(module: nn.Module) -> bool:
+    """Whether the class of a module overrides ``__call__``, which no hook sees; classes of torch do not count."""
+    return not type(module).__call__.__module__.startswith("torch.")
+
+
+def is_chain(module: nn.Module) -> bool:
+    """Whether a module does just what `nn.Sequential` does: call its children in turn."""
+    own = "forward" in vars(module) or has_own_call(module)
+    return type(module).forward is nn.Sequential.forward and not own

@@ -25,7 +25,7 @@ from truncate._follow.hidden import holds_module, leads_to_module, rebound
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer, Unfollowable
 from truncate._follow.replaced import INSTEAD_OF, ORIGINAL_CLASS, POSITION
-from truncate._follow.state import OwnState, containers_of_class
+from truncate._follow.state import Default, OwnState, containers_of_class
 from truncate._graph import Kind, descend, join, map_nested
 from truncate._python import can_be_imported, while_used
 
@@ -356,17 +356,6 @@ class ProxyModule:
     register_forward_pre_hook = register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
 
 
-def has_own_call(module: nn.Module) -> bool:
-    """Whether the class of a module overrides ``__call__``, which no hook sees; classes of torch do not count."""
-    return not type(module).__call__.__module__.startswith("torch.")
-
-
-def is_chain(module: nn.Module) -> bool:
-    """Whether a module does just what `nn.Sequential` does: call its children in turn."""
-    own = "forward" in vars(module) or has_own_call(module)
-    return type(module).forward is nn.Sequential.forward and not own
-
-
 def entry_of(proxy: Any) -> Callable[..., Any]:
     """What runs when the original of a proxy module is called: its forward, or an overridden ``__call__``."""
     call = type(proxy).__mro__[2].__call__
@@ -393,6 +382,8 @@ def _new_proxy_class(cls: type) -> type:
                 members[name] = property(fget, fset, fdel, value.__doc__)
             elif isinstance(value, (types.FunctionType, CachedFunction)) and not name.startswith("__"):
                 members[name] = with_own_builtins(value)
+            elif name in attributes_set(cls) and not hasattr(type(value), "__get__"):
+                members[name] = Default(name, value)
     return type(cls)(cls.__name__, (ProxyModule, cls), members)
 
 

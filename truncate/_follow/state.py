@@ -19,6 +19,7 @@ from torch import nn
 from truncate._follow.classes import attributes_set
 from truncate._follow.objects import PLAIN, is_opaque
 from truncate._follow.proxy import Proxy
+from truncate._follow.replaced import POSITION
 from truncate._python import while_there
 
 _SEARCHED = 10_000  # containers of one module, so that a large one costs no more
@@ -73,6 +74,20 @@ class OwnState:
                 return name
             self.set.add(name)
         return None
+
+
+class Default:
+    """What a class holds under the name of an attribute that its forward sets: what its first call reads there."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self._name = name
+        self._value = value
+
+    def __get__(self, module: Any, kind: Any = None) -> Any:
+        proxies, path = (None, "") if module is None else vars(module).get(POSITION, (None, ""))
+        if proxies is not None and not path:
+            proxies.state.read.add(self._name)
+        return self._value
 
 
 @while_there

@@ -78,9 +78,7 @@ class Graph:
     asked: dict[str, Any] = dataclasses.field(default_factory=dict)  # structures of inputs that this graph relies on
     recorded: bool = False  # on an example; otherwise it was followed on proxies
     loses_changes: bool = False  # its own Python may change an object that it is given, which its nodes do not do
-    reads: set[str] = dataclasses.field(
-        default_factory=set
-    )  # attributes that it reads, not having set them
+    reads: set[str] = dataclasses.field(default_factory=set)  # attributes that it reads, not having set them
     sets: set[str] = dataclasses.field(default_factory=set)  # attributes that it sets
 
     @property
