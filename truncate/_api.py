@@ -22,7 +22,17 @@ from truncate._live import Copies, deep_copy, drop_what_does_not_run, refuse_way
 from truncate._plan import Division, LivePlan, Plan, assumptions_of, one_layer, targets_of
 from truncate._plan import before as what_it_is_given
 from truncate._sandbox import Example, example_of, outside_inference_mode
-from truncate._target import Numbered, Target, about, all_named, keys_of, module_given, names_several, tell
+from truncate._target import (
+    Numbered,
+    Target,
+    about,
+    all_named,
+    close_modules,
+    keys_of,
+    module_given,
+    names_several,
+    tell,
+)
 
 
 @outside_inference_mode
@@ -189,7 +199,11 @@ def made(division: Division, arrangement: Any, everything: bool, check: bool) ->
 def _why_not_live(division: Division) -> str:
     """What is said of the way that never fails, where it was not taken."""
     if division.cut_points or not all(target.is_module for target in division.targets):
-        return "If all targets were modules, without after= and split, live=True could run the model's own Python"
+        close = [name for target in division.targets if not target.is_module for name in close_modules(target)]
+        meant = f". Or did you mean the module {' or '.join(map(repr, close))}?" if close else ""
+        return (
+            f"If all targets were modules, without after= and split, live=True could run the model's own Python{meant}"
+        )
     return "Or pass live=True, which runs the model's own Python instead"
 
 

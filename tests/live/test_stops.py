@@ -330,6 +330,42 @@ def test_a_target_that_the_example_does_not_run(asked: Any, live: bool | None) -
         truncate(made(OnLarge), asked, args=(torch.ones(2, 4),), live=live)
 
 
+class InTurn(Three):
+    """Branches on a value, and runs a list of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x) if x.sum() > 0 else self.b(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_list_of_layers_is_said_to_be_one() -> None:
+    says = r"^'layers' is never run: it is a ModuleList, which only holds layers\. Stop at .*, such as 'layers\.1'$"
+    with pytest.raises(NotReachedError, match=says):
+        truncate(made(InTurn), "layers")(torch.ones(2, 4))
+
+
+def test_a_close_module_is_named_where_an_operation_would_need_an_example() -> None:
+    with pytest.raises(CannotFollowError, match=r"Or did you mean the module 'layers'\?$"):
+        truncate(made(InTurn), "layer")
+    with pytest.raises(CannotFollowError) as caught:
+        truncate(made(InTurn), "sum")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_what_is_printed_says_before_and_up_to() -> None:
+    for stop, says in (
+        ({"upto": ["a", "b"]}, "live: its own Python, up to 'a', 'b'\n"),
+        ({"before": "layers.1"}, "live: its own Python, before 'layers.1'\n"),
+    ):
+        assert says in str(truncate(made(InTurn), **stop))
+
+
 def test_targets_in_each_other_before_and_after_at_once() -> None:
     model, x = made(FastPaths), inputs(3)
     asked = ["layers", "layers.layers.0.norm1", "layers.layers.0", "layers.layers.0.norm1"]

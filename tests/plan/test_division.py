@@ -203,7 +203,8 @@ def test_what_crosses_is_listed(resnet: nn.Module) -> None:
         "the model cannot be divided after 'layer2.0.conv1', since more than its output crosses there:\n"
         "    'layer2.0.conv1', needed by 'layer2.0.bn1'\n"
         "    'layer1', needed by 'layer2.0.downsample'\n"
-        "Nothing else crosses after 'layer1' (before it) and 'layer2.0.add' (after it). "
+        "After 'layer1', which runs earlier, and after 'layer2.0.add', which runs later, nothing but its own output "
+        "crosses: divide there. "
         "Or crossing='pass' passes all of it on, as a tuple"
     )
     for place in ("layer1", "layer2.0.add"):

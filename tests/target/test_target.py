@@ -223,7 +223,8 @@ def test_a_module_of_another_model(model: nn.Module) -> None:
     ("written", "says"),
     [
         ("layer1.0.unused", r"'layer1\.0\.unused' is never run: the forward of 'layer1\.0' \(Block\) does not call it"),
-        ("heads", r"'heads' is never run: the forward of the model \(Net\) does not call it.*layers\(model\) lists"),
+        ("layer1.0.unused", r"or only its parts or methods are used; layers\(model\) lists"),
+        ("heads", r"'heads' is never run: it is a ModuleDict, which only holds layers\. Stop at one .* as 'heads\.a'$"),
         ("stem:1", r"'stem:1': the model \(Net\) runs it "),
         ("layer1.0.relu:2", r"'layer1\.0\.relu:2': 'layer1\.0' \(Block\) runs it 2 times, so its calls are :0 to :1"),
         ("layer1.0.relu:-3", r"'layer1\.0\.relu:-3': 'layer1\.0' \(Block\) runs it 2 times"),

@@ -137,7 +137,7 @@ def _shape_text(given: Any) -> str:
 def _refuse(names: Names, condition: str, expression: str, fixed: str, opening: list[str]) -> None:
     text = (
         f"this module was cut with {expression} = {fixed}, and accepts no other value. "
-        f"Pass that value, or cut the model again: on an example with another one, or with live=True"
+        f"Pass that value, or cut the model again: on an example with the value that you need, or with live=True"
     )
     opening += [f"if {condition}:", f"    raise {names.of(FixedArgumentError)}({text!r})"]
 

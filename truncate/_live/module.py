@@ -202,15 +202,17 @@ def _run(module: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 def describe(part: Part) -> str:
     """A part in words, for whoever prints the module."""
-    stops = []
+    stops, said = [], ""
     for wanted in part.wanted:
-        text = f"before {wanted.text!r}" if wanted.before else repr(wanted.text)
+        word = "before " if wanted.before else "up to "
+        text = (word if word != said else "") + repr(wanted.text)
+        said = word
         if wanted.is_last_by_luck and wanted.call == -1:
             first = wanted.text + ":0"
             text += f" (its last call, so the forward runs to its end; {first!r} stops at the first)"
         stops.append(text)
     state = "; it keeps state from call to call, so the forward runs to its end" if part.keeps_state else ""
-    return f"live: its own Python, up to {', '.join(stops)}{state}"
+    return f"live: its own Python, {', '.join(stops)}{state}"
 
 
 def _enter(part: Part, module: nn.Module, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

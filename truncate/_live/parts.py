@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import threading
@@ -11,8 +12,8 @@ import torch
 from torch import nn
 
 from truncate._errors import NotReachedError, TruncateError
-from truncate._graph import map_nested, memory_of, tensors_in
-from truncate._target import item_of, keys_of
+from truncate._graph import join, map_nested, memory_of, tensors_in
+from truncate._target import item_of, keys_of, only_holds_layers
 
 
 class Stop(BaseException):
@@ -146,11 +147,15 @@ class Pass:
         if count:
             times = "once" if count == 1 else f"{count} times"
             return NotReachedError(f"{wanted.text!r}: this call of the model ran it {times}")
+        below = next((below for below, _, numbers in self.part.tapped if number in numbers), "")
+        reason = None
+        with contextlib.suppress(AttributeError):  # the forward may have renamed it
+            reason = only_holds_layers(wanted.text, join(self.part.path, below), self.module.get_submodule(below))
         return NotReachedError(
-            f"{wanted.text!r} was not run in this call of the model. Perhaps another mode, input or option runs it, "
+            reason
+            or f"{wanted.text!r} was not run in this call of the model. Perhaps another mode, input or option runs it, "
             f"or its forward is called directly, which no hook sees either"
-            + f"; or it runs after {self.part.path!r} has returned, and then live=True helps"
-            * bool(self.part.path)
+            + f"; or it runs after {self.part.path!r} has returned, and then live=True helps" * bool(self.part.path)
         )
 
 

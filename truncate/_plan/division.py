@@ -90,8 +90,9 @@ class Division:
         branch = next(branch for branch in plan.branches if not branch.missing)
         lines = "\n".join(f"    {line}" for line in values_crossing(plan, branch))
         clean = [self._nearest(paths) for paths in _around(plan)]
-        sides = [f"{path!r} ({side})" for path, side in zip(clean, ("before it", "after it")) if path]
-        found = f"Nothing else crosses after {' and '.join(sides)}. " if sides else ""
+        sides = [f"{path!r}, which runs {side}" for path, side in zip(clean, ("earlier", "later")) if path]
+        places = ", and after ".join(sides)
+        found = f"After {places}, nothing but its own output crosses: divide there. " if sides else ""
         return (
             f"the model cannot be divided after {cut_point.text!r}, since more than its output crosses there:\n"
             f"{lines}\n{found}Or crossing='pass' passes all of it on, as a tuple"

@@ -9,7 +9,7 @@ from torch import nn
 from truncate._errors import NotReachedError, UnknownTargetError
 from truncate._graph import Graph, Kind, Node, descend, join
 from truncate._record import Traces
-from truncate._target import TargetPaths, unknown
+from truncate._target import TargetPaths, only_holds_layers, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Locator:
                 f"{count} times{mode}, so its calls are :0 to :{count - 1}" if count > 1 else f"once{mode}, which is :0"
             )
             return f"{target.text!r}: {holder} runs it {calls}"
-        return (
+        return only_holds_layers(target.text, target.path, target.module) or (
             f"{target.text!r} is never run: the forward of {holder} does not call it{mode}. "
             f"Perhaps another mode or option of the model uses it, or only its parts or methods are used; "
             f"layers(model) lists what runs"

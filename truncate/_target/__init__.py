@@ -9,7 +9,7 @@ from truncate._target.items import Numbered, item_of, keys_of, not_several
 from truncate._target.label import ABOUT, BEFORE, about, headline, names_of, tell
 from truncate._target.paths import TargetPaths
 from truncate._target.several import all_named, names_several
-from truncate._target.target import Target, module_given, resolve, unknown
+from truncate._target.target import Target, close_modules, module_given, only_holds_layers, resolve, unknown
 
 __all__ = [
     "ABOUT",
@@ -19,6 +19,7 @@ __all__ = [
     "TargetPaths",
     "about",
     "all_named",
+    "close_modules",
     "headline",
     "item_of",
     "keys_of",
@@ -26,6 +27,7 @@ __all__ = [
     "names_of",
     "names_several",
     "not_several",
+    "only_holds_layers",
     "resolve",
     "tell",
     "unknown",

@@ -179,6 +179,20 @@ def _child_name(module: nn.Module, step: str) -> str | None:
     return names[position] if -len(names) <= position < len(names) and children[names[position]] is not None else None
 
 
+def only_holds_layers(written: str, path: str, module: nn.Module) -> str | None:
+    """Why a target is never run, if that is because it has no forward: it is a list or dict of layers."""
+    if type(module).forward is not nn.Module.forward or "forward" in vars(module):
+        return None
+    instead = f". Stop at one of them, such as {f'{path}.{[*module._modules][-1]}'!r}" if module._modules else ""
+    return f"{written!r} is never run: it is a {type(module).__name__}, which only holds layers{instead}"
+
+
+def close_modules(target: Target) -> list[str]:
+    """The modules that may have been meant by a target that was taken to be an operation."""
+    names = difflib.get_close_matches(str(target.operation), [*target.module._modules], n=3, cutoff=0.6)
+    return [f"{target.path}.{name}" if target.path else name for name in names]
+
+
 def unknown(
     model: nn.Module, written: str, parent: str, module: nn.Module, step: str, operations: tuple[str, ...] = ()
 ) -> UnknownTargetError:
