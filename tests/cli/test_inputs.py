@@ -47,7 +47,7 @@ def test_the_first_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, *extract("images", "--limit", "2", out="two.parquet")) == "two.parquet: 2 rows\n"
     assert table("two.parquet")["path"].tolist() == table()["path"].tolist()[:2]
     assert main(extract("images", "--limit", "3", out="two.parquet")) == 2
-    assert "other settings (inputs: " in capsys.readouterr().err
+    assert "other settings (inputs: 2 images then, 3 now): use those" in capsys.readouterr().err
     assert run(capsys, *extract("images", "--limit", "99", out="all.parquet")) == "all.parquet: 6 rows\n"
 
 

@@ -202,7 +202,7 @@ class Output:
         differing = [name for name in self._made if note.get(name) != self._made[name]]
         if not differing:
             return
-        told = [f"{name}: {_short(note.get(name))} then, {_short(self._made[name])} now" for name in differing]
+        told = [_told(name, note.get(name), self._made[name]) for name in differing]
         raise ExtractError(
             f"{self.out} was made with other settings ({'; '.join(told)}): use those, or write elsewhere, or remove "
             f"{self.out if self.out.exists() else self.folder}"
@@ -289,6 +289,15 @@ class Shard:
 
     def finish(self) -> None:
         self._table.finish({"failures": self._failures})
+
+
+def _told(name: str, then: Any, now: Any) -> str:
+    """How a setting differs, in words."""
+    if name == "inputs" and isinstance(then, Mapping) and "count" in then:
+        if then["count"] == now["count"]:
+            return f"inputs: {now['count']} images then and now, but with other paths"
+        return f"inputs: {then['count']} images then, {now['count']} now"
+    return f"{name}: {_short(then)} then, {_short(now)} now"
 
 
 def _short(value: Any) -> str:
