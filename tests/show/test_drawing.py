@@ -376,3 +376,27 @@ def test_mistakes_are_named() -> None:
         draw(Net(), "blocks", before="head")
     with pytest.raises(TruncateError, match="nothing to stop at"):
         draw(Net(), [])
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block(), Block()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = -x
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_blocks_that_a_live_cut_runs_to_their_end_are_kept_with_their_operations() -> None:
+    marks = {item.path: item.mark for item in draw(Branching(), "blocks.1").diagram.root.walk()}
+    assert marks[""] == marks["blocks"] == Mark.PARTLY
+    assert {marks["blocks.0"], marks["blocks.0.add"], marks["blocks.1.act"], marks["blocks.1.add"]} == {Mark.KEPT}
+    assert marks["blocks.1"] == Mark.RETURNED
+    assert {marks["blocks.2"], marks["blocks.2.lift"], marks["blocks.2.add"]} == {Mark.DROPPED}
+    inside = {item.path: item.mark for item in draw(Branching(), "blocks.1.act").diagram.root.walk()}
+    assert inside["blocks.0"] == Mark.KEPT
+    assert inside["blocks.1"] == Mark.PARTLY

@@ -21,7 +21,8 @@ from truncate._target import Target, TargetPaths
 
 def mark_cut(root: TreeNode, plan: Plan, targets: dict[str, Target], cut: nn.Module) -> None:
     """Marks what a plan keeps, and what it returns; `targets`: by where each stands in the result."""
-    kept = set(_kept(plan, "", cut))
+    paths = [target.path for target in targets.values()]
+    kept = set(_kept(plan, "", cut, paths))
     _mark_returned(root, {tag: join(target.path, target.operation or "") for tag, target in targets.items()})
     given = {target.path for target in targets.values() if target.before and target.is_module}
 
@@ -53,18 +54,20 @@ def mark_whole(root: TreeNode, tags: list[str]) -> None:
     root.mark = Mark.RETURNED
 
 
-def _kept(plan: Plan, path: str, cut: nn.Module) -> Iterator[str]:
+def _kept(plan: Plan, path: str, cut: nn.Module, targets: list[str]) -> Iterator[str]:
     """The paths of what a plan keeps whole; `cut`: its module, in which a live part holds what is left of it."""
     if isinstance(plan, LivePlan):
         for below, module in descend(cut, path).named_modules(remove_duplicate=False):
-            if not module._modules and not isinstance(module, Dropped):
-                yield join(path, below)
+            reached = join(path, below)
+            is_left = any(target.startswith(f"{reached}.") or not reached for target in targets)  # before its end
+            if not is_left and not any(isinstance(inner, Dropped) for inner in module.modules()):
+                yield reached
     for branch in plan.branches:
         for node in branch.live if not branch.missing else ():
             if node.kind is Kind.CHILD:
                 below = plan.child_of(node)
                 reached = join(path, node.target)
-                yield from (reached,) if below is None else _kept(below, reached, cut)
+                yield from (reached,) if below is None else _kept(below, reached, cut, targets)
             elif node.name:
                 yield join(path, node.name)
 
