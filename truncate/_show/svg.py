@@ -7,33 +7,57 @@ from html import escape
 
 from truncate._show.tree import Diagram, Mark, Repeated, TreeNode, folded, number, percent
 
-_STYLE = """
-svg { --ground: #ffffff; --text: #1f2328; --faint: #626a73; --line: #d8dee4; --type: #0757b0; --kept: #1a7f37;
-  --returned: #7a35d4; --band: #f3ecff; --bar: #63b67a; }
-@media (prefers-color-scheme: dark) {
-  svg { --ground: #0d1117; --text: #e6edf3; --faint: #969fa9; --line: #30363d; --type: #6cb3ff; --kept: #46c15a;
-    --returned: #c49bff; --band: #271d3f; --bar: #2f8f4a; }
+# Colours are written out, since not every program that shows SVG knows variables of CSS.
+_LIGHT = {
+    "ground": "#ffffff",
+    "text": "#1f2328",
+    "faint": "#626a73",
+    "line": "#d8dee4",
+    "type": "#0757b0",
+    "kept": "#1a7f37",
+    "returned": "#7a35d4",
+    "band": "#f3ecff",
+    "bar": "#63b67a",
 }
-text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: var(--text);
-  white-space: pre; }
-.title { font-size: 16px; font-weight: bold; }
-.ground { fill: var(--ground); }
-.band { fill: var(--band); }
-.bar { fill: var(--bar); }
-.guide { stroke: var(--line); fill: none; }
-.head text, .note { fill: var(--faint); }
-.type { fill: var(--type); }
-.times, .tag { fill: var(--returned); font-weight: bold; }
-.number { text-anchor: end; }
-circle { stroke-width: 1.2; }
-.kept > circle, path.half { fill: var(--kept); }
-.partly > circle { fill: none; stroke: var(--kept); }
-.dropped > circle { fill: none; stroke: var(--faint); }
-.returned > circle { fill: none; stroke: var(--returned); stroke-width: 3; }
-.row.dropped text { fill: var(--faint); }
-.row.dropped .bar { fill: var(--faint); }
-.row.returned text { font-weight: bold; }
-.quiet text { font-style: italic; }
+_DARK = {
+    "ground": "#0d1117",
+    "text": "#e6edf3",
+    "faint": "#969fa9",
+    "line": "#30363d",
+    "type": "#6cb3ff",
+    "kept": "#46c15a",
+    "returned": "#c49bff",
+    "band": "#271d3f",
+    "bar": "#2f8f4a",
+}
+_COLOURS = """text { fill: %(text)s; }
+.ground { fill: %(ground)s; }
+.band { fill: %(band)s; }
+.bar { fill: %(bar)s; }
+.guide { stroke: %(line)s; }
+.head text, .note { fill: %(faint)s; }
+.type { fill: %(type)s; }
+.times, .tag { fill: %(returned)s; }
+.kept > circle, path.half { fill: %(kept)s; }
+.partly > circle { stroke: %(kept)s; }
+.dropped > circle { stroke: %(faint)s; }
+.returned > circle { stroke: %(returned)s; }
+.row.dropped text { fill: %(faint)s; }
+.row.dropped .bar { fill: %(faint)s; }
+"""
+_STYLE = f"""
+text {{ font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre; }}
+.title {{ font-size: 16px; font-weight: bold; }}
+.guide {{ fill: none; }}
+.times, .tag {{ font-weight: bold; }}
+.number {{ text-anchor: end; }}
+circle {{ stroke-width: 1.2; }}
+.partly > circle, .dropped > circle, .returned > circle {{ fill: none; }}
+.returned > circle {{ stroke-width: 3; }}
+.row.returned text {{ font-weight: bold; }}
+.quiet text {{ font-style: italic; }}
+{_COLOURS % _LIGHT}@media (prefers-color-scheme: dark) {{
+{_COLOURS % _DARK}}}
 """
 _CLASSES = {Mark.RETURNED: "returned", Mark.KEPT: "kept", Mark.PARTLY: "partly", Mark.DROPPED: "dropped"}
 _LETTER = 7.25  # how wide one is at 12 px; fonts of one width differ by little
