@@ -197,7 +197,7 @@ def main(
     if library == "wild":
         from benchmarks.wild import driver  # here, as it needs the libraries of the extra `wild`
 
-        driver.main(only, models, live, limit_seconds, minutes, path)
+        driver.main(only, models, live, limit_seconds, minutes, write, path)
         return
     names = [name for name in LIBRARIES[library]() if any(word in name for word in models.split(","))]
     if not names:

@@ -191,8 +191,10 @@ def _listed(title: str, counts: Counter[str]) -> str:
     return f"{title}:\n\n" + "\n".join(f"- {count} × {text}" for text, count in counts.most_common(60))
 
 
-def main(libraries: str, models: str, live: bool, limit: float, minutes: float, path: Path | None) -> None:
-    """Examines, prints the summary, and writes each row as JSON if there is a `path`."""
+def main(
+    libraries: str, models: str, live: bool, limit: float, minutes: float, write: bool, path: Path | None
+) -> None:
+    """Examines, and prints the summary; `write` puts it into docs/benchmarks.md; each row goes as JSON to a `path`."""
     begin = time.monotonic()
     facts = report.surroundings(*(name for names in DISTRIBUTIONS.values() for name in names))
 
@@ -203,4 +205,7 @@ def main(libraries: str, models: str, live: bool, limit: float, minutes: float, 
     rows = conduct(libraries, models, live, limit, minutes, keep)
     took = f"It took {(time.monotonic() - begin) / 60:.0f} minutes."
     left = "\n".join(f"- {name}: {reason}" for name, reason in LEFT_OUT.items())
-    click.echo(f"{report.sentence(facts)} {took}\n\n{summary(rows)}\n\nLibraries that are left out:\n\n{left}")
+    text = f"{report.sentence(facts)} {took}\n\n{summary(rows)}\n\nLibraries that are left out:\n\n{left}"
+    click.echo(text)
+    if write:
+        report.write("conformance wild", text)
