@@ -21,11 +21,6 @@ class Known:
 
 KNOWN = (
     Known(
-        "a value from outside of a block without gradients is cloned in it, and has none",
-        r"the gradient of .*",
-        r"set_grad_enabled|no_grad|without_gradient",
-    ),
-    Known(
         "a child off the path changes the caller's input for other content than the example's (never-wrong says so)",
         r"the caller's input",
         r"OverwritesLarge\(",

@@ -186,7 +186,7 @@ def _write(
     else:
         by_target = {capture.target: value for capture, value in captured.items()}
         result = map_nested(result, lambda t: finished(by_target.get(t, branch.graph.result), t))
-    writer = Writer(names, spell, inputs, reads, given)
+    writer = Writer(names, spell, inputs, reads, given, plan.in_no_grad)
     for changed in branch.entry.cloned if branch.entry is not None else ():
         writer.renew(below[changed] if isinstance(changed, Slot) else changed)
     writer.write(live, bundles, list(copies.values()), result)

@@ -65,6 +65,7 @@ class Writer:
         inputs: dict[str, str],
         reads: dict[Node, list[Any]] | None = None,
         given: dict[Node | Tap, str] | None = None,
+        in_no_grad: bool = False,
     ) -> None:
         self.names = names
         self.lines: list[str] = []
@@ -76,6 +77,7 @@ class Writer:
         self._holders = {name: value for value, name in self._expressions.items()}  # whose value a variable holds now
         self._indent = ""
         self._context = ""
+        self._with_gradients = "enable_grad()" if in_no_grad else ""  # the block for copies, which have those of values
 
     # -- values ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +295,8 @@ class Writer:
         self._line(f"{', '.join(names)} = {call}" if names else call)
 
     def _copy(self, copy: Copy) -> None:
-        self._block(copy.value.context if type(copy.value) is Node else self._context)
+        context = copy.value.context if type(copy.value) is Node else self._context
+        self._block(self._with_gradients if self._with_gradients or "no_grad()" in context else context)
         replaced = copy.replaced
         copied: Any = copy.value if replaced is None else replaced
         name, expression = self.value(copied), self._copied(copied)
@@ -310,6 +313,7 @@ class Writer:
 
     def renew(self, value: Node | Tap) -> None:
         """Writes a statement that replaces a value that came as an argument by a copy."""
+        self._block(self._with_gradients)
         self._line(f"{self.value(value)} = {self._copied(value)}")
 
     def _return(self, value: str) -> None:

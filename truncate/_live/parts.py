@@ -208,4 +208,7 @@ def _apart(value: Any, given: Any) -> tuple[Any, Any]:
 
 
 def _cloned(item: Any) -> Any:
-    return item.clone() if isinstance(item, torch.Tensor) else item
+    if not isinstance(item, torch.Tensor):
+        return item
+    with contextlib.nullcontext() if torch.is_grad_enabled() else torch.enable_grad():
+        return item.clone()  # in a block without gradients too, where a value from outside of it has one

@@ -77,13 +77,14 @@ class Cutter:
         elif self.live is False:
             raise CannotFollowError(reason)
         else:
-            plan = LivePlan(self.model, "", (form,), captures, own, False, [], {}, reason, self.targets)
+            plan = LivePlan(self.model, "", (form,), captures, own, False, [], {}, reason=reason, targets=self.targets)
         if plan.missing:
             error: type[TruncateError] = CrossingError if plan.missing in self._refused else NotReachedError
             if plan.missing in self._open_ends:
                 error = CannotFollowError
             raise self.locator.unknown.get(plan.missing) or error(plan.missing)
         self._remember(plan)
+        plan.note_blocks()
         return plan
 
     def _why_not_rebuilt(self) -> str | None:
@@ -134,7 +135,7 @@ class Cutter:
                 if self.live is False:
                     raise
                 self._plans[key] = LivePlan(
-                    module, path, forms, captures, own, mutates, [], {}, str(error), self.targets
+                    module, path, forms, captures, own, mutates, [], {}, reason=str(error), targets=self.targets
                 )
         return self._plans[key]
 

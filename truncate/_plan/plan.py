@@ -93,6 +93,7 @@ class Plan:
     mutates: bool  # its caller reads what it mutates of its arguments
     branches: list[Branch]
     children: dict[int, Plan]  # id of a child that is rebuilt too -> its plan
+    in_no_grad: bool = False  # whether it may be called in a block without gradients
 
     @property
     def has_forms(self) -> bool:
@@ -149,6 +150,16 @@ class Plan:
         calls = [node for branch in branches for node in branch.live if node.kind is Kind.CHILD]
         for target in {node.target for node in calls if self.child_of(node) is None}:
             yield from descend(self.module, target).modules()
+
+    def note_blocks(self) -> None:
+        """Tells the plans inside which of them may be called in a block without gradients."""
+        for branch in self.branches:
+            for node in branch.live:
+                child = self.child_of(node)
+                if child is not None:
+                    child.in_no_grad |= self.in_no_grad or "no_grad()" in node.context
+        for child in self.children.values():
+            child.note_blocks()
 
     def form_of(self, form: Form) -> int:
         return [known.key for known in self.forms].index(form.key)
