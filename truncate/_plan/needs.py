@@ -8,7 +8,7 @@ import torch
 
 from truncate._errors import CannotFollowError
 from truncate._graph import Graph, Kind, Node, is_made_for_child, is_mode, is_repeatable, join, mutated, nodes_in
-from truncate._plan.effects import Effects, GraphEffects, leaving
+from truncate._plan.effects import Effects, GraphEffects, State, leaving
 from truncate._plan.locate import Capture
 from truncate._plan.plan import Branch, Entry, LivePlan, Plan, Slot, Tapped
 
@@ -16,10 +16,11 @@ from truncate._plan.plan import Branch, Entry, LivePlan, Plan, Slot, Tapped
 class Needs:
     """What one branch of a plan needs, as long as its children are planned as they are now."""
 
-    def __init__(self, effects: Effects, plan: Plan, branch: Branch) -> None:
+    def __init__(self, effects: Effects, plan: Plan, branch: Branch, kept: State) -> None:
         self._effects = effects
         self._plan = plan
         self._branch = branch
+        self._kept = kept  # what lives on from call to call in modules that the result holds in other places
         self._entry = branch.entry
         self._of_graph = effects.of(plan.module, plan.path, branch.graph)
         self._live: set[Node] = set()  # what runs
@@ -53,13 +54,14 @@ class Needs:
         reached = branch.graph.nodes[self._start : branch.decided_up_to(all_of_it)]
         stops = not all_of_it and branch.exit is None
         later = branch.graph.nodes[max(branch.end, self._start) :] if stops else []
-        other_modes = effects.read_in([other.live for other in plan.branches if other is not branch])
+        read = effects.read_in([other.live for other in plan.branches if other is not branch])
+        elsewhere = State(read.called | self._kept.called, read.read | self._kept.read)
 
         def missed() -> list[Node]:
             """What is not among the live nodes yet, and has to be since it mutates something, or is a guard."""
             candidates = [*reached, *effects.keeping_state(later)]
             mutators = effects.needed_mutators(
-                self._live, reads, plan.own, plan.mutates, candidates, self._elsewhere, other_modes
+                self._live, reads, plan.own, plan.mutates, candidates, self._elsewhere, elsewhere
             )
             return mutators or self._changing_what_the_caller_gave() or self._guards()
 
