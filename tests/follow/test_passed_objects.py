@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +115,82 @@ def test_each_call_has_an_object_of_its_own(name: str, target: Any, example: boo
 def test_an_object_that_copies_would_share_is_not_rebuilt(name: str, example: bool) -> None:
     with pytest.raises(CannotFollowError, match="a function whose closure may change"):
         truncate(Net(name), "read", args=(torch.randn(3, 4),) if example else None, live=False)
+
+
+@dataclasses.dataclass
+class Record:
+    items: list[Any] = dataclasses.field(default_factory=list)
+    count: int = 0
+
+
+class Bag(types.SimpleNamespace):
+    def __init__(self) -> None:
+        super().__init__(items=[], count=0)
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, c: Any) -> Tensor:
+        c.count += 1
+        c.items = [*c.items, x]
+        return self.a(x)
+
+
+class Adds(nn.Module):
+    def forward(self, x: Tensor, c: Any) -> Tensor:
+        c.add("seen")
+        return x + 1
+
+
+class Parent(nn.Module):
+    """Reads what its children have left in an object."""
+
+    def __init__(self, made: Callable[[], Any], child: nn.Module, read: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.child, self.b, self.made, self.read = child, nn.Linear(4, 4), made, read
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = self.made()
+        x = self.child(x, c)
+        return self.b(x * (2 + self.read(c)))
+
+
+READ: dict[str, tuple[Callable[[], Any], Callable[[], nn.Module], Callable[[Any], Any]]] = {
+    "a number of an object": (Bag, Counts, lambda c: c.count),
+    "how much an object holds": (Bag, Counts, lambda c: len(c.items)),
+    "the size of a set": (set, Adds, len),
+    "a number of a dataclass": (Record, Counts, lambda c: c.count),
+    "how much a dataclass holds": (Record, Counts, lambda c: len(c.items)),
+    "a tensor in a dataclass": (Record, Counts, lambda c: sum(c.items)),
+}
+
+
+@pytest.mark.parametrize("example", [False, True], ids=["no example", "example"])
+@pytest.mark.parametrize("live", [None, False], ids=["any way", "not live"])
+@pytest.mark.parametrize("name", READ)
+def test_what_a_child_leaves_in_an_object_is_read_as_it_is_then(name: str, live: Any, example: bool) -> None:
+    made, child, read = READ[name]
+    model, x = Parent(made, child(), read), torch.randn(3, 4)
+    try:
+        cut = truncate(copy.deepcopy(model), "b", args=(x,) if example else None, live=live)
+    except CannotFollowError as error:
+        assert live is False and ("may change" in str(error) or "out of sight" in str(error))
+        return
+    for _ in range(2):
+        x = torch.randn(2, 4)
+        assert torch.equal(cut(x), model(x))
+
+
+def test_a_dataclass_that_no_child_changes_is_read_after_it() -> None:
+    class Uses(nn.Module):
+        def forward(self, x: Tensor, c: Record) -> Tensor:
+            return x * c.count
+
+    model, x = Parent(lambda: Record(count=3), Uses(), lambda c: c.count), torch.randn(3, 4)
+    assert torch.equal(truncate(model, "b", live=False)(x), model(x))
 
 
 class Noise(nn.Module):

@@ -21,7 +21,7 @@ Change = dict[Any, Any]  # each key or position after a call -> where that item 
 
 
 class Given:
-    """The lists and dicts among some arguments."""
+    """The lists, dicts and dataclasses among some arguments."""
 
     def __init__(self, arguments: Any) -> None:
         self.containers = list(containers_in(arguments))
@@ -58,7 +58,7 @@ def _origin_of(item: Any, was: dict[Any, Any], key: Any) -> Any:
 
 def added_by(change: Change | None, after: Any) -> list[Any]:
     """The items that a change added."""
-    return [after[key] for key, origin in (change or {}).items() if origin is ADDED]
+    return [item for key, item in pairs(after) if change is not None and change[key] is ADDED]
 
 
 def apply(how: Change, container: list[Any] | dict[Any, Any], added: Callable[[Any], Any]) -> None:

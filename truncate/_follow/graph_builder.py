@@ -85,7 +85,7 @@ class GraphBuilder:
         distinct = len(set(map(id, containers))) == len(containers)
         for number, how in enumerate([None] if changes is None else changes):
             if changes is None or (how is not None and not (distinct and type(containers[number]) in (list, dict))):
-                raise self.fail(f"passes a list or dict that {path!r} may change")
+                raise self.fail(f"passes a list, dict or dataclass that {path!r} may change")
             if how is not None:
                 apply(how, containers[number], functools.partial(added, number))
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from truncate._follow.classes import compares_bools
 from truncate._follow.filled import Given
 from truncate._follow.graph_builder import GraphBuilder
-from truncate._follow.objects import PLAIN, hides, is_changeable, shares_with_copies
+from truncate._follow.objects import PLAIN, hides, is_changeable, objects_in, shares_with_copies
 from truncate._follow.proxy import Held, Proxy, Unread, active, proxies_in, tracing_with
 from truncate._follow.proxy_module import ProxyModules, entry_of, is_proxy_module
 from truncate._follow.replaced import real_of
@@ -106,6 +106,11 @@ class Tracer(GraphBuilder):
         """The ids of what the modules hold: configurations and the like, which are shared, not copied."""
         return {id(value) for held in self.module.modules() for value in vars(held).values()}
 
+    @functools.cached_property
+    def _there_before(self) -> set[int]:
+        """The ids of objects that the modules hold, at any depth, such as parts of a configuration."""
+        return {id(each) for held in self.module.modules() for each in objects_in(tuple(vars(held).values()))}
+
     def graph(self, call: Call) -> Graph:
         forward = inspect.unwrap(type(self.module).forward).__code__
         tested = names_tested_for_none(forward)
@@ -188,6 +193,7 @@ class Tracer(GraphBuilder):
     def _returned(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], caller: FrameType) -> Any:
         """What a child returns. Where the forward asks if it is None, a proxy will not do."""
         returned = self.add(Kind.CHILD, path, args, kwargs)
+        self._refuse_lent(path, returned._node)
         containers = list(containers_in((*args, *kwargs.values())))
         if containers:
             reading = f"reads what {path!r} has put into a list or dict"
@@ -196,6 +202,13 @@ class Tracer(GraphBuilder):
         if self._answering and is_known(self.structure(returned._node)):
             return self._answerable(returned)
         return self._answerable(returned) if tested and tested & assigned_names(caller) else returned
+
+    def _refuse_lent(self, path: str, call: Node) -> None:
+        """Refuses objects of this forward that a child may change: proxies do not hear what is read of them after."""
+        given = call.inputs()
+        lent = [value for node, value in self._objects.values() if node in given and is_changeable(value)]
+        if any(id(value) not in self._there_before for value in lent):
+            raise self.fail(f"passes on a {type(lent[0]).__name__} that {path!r} may change")
 
     def left_behind(self, path: str, value: Any) -> Any:
         """An attribute of a child that the child's own forward sets: it is read when the cut runs."""

@@ -196,7 +196,9 @@ def items_of(value: Any) -> tuple[Any, ...]:
 
 
 def pairs(container: Any) -> Iterable[tuple[Any, Any]]:
-    """The items of a list, tuple or dict, with their keys or positions."""
+    """The items of a list, tuple, dict or dataclass, with their keys, positions or names."""
+    if is_dataclass_value(container) and not isinstance(container, (dict, list, tuple)):
+        return zip((field.name for field in dataclasses.fields(container)), items_of(container))
     return container.items() if isinstance(container, dict) else enumerate(container)
 
 
@@ -217,11 +219,16 @@ def _taking_items_of(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
 
 
 def containers_in(value: Any) -> Iterator[Any]:
-    """Every list and dict inside nested containers."""
+    """Every list, dict and dataclass inside nested containers that can be changed."""
     for item in items_of(value):
-        if issubclass(type(item), (list, dict)):
+        if issubclass(type(item), (list, dict)) or (is_dataclass_value(item) and not _is_frozen(item)):
             yield item
         yield from containers_in(item)
+
+
+def _is_frozen(value: Any) -> bool:
+    frozen: bool = type(value).__dataclass_params__.frozen
+    return frozen
 
 
 def observed_in(before: list[tuple[torch.Tensor, int]], result: Any, changed: Any = ()) -> Observed:
