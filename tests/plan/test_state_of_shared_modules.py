@@ -1,4 +1,4 @@
-"""A module in several places has one state: what a cut holds of it for one place does in the others what the model does."""
+"""A module in several places has one state: what a cut holds of it runs in all of them, as in the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from oracle import capture, equal, randomize
 from torch import Tensor, nn
 
-from truncate import truncate
+from truncate import split, truncate
 
 
 class Watched(nn.Module):
@@ -114,3 +114,13 @@ def test_nothing_more_is_held_for_it() -> None:
     model = Row(nn.BatchNorm1d(4))
     cut = truncate(model, "block.a:0")
     assert not any("watch" in name for name, _ in cut.named_modules())
+
+
+@pytest.mark.parametrize("watch", [nn.BatchNorm1d(4), Mean()])
+@pytest.mark.parametrize("at", ["row.0.a", "row.0.b"])
+def test_pieces_share_it(watch: nn.Module, at: str) -> None:
+    model = randomize(Row(copy.deepcopy(watch)))
+    divided, x = copy.deepcopy(model), torch.randn(3, 4)
+    front, back = split(divided, at, crossing="pass")
+    assert torch.equal(back(front(x)), model(x))
+    assert equal(list(divided.buffers()), list(model.buffers()))

@@ -8,9 +8,7 @@ before that and is read after it crosses, as an argument. A `Plan` is only bookk
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +17,7 @@ from torch import nn
 
 from truncate._errors import CannotFollowError, CrossingError, NoPythonError, NotReachedError, TruncateError
 from truncate._follow import has_own_call
-from truncate._graph import Call, Graph, Kind, Node, descend, join, memory_of, nodes_in
+from truncate._graph import Call, Graph, Kind, Node, descend, join, nodes_in
 from truncate._live import calls_itself, runs_once
 from truncate._plan.crossing import unclean
 from truncate._plan.effects import Effects, State
@@ -40,11 +38,13 @@ class Cutter:
         effects: Effects,
         clean: bool = False,
         live: bool | None = False,
+        kept: State = State(),  # noqa: B008 (a tuple)
     ) -> None:
         """Plans for these targets.
 
         `clean`: nothing but the output of its target may cross where a forward is entered in its middle; `live`:
-        whether modules keep their own Python: all of them, none, or (None) those that cannot be rebuilt.
+        whether modules keep their own Python: all of them, none, or (None) those that cannot be rebuilt; `kept`: what
+        lives on from call to call in modules that the results hold, and that run in several places.
         """
         self.model = model
         self.targets = paths.targets
@@ -53,8 +53,8 @@ class Cutter:
         self.effects = effects
         self.clean = clean
         self.live = live
+        self.kept = kept
         self._plans: dict[Any, Plan] = {}
-        self._kept = State()  # of modules in several places, those that a plan holds as they are
         self._calls: dict[tuple[int, str], Call] = {}  # one of each group of equal calls of a module
         self._refused: set[str] = set()  # why a forward cannot be entered where it should be
         self._open_ends: set[str | None] = set()  # why the end of a recording is not known
@@ -76,7 +76,7 @@ class Cutter:
         form = Form(self.traces.entry, start)
         reason = self._why_not_rebuilt()
         if reason is None:
-            plan = self._plan_with_state(form, captures, own)
+            plan = self._plan(self.model, "", (form,), captures, own, False)
         elif self.live is False:
             raise CannotFollowError(reason)
         else:
@@ -89,25 +89,6 @@ class Cutter:
         self._remember(plan)
         plan.note_blocks()
         return plan
-
-    def _plan_with_state(self, form: Form, captures: tuple[Capture, ...], own: bool) -> Plan:
-        """The plan in which modules that it holds for one of their places do in the others what their state needs."""
-        while True:
-            plan = self._plan(self.model, "", (form,), captures, own, False)
-            shared = self._in_several_places
-            modules = {id(module): module for module in plan.kept() if id(module) in shared} if shared else {}
-            if self._kept.called.issuperset(modules):
-                return plan
-            memory = {memory_of(buffer) for module in modules.values() for buffer in module.buffers(recurse=False)}
-            self._kept = State(self._kept.called | modules.keys(), self._kept.read | memory)
-            self._plans.clear()
-
-    @functools.cached_property
-    def _in_several_places(self) -> set[int]:
-        """The ids of modules with state that several modules hold, or one module under several names."""
-        places = collections.Counter(id(child) for m in self.model.modules() for child in m._modules.values())
-        shared = [module for module in self.model.modules() if places[id(module)] > 1]
-        return {id(part) for module in shared for part in module.modules() if next(part.buffers(), None) is not None}
 
     def _why_not_rebuilt(self) -> str | None:
         """Why the model itself has to keep its own Python, if so."""
@@ -206,7 +187,7 @@ class Cutter:
             before = set(whole), set(mutating), [len(branch.live) for branch in plan.branches]
             for branch in plan.branches:
                 if not branch.missing:
-                    needs = Needs(self.effects, plan, branch, self._kept)
+                    needs = Needs(self.effects, plan, branch, self.kept)
                     needs.find(whole, mutating)
                     if needs.refusal:
                         self._refused.add(needs.refusal)

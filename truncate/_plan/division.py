@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import functools
 from collections.abc import Iterator
 
 from torch import nn
 
 from truncate._errors import CrossingError, TruncateError
-from truncate._graph import Kind, descend, join
+from truncate._graph import Kind, descend, join, memory_of
 from truncate._plan.crossing import is_clean, values_crossing
 from truncate._plan.cutter import Cutter
-from truncate._plan.effects import Effects
+from truncate._plan.effects import Effects, State
 from truncate._plan.locate import Capture
 from truncate._plan.plan import Plan
 from truncate._record import Traces
@@ -68,7 +70,29 @@ class Division:
         return plans
 
     def _plans(self, clean: bool, loose: list[Plan] | None = None) -> list[Plan]:
-        cutter = Cutter(self.model, self.paths, self._effects, clean, self.live)
+        kept = State()
+        while True:
+            plans = self._plans_with(Cutter(self.model, self.paths, self._effects, clean, self.live, kept), loose)
+            found = self._kept_in_several_places(plans)
+            if found.called <= kept.called:
+                return plans
+            kept = State(kept.called | found.called, kept.read | found.read)
+
+    def _kept_in_several_places(self, plans: list[Plan]) -> State:
+        """The modules that are held as they are in one place, and in another one have to do what their state needs."""
+        shared = self._in_several_places
+        kept = {id(m): m for plan in plans for m in plan.kept() if id(m) in shared} if shared else {}
+        buffers = [buffer for module in kept.values() for buffer in module.buffers(recurse=False)]
+        return State(frozenset(kept), frozenset(map(memory_of, buffers)))
+
+    @functools.cached_property
+    def _in_several_places(self) -> set[int]:
+        """The ids of modules with state that several modules hold, or one module under several names."""
+        places = collections.Counter(id(child) for m in self.model.modules() for child in m._modules.values())
+        shared = [module for module in self.model.modules() if places[id(module)] > 1]
+        return {id(part) for module in shared for part in module.modules() if next(part.buffers(), None) is not None}
+
+    def _plans_with(self, cutter: Cutter, loose: list[Plan] | None) -> list[Plan]:
         rest = range(len(self.cut_points), len(self.paths.targets))
         captures, own = cutter.captures(rest), cutter.is_own_wanted(rest)
         plans: list[Plan] = []
