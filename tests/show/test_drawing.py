@@ -341,9 +341,9 @@ def test_a_notebook_shows_the_same_twice_over() -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        TruncateError, match=r"a drawing is written as \.svg or \.html, but '.*cut\.png' ends in neither"
+        TruncateError, match=r"a drawing is written as \.svg, \.html, \.png, but '.*cut\.gif' ends in none of these"
     ):
-        draw(Net(), "blocks", to=tmp_path / "cut.png")
+        draw(Net(), "blocks", to=tmp_path / "cut.gif")
     missing = tmp_path / "no" / "cut.svg"
     with pytest.raises(
         TruncateError, match=r"cannot write .*no/cut\.svg: No such file or directory\. Nothing was written"
