@@ -111,7 +111,7 @@ class _Page:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self._width} {height}" width="{self._width}" '
             f'height="{height}" xml:space="preserve" role="img" aria-label="{escape(self._title)}">\n'
-            f'<style>{style}</style>\n'
+            f"<style>{style}</style>\n"
             f'<rect class="ground" width="100%" height="100%" rx="8"/>\n'
             + "\n".join([*head, *self._names(top), *rows])
             + "\n</svg>\n"
