@@ -191,9 +191,7 @@ def _listed(title: str, counts: Counter[str]) -> str:
     return f"{title}:\n\n" + "\n".join(f"- {count} × {text}" for text, count in counts.most_common(60))
 
 
-def main(
-    libraries: str, models: str, live: bool, limit: float, minutes: float, write: bool, path: Path | None
-) -> None:
+def main(libraries: str, models: str, live: bool, limit: float, minutes: float, write: bool, path: Path | None) -> None:
     """Examines, and prints the summary; `write` puts it into docs/benchmarks.md; each row goes as JSON to a `path`."""
     begin = time.monotonic()
     facts = report.surroundings(*(name for names in DISTRIBUTIONS.values() for name in names))

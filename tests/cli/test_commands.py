@@ -318,7 +318,7 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "layers", "tiny:net") == (
         "Net                             122\n"
         "├── conv     Conv2d             112\n"
-        "├── sub      sub\n"
+        "├── sub      sub                       from act:0\n"
         "├── act      ReLU                      2 calls\n"
         "├── pool     AdaptiveAvgPool2d\n"
         "├── flatten  flatten\n"
@@ -327,7 +327,7 @@ def test_layers(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "layers", "tiny:net", "--table", SHAPE).splitlines()[:3] == [
         "target   type               parameters  output",
         "conv     Conv2d                    112  1×4×8×8",
-        "sub      sub                            1×4×8×8",
+        "sub      sub                            1×4×8×8  from act:0",
     ]
     assert "layer1.0.conv1" in run(capsys, "layers", "resnet18", "--table")
     assert len(run(capsys, "layers", "resnet18", "--depth", "1").splitlines()) == 12

@@ -169,7 +169,7 @@ from truncate._cli import models
 from truncate._jobs import code_hash
 from truncate import truncate
 built = models.build({name!r})
-print(code_hash(built.model, built.transform), code_hash(built.stopped({{'upto': next(iter(built.model._modules))}})))
+print(code_hash(built.model, built.transform), code_hash(built.stopped(next(iter(built.model._modules)))))
 """
     found = set()
     for seed in ("1", "2"):

@@ -6,12 +6,14 @@ import re
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import nn
 from torchvision import models
 
 from truncate import TruncateError, UnknownTargetError, layers
 from truncate._probe.choose import chosen
+from truncate._sandbox import example_of
 
 
 class Block(nn.Module):
@@ -102,6 +104,8 @@ def test_what_a_user_may_ask_for() -> None:
         "body.1.conv",
         "before head",
     ]
+    assert names(model, "before body[0].*.conv") == ["before body.0.0.conv", "before body.0.1.conv"]
+    assert names(model, "ste?:0") == ["stem:0"]
     assert names(model, nn.Conv2d) == ["stem", "body.0.0.conv", "body.0.1.conv", "body.1.conv"]
     assert names(model, [model.body[1], Block, "mean"]) == ["body.1", "body.0.0", "body.0.1", "mean"]
     found = chosen(model, ["before head", "head"], layers(model))
@@ -135,3 +139,6 @@ def test_nothing_with_weights() -> None:
 
 def test_the_last_layer_and_one_item() -> None:
     assert names(Blocks(), ["last", "before last", "body[-1]"]) == ["last", "before last", "body[-1]"]
+    model = tiny.Branching().eval()
+    example = example_of(model, (torch.ones(2, 3, 8, 8),), None)
+    assert chosen(model, "last", layers(model), example)["last"].path == "head"

@@ -106,12 +106,12 @@ def test_tree_of_a_cut() -> None:
         "●  │   │   ├── lift    Linear      3×8             40    8.4 %             96    7.4 %",
         "◉  │   │   ├── act     ReLU        3×8                                                  output",
         "○  │   │   ├── down    Linear      3×4             36    7.6 %             96    7.4 %",
-        "○  │   │   └── add     add         3×4",
+        "○  │   │   └── add     add         3×4                                                  from input and down",
         "○  │   └── 1 … 5  × 5  Block       3×4         5 × 76   79.8 %        5 × 192   74.1 %",
         "○  │       ├── lift    Linear      3×8             40    8.4 %             96    7.4 %",
         "○  │       ├── act     ReLU        3×8",
         "○  │       ├── down    Linear      3×4             36    7.6 %             96    7.4 %",
-        "○  │       └── add     add         3×4",
+        "○  │       └── add     add         3×4                                                  from input and down",
         "",
         "◉ returned   ● kept   ◐ partly kept   ○ dropped",
     ]
@@ -341,9 +341,9 @@ def test_a_notebook_shows_the_same_twice_over() -> None:
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        TruncateError, match=r"a drawing is written as \.svg or \.html, but '.*cut\.png' ends in neither"
+        TruncateError, match=r"a drawing is written as \.svg, \.html, \.png, but '.*cut\.gif' ends in none of these"
     ):
-        draw(Net(), "blocks", to=tmp_path / "cut.png")
+        draw(Net(), "blocks", to=tmp_path / "cut.gif")
     missing = tmp_path / "no" / "cut.svg"
     with pytest.raises(
         TruncateError, match=r"cannot write .*no/cut\.svg: No such file or directory\. Nothing was written"

@@ -72,7 +72,7 @@ def test_running_order_calls_and_notes() -> None:
         ("block.first", "Linear", 2, "2 calls"),
         ("block.second", "Linear", 3, "3 calls, the same module as again"),
         ("block.noise", "Linear", 2, "2 calls, only in training"),
-        ("block.add", "add", 2, "2 calls"),
+        ("block.add", "add", 2, "from input and second, 2 calls"),
         ("block.act", "ReLU", 4, "4 calls"),
         ("relu", "relu", 1, ""),
     ]
@@ -103,7 +103,7 @@ def test_tree() -> None:
             "│   ├── first   Linear         20    2 calls",
             "│   ├── second  Linear         20    3 calls, the same module as again",
             "│   ├── noise   Linear         20    2 calls, only in training",
-            "│   ├── add     add                  2 calls",
+            "│   ├── add     add                  from input and second, 2 calls",
             "│   └── act     ReLU                 4 calls",
             "└── relu        relu",
         ]
@@ -120,7 +120,7 @@ def test_table_and_sequence() -> None:
             "first   Linear          20  3×4",
             "second  Linear          20  3×4",
             "noise   Linear          20          only in training",
-            "add     add                 3×4",
+            "add     add                 3×4     from input and second",
             "act     ReLU                3×4     2 calls",
         ]
     )

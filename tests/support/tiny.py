@@ -62,6 +62,22 @@ class Crashing(Net):
         raise ValueError("first line\nsecond line")
 
 
+class Reader(nn.Module):
+    """Holds what is named in many ways: a layer that returns several, one that runs twice, a list of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.x = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Tanh()
+        self.lstm = nn.LSTM(8, 16, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv(x))
+        x = self.relu(x - 1)
+        words, _ = self.lstm(self.x(x).flatten(2).transpose(1, 2))
+        return self.head(words[:, -1])
+
+
 not_a_model = "a string"
 
 

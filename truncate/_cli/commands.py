@@ -72,6 +72,7 @@ def cli() -> None:
         "cut alexnet --upto classifier.5 --out alexnet-fc7.pt",
         "cut resnet18 --weights DEFAULT --upto flatten --image image.jpg",
         "cut timm:resnet10t --upto layer2 --upto global_pool --out features.onnx",
+        'cut resnet18 --upto "layer?.1.conv2" --out features.pt',
     )
 )
 @options.model

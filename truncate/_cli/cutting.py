@@ -28,7 +28,7 @@ def cut(
     quiet: bool,
 ) -> None:
     """Cuts, compares, says what was found, and saves."""
-    ((kind, targets),) = stop.items()
+    (kind,) = stop
     if out is not None:
         saving.check(out)
     if image is not None and shape is not None:
@@ -39,17 +39,20 @@ def cut(
         transform = built.for_images()
         with explained(f"cannot prepare {image} for {model}"):
             built.args = (transform(opened).unsqueeze(0),)
-    part = built.stopped({kind: targets[0] if len(targets) == 1 else list(targets)})
+    targets = built.targets(stop)
+    several = len(targets) > 1
+    part = built.stopped(list(targets.values()) if several else next(iter(targets.values())))
     given = f"{image.name if image is not None else 'random numbers'} ({built.shapes})"
     with explained(f"{model} does not run on {given}{', see --shape' * (image is None)}"), torch.no_grad():
         built.model(*built.args)
-    with verifying.same_random_numbers(), torch.no_grad():
+    failed = explained(f"the cut at {', '.join(targets)} does not run on {given}")
+    with failed, verifying.same_random_numbers(), torch.no_grad():
         features = part(*built.args)
-    outputs = [features] if len(targets) == 1 else features
-    if wrong := verifying.differing(built.model, kind, targets, outputs, built.args):
+    outputs = dict(zip(targets, features if several else [features]))
+    if wrong := verifying.differing(built.model, targets, outputs, built.args):
         raise Differs(f"the cut returns other values than the model at {', '.join(wrong)}; nothing was written")
 
-    found = _Found(model, built, part, kind, targets, given, outputs) if as_json or not quiet else None
+    found = _Found(model, built, part, kind, given, outputs) if as_json or not quiet else None
     if found and not as_json:
         found.show()
     written = saving.save(part, out, built.args) if out is not None else ""
@@ -67,9 +70,8 @@ class _Found:
     built: models.Built
     part: nn.Module
     kind: str
-    targets: tuple[str, ...]
     given: str
-    outputs: list[Any]
+    outputs: dict[str, Any]
 
     def __post_init__(self) -> None:
         both, args = (self.built.model, self.part), self.built.args
@@ -82,8 +84,8 @@ class _Found:
 
     def show(self) -> None:
         """Prints it as text."""
-        names = [target or "the model itself" for target in self.targets]
-        print(f"{self.name} {_WORDS[self.kind]} {', '.join(names)}, with {self.built.about}\n")
+        outputs = {name or "the model itself": output for name, output in self.outputs.items()}
+        print(f"{self.name} {_WORDS[self.kind]} {', '.join(outputs)}, with {self.built.about}\n")
         table = Table(box=None, pad_edge=False)
         for title in ("", "whole", "cut", "cut / whole"):
             table.add_column(title, justify="right" if title else "left")
@@ -95,7 +97,7 @@ class _Found:
         for assumption in self._assumptions:
             print(f"assumed: {assumption}")
         print(f"\nchecked on {self.given}: the cut returns, bit for bit, the values of the whole model")
-        for name, output in zip(names, self.outputs):
+        for name, output in outputs.items():
             values = next(tensors_in(output), torch.zeros(0)).flatten()
             shown = ", ".join([f"{value:.4f}" for value in values[:6].tolist()] + ["…"] * (len(values) > 6))
             print(f"{name}: {shape_text(shape_of(output))}, {shown}")
@@ -110,12 +112,12 @@ class _Found:
             "model": self.name,
             "weights": self.built.about,
             "random": bool(self.built.untrained),
-            self.kind: self.targets,
+            self.kind: list(self.outputs),
             "parameters": both(self._parameters),
             "multiply_adds": both(self._work),
             "milliseconds": both([1e3 * time for time in self._times]),
             "checked_on": self.given,
-            "shapes": [printing.named(shape_of(output)) for output in self.outputs],
+            "shapes": [printing.named(shape_of(output)) for output in self.outputs.values()],
             "assumptions": self._assumptions,
         }
 

@@ -16,6 +16,7 @@ from truncate._cli.inputs import images_of
 from truncate._errors import Broken, NotUsable, Stopped, explained, is_passing, printable
 from truncate._extract import Bar, parquet_room
 from truncate._jobs import Found, code_hash, fatal, joined, path_text, versions, weights_hash
+from truncate._target import Target
 
 AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,7 +57,8 @@ def extract(
                 raise Stopped(f"{path_text(path)}: {reason}")
         built = models.build(model, weights, trust=trust)
         transform = built.for_images()
-        part, at = _prepared(built, stop, pool, device)
+        targets = built.targets(stop)
+        part, at = _prepared(built, targets, pool, device)
         warning = built.insist_on_trained(model, part, random)
         if ranks.rank == 0:
             printing.warn(warning)
@@ -99,7 +101,7 @@ def extract(
         left_out = {printable(suffix): count for suffix, count in found.others.items()}
         told = {"out": str(outcome.table), "rows": outcome.rows, "failures": outcome.failures, "left_out": left_out}
         about = {"model": model, "weights": built.about, "random": bool(built.untrained)}
-        printing.show_json(**about, **stop, **told)
+        printing.show_json(**about, **dict.fromkeys(stop, list(targets)), **told)
     elif not quiet:
         _report(outcome, found)
     return 1 if outcome.failures else 0
@@ -134,13 +136,12 @@ def resumable() -> Iterator[None]:
 
 
 def _prepared(
-    built: models.Built, stop: dict[str, tuple[str, ...]], pool: str | None, device: str | None
+    built: models.Built, targets: dict[str, Target], pool: str | None, device: str | None
 ) -> tuple[nn.Module, torch.device]:
     """The module that gives the features, on its device."""
-    ((kind, targets),) = stop.items()
-    wanted = targets[0] if len(targets) == 1 else {target or "output": target for target in targets}
+    named = {name or "output": target for name, target in targets.items()}
     options = {"pool": pool, "flatten": True} if pool else {}
-    part = built.stopped({kind: wanted}, **options)
+    part = built.stopped(named if len(named) > 1 else next(iter(named.values())), **options)
     name = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     with explained(f"cannot compute on {name!r}"):
         at = torch.device(name)

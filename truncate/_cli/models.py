@@ -8,7 +8,7 @@ import importlib
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from torch import nn
 from truncate._api import truncate
 from truncate._errors import CannotFollowError, NotUsable, WeightsError, close, explained, need
 from truncate._jobs import decode
+from truncate._plan import before, targets_of
+from truncate._sandbox import example_of
 from truncate._show import shape_of, shape_text
-from truncate._target import module_given
+from truncate._target import BEFORE, Target, module_given
 from truncate._weights import (
     PICKLED,
     SUFFIXES,
@@ -68,12 +70,26 @@ class Built:
             raise NotUsable(self.no_images)
         return self.transform
 
-    def stopped(self, stop: Mapping[str, Any], **options: Any) -> nn.Module:
-        """The model up to or before there, cut without the example where that is possible: it then assumes less."""
+    def targets(self, stop: Mapping[str, Sequence[str]]) -> dict[str, Target]:
+        """What --upto or --before names, by the names of the targets: a pattern may name several, each counts once."""
+        ((kind, written),) = stop.items()
+        read: list[Target] = []
+        for one in written:
+            try:
+                found = targets_of(self.model, one)
+            except CannotFollowError:
+                found = targets_of(self.model, one, example_of(self.model, self.args, None))
+            read += found if isinstance(found, list) else [found]
+        if kind == "upto":
+            return {target.name: target for target in read}
+        return {target.name.removeprefix(BEFORE): before(target) for target in read}
+
+    def stopped(self, upto: Any, **options: Any) -> nn.Module:
+        """The model up to there, cut without the example where that is possible: it then assumes less."""
         try:
-            return truncate(self.model, **stop, live=False, **options)
+            return truncate(self.model, upto=upto, live=False, **options)
         except CannotFollowError:
-            return truncate(self.model, **stop, args=self.args, **options)
+            return truncate(self.model, upto=upto, args=self.args, **options)
 
     def insist_on_trained(self, name: str, part: nn.Module, random: bool) -> str:
         """Refuses random weights in what computes features; or returns what to warn of, where they were asked for.

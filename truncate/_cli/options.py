@@ -14,7 +14,7 @@ PROGRAM = "python -m truncate"
 
 model = click.argument("model", shell_complete=complete_model)
 _TARGETS: dict[str, Any] = {"multiple": True, "metavar": "TARGET", "shell_complete": complete_layer}
-_upto = click.option("--upto", **_TARGETS, help="Where to stop, as `layers` lists it; repeat it for several outputs.")
+_upto = click.option("--upto", **_TARGETS, help="Where to stop, also a pattern; repeat it for several outputs.")
 _before = click.option("--before", **_TARGETS, help="Instead of --upto: return the input of a layer.")
 weights = click.option(
     "--weights",

@@ -18,6 +18,7 @@ from truncate._build import same
 from truncate._errors import NotUsable, explained, need
 from truncate._files import whole_path
 from truncate._graph import tensors_in
+from truncate._target import about
 
 
 def check(path: Path) -> None:
@@ -94,8 +95,26 @@ def _write_onnx(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     made = torch.onnx.export(program, verbose=False)
     assert made is not None
+    _name_outputs(made.model.graph, module, args)
     made.save(path, external_data=False)  # one file
     return remark
+
+
+def _name_outputs(graph: Any, module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Names the outputs of a graph after their targets: torch names them after its operations."""
+    targets, outputs = about(module).get("targets", ""), module(*args)
+    several = isinstance(targets, list)
+    names: list[str] = []
+    for name, output in zip(targets, outputs) if several else [(targets, outputs)]:
+        count = sum(1 for _ in tensors_in(output))
+        names += [f"{name or 'output'}_{number}" for number in range(count)] if count > 1 else [name or "output"]
+    wanted = dict(zip(names, graph.outputs))
+    taken = {value.name for value in graph.inputs} | graph.initializers.keys()
+    for value in [value for node in graph for value in node.outputs if value.name in wanted]:
+        value.name += "_inside"
+    for name, value in wanted.items():
+        if name not in taken and value.name not in taken:  # an input may be returned as it is
+            value.name = name
 
 
 def _read_onnx(module: nn.Module, path: Path, args: tuple[Any, ...]) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,22 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from truncate._build import same
 from truncate._graph import tensors_in
 from truncate._sandbox import cloned, random_state_kept
-from truncate._target import Target, resolve
+from truncate._target import Target, item_of
 
 
 def differing(
-    model: nn.Module, kind: str, paths: Sequence[str], outputs: list[Any], args: tuple[Any, ...]
+    model: nn.Module, targets: Mapping[str, Target], outputs: Mapping[str, Any], args: tuple[Any, ...]
 ) -> list[str]:
-    """Runs the untouched model, and says at which of `paths` it has something else than the output of a cut.
-
-    `kind`: "upto" if that is what they return, "before" if it is what they are given.
-    """
-    watches = [_watch(resolve(model, path), kind == "before", output) for path, output in zip(paths, outputs)]
+    """Runs the untouched model, and says at which targets it has something else than the output of a cut."""
+    watches = {name: _watch(target, outputs[name]) for name, target in targets.items()}
     with contextlib.ExitStack() as stack, same_random_numbers(), torch.no_grad():
-        for watch in watches:
+        for watch in watches.values():
             stack.enter_context(watch.watching())
         model(*args)
-    return [path for path, watch in zip(paths, watches) if not watch.agrees()]
+    return [name or "the model itself" for name, watch in watches.items() if not watch.agrees()]
 
 
 @contextlib.contextmanager
@@ -65,7 +62,7 @@ class _OnModule:
             hook.remove()
 
     def agrees(self) -> bool:
-        return bool(self.seen) and same(self.seen[self.target.call], self.expected)
+        return bool(self.seen) and same(item_of(self.seen[self.target.call], self.target.items), self.expected)
 
 
 @dataclasses.dataclass
@@ -121,10 +118,10 @@ class _OnOperation(TorchDispatchMode):
         return not self._missing
 
 
-def _watch(target: Target, before: bool, expected: Any) -> _OnModule | _OnOperation:
+def _watch(target: Target, expected: Any) -> _OnModule | _OnOperation:
     if not target.is_module:
-        return _OnOperation(before, expected)
-    return _BeforeModule(target, expected) if before else _OnModule(target, expected)
+        return _OnOperation(target.before, expected)
+    return _BeforeModule(target, expected) if target.before else _OnModule(target, expected)
 
 
 def times(whole: Callable[[], Any], part: Callable[[], Any], seconds: float = 2.0) -> tuple[float, float]:

@@ -64,7 +64,7 @@ def last_layer(model: nn.Module, example: Example | None) -> str:
         try:
             path = _followed_last(traces, model, "", traces.entry)
         except CannotFollowError as error:
-            raise TruncateError(
+            raise CannotFollowError(
                 f"which layer runs last depends on values: give an example, args=(x,), or name the layer. {error}"
             ) from error
     if path is None:

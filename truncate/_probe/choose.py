@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,19 +11,21 @@ from torch import nn
 from truncate._errors import TruncateError
 from truncate._graph import join
 from truncate._plan import targets_of
+from truncate._sandbox import Example
 from truncate._show import LayerInfo
-from truncate._target import BEFORE, Target, resolve
+from truncate._target import BEFORE, Target, like, names_several, resolve
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def chosen(model: nn.Module, at: Any, rows: Iterable[LayerInfo]) -> dict[str, Target]:
+def chosen(model: nn.Module, at: Any, rows: Iterable[LayerInfo], example: Example | None = None) -> dict[str, Target]:
     """The targets to probe by the names that they have in the table.
 
     Args:
         model: The model.
         at: What the user asks for, as `probe` takes it; None for the default.
         rows: The layers of the model in running order.
+        example: On which the model runs, to know which layer is ``"last"`` where it cannot be followed.
     """
     run = {row.path: row for row in rows if not row.same_as and not row.mode}
     if at is None:
@@ -38,11 +39,11 @@ def chosen(model: nn.Module, at: Any, rows: Iterable[LayerInfo]) -> dict[str, Ta
         names = [name for one in (at if isinstance(at, list | tuple) else [at]) for name in _named(model, one, run)]
         if not names:
             raise TruncateError(f"nothing to probe: at={at!r} holds no target")
-    return {name: _target(model, name) for name in dict.fromkeys(names)}
+    return {name: _target(model, name, example) for name in dict.fromkeys(names)}
 
 
-def _target(model: nn.Module, name: str) -> Target:
-    target = targets_of(model, name)
+def _target(model: nn.Module, name: str, example: Example | None) -> Target:
+    target = targets_of(model, name, example)
     assert isinstance(target, Target)  # types and patterns are read by now
     return target
 
@@ -53,8 +54,9 @@ def _named(model: nn.Module, one: Any, run: dict[str, LayerInfo]) -> Iterator[st
         found = [path for path, row in run.items() if row.is_module and isinstance(model.get_submodule(path), one)]
         kinds = ", ".join(sorted({row.type for row in run.values() if row.is_module}))
         missing = f"at={one.__name__}: the model runs no layer of this type; it runs: {kinds}"
-    elif isinstance(one, str) and ("*" in one or "?" in one):
-        found = [path for path in run if fnmatch.fnmatchcase(path, one)]
+    elif names_several(model, one):
+        pattern = one.removeprefix(BEFORE)
+        found = [BEFORE * (pattern != one) + path for path in like(pattern, run)]
         missing = f"at={one!r}: no layer or operation has such a path. print(layers(model)) lists all of them"
     elif isinstance(one, nn.Module):
         found, missing = [resolve(model, one).path], ""

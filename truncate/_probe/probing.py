@@ -114,10 +114,10 @@ class Probing:
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        targets = chosen(model, at, layers(model))
         given = rows_of(first, 2) if args is None and kwargs is None else (args, kwargs)
-        self._model, self._targets, self._first = model, targets, first
         self._example = example_of(model, *given)
+        targets = chosen(model, at, layers(model), self._example)
+        self._model, self._targets, self._first = model, targets, first
         self.passed = Pass(cut_at(model, list(targets.values()), self._example), targets, pool, first.rows)
 
     def result(self, features: list[Array], judge: Trial | None, seed: int, progress: bool) -> Probes:

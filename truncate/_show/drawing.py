@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from truncate._build import Truncated
 from truncate._errors import ExtractError, TruncateError
 from truncate._files import whole
 from truncate._sandbox import example_of
-from truncate._show import html, svg, terminal
+from truncate._show import html, png, svg, terminal
 from truncate._show.counting import multiply_adds
 from truncate._show.listing import layers
 from truncate._show.marks import items_with_steps, mark_cut, mark_result, mark_whole, tag_of
@@ -24,7 +25,7 @@ from truncate._target import Target, module_given
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_WRITERS = {".svg": svg.page, ".html": html.page}
+_WRITERS: dict[str, Callable[[Diagram], str | bytes]] = {".svg": svg.page, ".html": html.page, ".png": png.page}
 
 
 class Drawing:
@@ -71,8 +72,9 @@ def draw(
         after: Where to start: after this layer.
         live: Which modules keep the model's own Python, as for `truncate`. The drawing notes which modules were
             recorded, and which are live; all others on the path were followed.
-        to: A file to write: ``.svg``, a static drawing, or ``.html``, a page that can be folded and searched. Both
-            need no other file. The file is either complete or not there.
+        to: A file to write: ``.svg``, a static drawing; ``.png``, the same as pixels, which needs `resvg_py` and a
+            font of one width; or ``.html``, a page that can be folded and searched. None of them needs another file.
+            The file is either complete or not there.
 
     Returns:
         An object that prints as a tree (in colours with `rich`), and that a notebook shows as HTML. Blocks that repeat
@@ -84,7 +86,7 @@ def draw(
     model = module_given("draw", model)
     path = None if to is None else Path(to)
     if path is not None and path.suffix not in _WRITERS:
-        raise TruncateError(f"a drawing is written as .svg or .html, but {str(path)!r} ends in neither")
+        raise TruncateError(f"a drawing is written as {', '.join(_WRITERS)}, but {str(path)!r} ends in none of these")
     diagram = layers(model, args, kwargs).diagram()
     if upto is not None or before is not None or after is not None:
         example = None if args is None and kwargs is None else example_of(model, args, kwargs)
@@ -118,10 +120,10 @@ def _tag(steps: tuple[Any, ...], target: Target) -> str:
     return tag_of(steps) + call + (": what it is given" if target.before else "")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     try:
         with whole(path) as file:
-            file.write(text.encode())
+            file.write(content.encode() if isinstance(content, str) else content)
     except ExtractError as error:
         raise TruncateError(f"{error}. Nothing was written; give another path to `to`") from error
 

@@ -17,6 +17,7 @@ from truncate._errors import CannotFollowError
 from truncate._graph import Call, Graph, Kind, call_of_signature, join, name_of
 from truncate._record import Traces
 from truncate._sandbox import Example
+from truncate._show.sources import sources_of, sources_text
 from truncate._target import Target, TargetPaths
 
 
@@ -36,11 +37,13 @@ class LayerInfo:
     after: str | None = None  #: the path of the module around it whose forward cannot be followed, if there is one
     shape: Any = None  #: with an example input: the shape of its output, in the containers that it returns
     work: int | None = None  #: with an example input: the multiply-adds of all its calls, if they can be counted
+    sources: tuple[str, ...] = ()  #: what an operation takes, by names inside its module, if not what is just above it
 
     @property
     def notes(self) -> str:
         """Remarks about it, as text."""
-        notes = [f"{self.calls} calls"] if self.calls is not None and self.calls > 1 else []
+        notes = [sources_text(self.sources)] if self.sources else []
+        notes += [f"{self.calls} calls"] if self.calls is not None and self.calls > 1 else []
         notes += ["not run"] if self.calls == 0 else []
         notes += [f"only in {self.mode}"] if self.mode else []
         notes += [f"the same module as {self.same_as}"] if self.same_as else []
@@ -62,6 +65,7 @@ class _Entry:
     mode: str
     calls: int = 0
     followed: bool = True
+    sources: tuple[str, ...] = ()
     inside: dict[str, _Entry] = dataclasses.field(default_factory=dict)  # by their paths from here
 
     def walk(self, path: str = "", after: str | None = None) -> Iterator[tuple[str, _Entry, str | None]]:
@@ -72,8 +76,9 @@ class _Entry:
             yield from entry.walk(join(path, name), after)
 
 
-# A name below the module, the child or the operation's function, how a child is called, and the only mode that does it.
-_Step = tuple[str, nn.Module | str, Call, str]
+# A name below the module, the child or the operation's function, how a child is called, the only mode that does it, and
+# what an operation takes.
+_Step = tuple[str, nn.Module | str, Call, str, tuple[str, ...]]
 
 
 class Search:
@@ -117,6 +122,7 @@ class Search:
                 tied_to=next((owner for owner in owned if owner != path), ""),
                 followed=entry.followed,
                 after=after,
+                sources=entry.sources,
             )
         return list(rows.values())
 
@@ -130,9 +136,9 @@ class Search:
             steps, is_recorded = self._steps(module, path, call)
         except CannotFollowError:
             entry.followed = is_recorded = False
-            steps = [(name, child, call_of_signature(child), "") for name, child in _callable_children(module)]
+            steps = [(name, child, call_of_signature(child), "", ()) for name, child in _callable_children(module)]
             steps.sort(key=lambda step: self._order.get(join(path, step[0]), sys.maxsize))
-        for name, what, inner, only in steps:
+        for name, what, inner, only, sources in steps:
             only = mode or only
             below = entry.inside.pop(name, None)
             if below is None:
@@ -141,6 +147,7 @@ class Search:
             if below.mode and not only:  # known from another mode, but this one runs it too
                 below.mode, below.calls = "", 0
             below.calls += below.mode == only
+            below.sources = sources
             entry.inside[name] = below  # at the end, so that it stands at its last call
             self._visit(below, join(path, name), inner, only)
         if is_recorded:
@@ -171,12 +178,13 @@ class Search:
     def _named(self, module: nn.Module, path: str, graph: Graph, mode: str) -> list[_Step]:
         """The nodes of a graph that are targets."""
         steps: list[_Step] = []
+        sources = sources_of(graph)
         for node in graph.nodes:
             if node.kind is Kind.CHILD:
                 child = module.get_submodule(node.target)
-                steps.append((node.target, child, self._traces.call(module, path, node), mode))
+                steps.append((node.target, child, self._traces.call(module, path, node), mode, ()))
             elif node.name:
-                steps.append((node.name, name_of(node), Call((), {}), mode))
+                steps.append((node.name, name_of(node), Call((), {}), mode, sources.get(node.name, ())))
         return steps
 
 

@@ -45,7 +45,7 @@ _COLOURS = """text { fill: %(text)s; }
 .row.dropped text { fill: %(faint)s; }
 .row.dropped .bar { fill: %(faint)s; }
 """
-_STYLE = f"""
+STYLE = f"""
 text {{ font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; white-space: pre; }}
 .title {{ font-size: 16px; font-weight: bold; }}
 .guide {{ fill: none; }}
@@ -70,9 +70,9 @@ _MOST = 44  # letters in one column
 _LEAST = 620
 
 
-def page(diagram: Diagram) -> str:
+def page(diagram: Diagram, style: str = STYLE) -> str:
     """A whole file."""
-    return _Page(diagram).drawn()
+    return _Page(diagram).drawn(style)
 
 
 class _Page:
@@ -103,14 +103,15 @@ class _Page:
     def _title(self) -> str:
         return f"{self._diagram.title} {self._diagram.cut}".strip()
 
-    def drawn(self) -> str:
+    def drawn(self, style: str) -> str:
         head = list(self._head())
         top = 44 + _LINE * len(self._diagram.facts) + (_LINE + 6 if self._diagram.marks else 0)
         rows = [row for i, line in enumerate(self._lines) for row in self._row(*line, top + _LINE * (i + 1))]
         height = top + _LINE * (len(self._lines) + 1) + _EDGE
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self._width} {height}" width="{self._width}" '
-            f'height="{height}" role="img" aria-label="{escape(self._title)}">\n<style>{_STYLE}</style>\n'
+            f'height="{height}" xml:space="preserve" role="img" aria-label="{escape(self._title)}">\n'
+            f"<style>{style}</style>\n"
             f'<rect class="ground" width="100%" height="100%" rx="8"/>\n'
             + "\n".join([*head, *self._names(top), *rows])
             + "\n</svg>\n"

@@ -8,7 +8,7 @@ close. `TargetPaths` says which modules are on the path from the model to its ta
 from truncate._target.items import Numbered, item_of, keys_of, not_several
 from truncate._target.label import ABOUT, BEFORE, about, headline, names_of, tell
 from truncate._target.paths import TargetPaths
-from truncate._target.several import all_named, names_several
+from truncate._target.several import all_named, like, names_several
 from truncate._target.target import Target, close_modules, module_given, only_holds_layers, resolve, unknown
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "headline",
     "item_of",
     "keys_of",
+    "like",
     "module_given",
     "names_of",
     "names_several",

@@ -35,13 +35,21 @@ def all_named(model: nn.Module, written: Any) -> list[str]:
         if not found:
             raise _none_of_type(model, written, run.values())
         return found
-    pattern, colon, call = written.partition(":")
-    expected = re.sub(r"\[(\d+)\]", r".\1", pattern.strip())
-    expression = re.escape(expected).replace(r"\*", ".*").replace(r"\?", ".")
-    found = [f"{path}{colon}{call}" for path in run if re.fullmatch(expression, path)]
+    found = like(written, run)
     if not found:
-        raise _none_like(model, written, expected, run)
+        raise _none_like(model, written, run)
     return found
+
+
+def like(pattern: str, paths: Iterable[str]) -> list[str]:
+    """Those of some paths that a pattern names, with the call that it selects."""
+    pattern, colon, call = pattern.partition(":")
+    expression = re.escape(_dotted(pattern)).replace(r"\*", ".*").replace(r"\?", ".")
+    return [f"{path}{colon}{call}" for path in paths if re.fullmatch(expression, path)]
+
+
+def _dotted(pattern: str) -> str:
+    return re.sub(r"\[(\d+)\]", r".\1", pattern.strip())
 
 
 def _runs(module: nn.Module) -> bool:
@@ -56,8 +64,8 @@ def _none_of_type(model: nn.Module, kind: type, modules: Iterable[nn.Module]) ->
     return UnknownTargetError(f"{text}It holds: {', '.join(names) or 'no layers'}")
 
 
-def _none_like(model: nn.Module, written: str, expected: str, paths: Iterable[str]) -> UnknownTargetError:
-    plain = re.sub(r"[*?]", "", expected)
+def _none_like(model: nn.Module, written: str, paths: Iterable[str]) -> UnknownTargetError:
+    plain = re.sub(r"[*?]|:.*", "", _dotted(written))
     close = difflib.get_close_matches(plain, [*paths], n=3, cutoff=0.4)
     text = f"no layer of this {type(model).__name__} has a path like {written!r}. "
     text += f"Near it are {', '.join(map(repr, close))}. " if close else ""
