@@ -9,6 +9,7 @@ before that and is read after it crosses, as an argument. A `Plan` is only bookk
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -184,6 +185,10 @@ class Cutter:
                     child in whole,
                     child in mutating,
                 )
+                if isinstance(plan.children[child], LivePlan) and _asks_object(plan, child):
+                    raise CannotFollowError(
+                        f"{join(path, node.target)!r} returns an object, and a method of it may run the target later"
+                    )
             before = set(whole), set(mutating), [len(branch.live) for branch in plan.branches]
             for branch in plan.branches:
                 if not branch.missing:
@@ -280,6 +285,18 @@ class Cutter:
                     branch.given[node] = form
                     forms.setdefault(form.key, form)
         return tuple(forms.values())
+
+
+def _asks_object(plan: Plan, child: int) -> bool:
+    """Whether the forward calls a method, which no tensor has, of what a child returns, or of a part of it."""
+    for node in (node for branch in plan.branches for node in branch.graph.nodes):
+        if node.kind is Kind.METHOD and not hasattr(torch.Tensor, node.target):
+            whole = node.args[0]
+            while type(whole) is Node and whole.target in (getattr, operator.getitem):
+                whole = whole.args[0]
+            if type(whole) is Node and whole.kind is Kind.CHILD and plan.child_id(whole) == child:
+                return True
+    return False
 
 
 def _may_run_again(plan: Plan, graph: Graph, site: Node) -> bool:
