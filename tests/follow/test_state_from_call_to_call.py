@@ -6,12 +6,16 @@ Each is cut with and without an example, and called several times, in both modes
 
 from __future__ import annotations
 
+import array
 import collections
 import copy
+import functools
+import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from three import Three
@@ -130,6 +134,70 @@ def an_object(self: Any, h: Tensor) -> Tensor:
     return h
 
 
+class Slotted:
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, h: Tensor) -> Tensor:
+        self.calls += 1
+        return h * self.calls
+
+
+@keeping(Slotted())
+def an_object_with_slots(self: Any, h: Tensor) -> Tensor:
+    self.kept.calls += 1
+    return h * self.kept.calls
+
+
+@keeping(Slotted())
+def an_object_that_is_called(self: Any, h: Tensor) -> Tensor:
+    return self.kept(h)
+
+
+@keeping(Slotted().__call__)
+def a_method_of_an_object(self: Any, h: Tensor) -> Tensor:
+    return self.kept(h)
+
+
+@keeping(functools.partial(Slotted()))
+def a_partial_of_an_object(self: Any, h: Tensor) -> Tensor:
+    return self.kept(h)
+
+
+@keeping(bytearray(1))
+def bytes_that_change(self: Any, h: Tensor) -> Tensor:
+    self.kept[0] += 1
+    return h * self.kept[0]
+
+
+@keeping(array.array("i", [0]))
+def an_array(self: Any, h: Tensor) -> Tensor:
+    self.kept[0] += 1
+    return h * self.kept[0]
+
+
+@keeping(numpy.zeros(1))
+def an_array_of_numpy(self: Any, h: Tensor) -> Tensor:
+    self.kept[0] += 1
+    return h * float(self.kept[0])
+
+
+@keeping(None)
+def a_buffer_that_it_registers(self: Any, h: Tensor) -> Tensor:
+    h = h + self.found if "found" in self._buffers else h
+    self.register_buffer("found", h.detach().mean(0))
+    return h
+
+
+@keeping(None)
+def a_module_that_it_adds(self: Any, h: Tensor) -> Tensor:
+    h = self.found(h) if "found" in self._modules else h
+    self.found = nn.Softsign()
+    return h
+
+
 class Keeps(Three):
     """Runs a step between its layers."""
 
@@ -175,6 +243,64 @@ def test_without_its_python_it_is_refused(name: str, example: bool) -> None:
     given = (torch.randn(3, 4),) if example else None
     with pytest.raises(CannotFollowError, match="live=True"):
         truncate(model_of(name), "b", given, live=False)
+
+
+def counter() -> Callable[[], int]:
+    calls = 0
+
+    def count() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    return count
+
+
+def numbers() -> Iterator[int]:
+    yield from itertools.count(1)
+
+
+class Draws(Three):
+    """Draws from an iterator, or calls a function that counts: what no copy has for itself."""
+
+    def __init__(self, kept: Any) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) * (next(self.kept) if hasattr(self.kept, "__next__") else self.kept()))
+
+
+@pytest.mark.parametrize("made", [itertools.count, numbers, counter, lambda: iter([1, 2, 3, 4])])
+def test_what_cannot_be_copied_is_not_touched(made: Callable[[], Any]) -> None:
+    model, whole, x = Draws(made()), Draws(made()), torch.randn(3, 4)
+    whole.load_state_dict(model.state_dict())
+    with pytest.raises(CannotFollowError, match="keeps something in its attribute 'kept' from call to call"):
+        truncate(model, "b", live=False)
+    cut = truncate(model, "b")
+    for _ in range(3):
+        assert torch.equal(cut(x), whole(x))
+
+
+class HoldsFixed(Three):
+    """Holds all of this, and changes nothing of it."""
+
+    def add(self) -> None:
+        self.table, self.words, self.make = numpy.ones(4), Slotted(), functools.partial(torch.mul, other=2)
+        self.spare, self.rows = iter([1]), array.array("i", [2])
+        self.words.calls = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.make(self.a(x)) * self.rows[0] * self.words.calls * float(self.table[0])
+        return self.b(x)
+
+
+@pytest.mark.parametrize("example", [False, True])
+def test_what_does_not_change_is_followed(example: bool) -> None:
+    model, x = HoldsFixed(), torch.randn(3, 4)
+    cut = truncate(model, "b", (x,) if example else None, live=False)
+    assert torch.equal(cut(x), model(x))
+    assert next(model.spare) == 1
 
 
 class Shows(Three):

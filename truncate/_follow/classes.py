@@ -39,6 +39,12 @@ def _functions_of(cls: Any) -> tuple[types.FunctionType, ...]:
 
 
 @while_there
+def names_in_forward(cls: Any) -> frozenset[str]:
+    """The names that the forward of a class, or a method that it names, uses."""
+    return frozenset().union(*(names_in(function.__code__) for function in _functions_of(cls)))
+
+
+@while_there
 def attributes_set(cls: Any) -> frozenset[str]:
     """The attributes that the forward of a class sets, or a method that it names."""
     return frozenset().union(*(attributes_stored(function.__code__) for function in _functions_of(cls)))

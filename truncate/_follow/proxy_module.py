@@ -25,7 +25,7 @@ from truncate._follow.hidden import holds_module, leads_to_module, rebound
 from truncate._follow.objects import PLAIN, is_opaque, revive
 from truncate._follow.proxy import Proxy, Tracer, Unfollowable
 from truncate._follow.replaced import INSTEAD_OF, ORIGINAL_CLASS, POSITION
-from truncate._follow.state import Default, OwnState, containers_of_class
+from truncate._follow.state import Default, OwnState, held_by_class
 from truncate._graph import Kind, descend, join, map_nested
 from truncate._python import can_be_imported, while_used
 
@@ -82,10 +82,11 @@ class ProxyModules:
             state[tensors] = _Lazy(
                 state[tensors],
                 lambda name, value: self.tracer.held(prefix + name, value),
-                lambda: self.changed.add(path),
+                lambda: self.replaced(path),
             )
         state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
-        state["_modules"] = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value))
+        children = _Lazy(module._modules, lambda name, value: self.at(prefix + name, value), lambda: self.replaced(""))
+        state["_modules"] = children
         kind: Any = type(module)
         changing = attributes_set(kind)
         for name, value in attributes.items():
@@ -103,7 +104,13 @@ class ProxyModules:
                     del state[name]
                     self.unseen.add(prefix + name)
         self.state.watch((name, state[name]) for name in attributes.keys() & state.keys() - _MODULE_STATE)
-        self.state.watch((name, getattr(kind, name)) for name in containers_of_class(kind))
+        self.state.watch((name, getattr(kind, name)) for name in held_by_class(kind))
+
+    def replaced(self, path: str) -> None:
+        """The forward puts something among the parameters, buffers or children of the module at `path`."""
+        if not path:
+            raise self.tracer.fail("registers a parameter, buffer or module, for the next call to find")
+        self.changed.add(path)
 
     def _translate(self, value: Any, path: str) -> Any:
         """What the forward finds in a Python attribute, with proxies in place of modules and tensors."""
@@ -156,6 +163,8 @@ class ProxyModules:
     def running(self) -> Iterator[None]:
         """The forward runs. Afterwards the objects that its modules hold are again as they were before."""
         attributes = self.at("", self.root).__dict__
+        if self.state.drawn_from is not None:
+            raise self.refuse_state(self.state.drawn_from)
         before = dict(attributes)
         try:
             yield
@@ -179,9 +188,7 @@ class ProxyModules:
 class _Lazy(dict):  # type: ignore[type-arg]
     """Parameters, buffers or children by name; each becomes a proxy when it is read."""
 
-    def __init__(
-        self, real: dict[str, Any], make: Callable[[str, Any], Any], replaced: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, real: dict[str, Any], make: Callable[[str, Any], Any], replaced: Callable[[], None]) -> None:
         super().__init__(real)
         self._make = make
         self._made: dict[str, Any] = {}
@@ -338,6 +345,8 @@ class ProxyModule:
         if path:
             proxies.changed.add(path)  # the real child will not have it
         else:
+            if issubclass(type(value), (nn.Module, nn.Parameter)):
+                proxies.replaced("")
             if not proxies.state.may_set(name, value):
                 raise proxies.refuse_state(name)
         object.__setattr__(self, name, value)

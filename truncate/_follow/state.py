@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import collections
 import functools
+import io
 import itertools
-import operator
+import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from truncate._follow.classes import attributes_set
+from truncate._follow.classes import attributes_set, names_in_forward
 from truncate._follow.objects import PLAIN, is_opaque
 from truncate._follow.proxy import Proxy
 from truncate._follow.replaced import POSITION
-from truncate._python import while_there
+from truncate._python import has_bytes, is_filled, is_set, slots_of, while_there
 
-_SEARCHED = 10_000  # containers of one module, so that a large one costs no more
+_SEARCHED = 10_000  # places of one attribute, so that a large one costs no more
 
 
 class OwnState:
@@ -34,22 +35,32 @@ class OwnState:
         self.set: set[str] = set()
         self.hangs_hooks = False
         self._before: list[tuple[str, Any, list[Any]]] = []
+        self._iterators: set[str] = set()
         self._watched: set[int] = set()
 
     def watch(self, attributes: Iterable[tuple[str, Any]]) -> None:
-        """Remembers what lists, dicts, sets and objects hold which these attributes lead to."""
+        """Remembers what is held by all that these attributes lead to and that may change: lists, objects, closures."""
         for name, value in attributes:
-            for container in itertools.islice(_containers_in(value, self._watched), _SEARCHED):
-                self._before.append((name, container, _items(container)))
+            for place in itertools.islice(_places_in(value, self._watched), _SEARCHED):
+                if hasattr(type(place), "__next__"):
+                    self._iterators.add(name)
+                else:
+                    self._before.append((name, place, _items(place)))
+
+    @property
+    def drawn_from(self) -> str | None:
+        """An attribute that leads to an iterator, if the forward names it: drawing from one changes it unseen."""
+        kind: Any = type(self._module)
+        return min(self._iterators & names_in_forward(kind), default=None)
 
     def put_back(self) -> str | None:
         """The first attribute in which something has changed, if any. All then hold again what they held before."""
         changed = None
-        for name, container, before in self._before:
-            now = _items(container)
-            if len(now) != len(before) or not all(map(operator.is_, now, before)):
+        for name, place, before in self._before:
+            now = _items(place)
+            if len(now) != len(before) or not all(map(_is_same, now, before)):
                 changed = changed or name
-                _refill(container, before)
+                _refill(place, before)
         return changed
 
     def may_set(self, name: str, value: Any) -> bool:
@@ -91,13 +102,16 @@ class Default:
 
 
 @while_there
-def containers_of_class(kind: Any) -> tuple[str, ...]:
-    """The names of lists, dicts and sets that a class holds for all its instances."""
+def held_by_class(kind: Any) -> tuple[str, ...]:
+    """The names of what a class holds for all its instances: lists, dicts and sets, also as defaults of its methods."""
     bases = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    return tuple(name for base in bases for name, value in vars(base).items() if _is_own_container(name, value))
+    return tuple(name for base in bases for name, value in vars(base).items() if _holds(name, value))
 
 
-def _is_own_container(name: str, value: Any) -> bool:
+def _holds(name: str, value: Any) -> bool:
+    if isinstance(value, types.FunctionType):
+        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return any(_kind_of(default) is not None for default in defaults)
     return _kind_of(value) is not None and not (name.startswith("__") and name.endswith("__"))
 
 
@@ -106,7 +120,8 @@ def _kind_of(value: Any) -> Any:
     return next((kind for kind in (list, dict, set, collections.deque) if issubclass(type(value), kind)), None)
 
 
-def _containers_in(value: Any, seen: set[int]) -> Iterator[Any]:
+def _places_in(value: Any, seen: set[int]) -> Iterator[Any]:
+    """All that a value leads to, without passing through a module, and in which something may change."""
     pending = [value]
     while pending:
         value = pending.pop()
@@ -114,31 +129,62 @@ def _containers_in(value: Any, seen: set[int]) -> Iterator[Any]:
         if kind in PLAIN or issubclass(kind, (torch.Tensor, nn.Module, Proxy)) or id(value) in seen:
             continue
         seen.add(id(value))
-        if _kind_of(value) is not None:
-            yield value
-            pending += _items(value)
+        places: list[Any] = []
+        if kind is types.FunctionType:
+            places += [*(value.__closure__ or ()), vars(value)]
+            pending += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        elif kind is types.MethodType:
+            pending.append(value.__self__)
+        elif kind is functools.partial:
+            pending += [value.func, *value.args, *value.keywords.values()]
         elif issubclass(kind, tuple):
             pending += tuple.__iter__(value)
+        elif _kind_of(value) is not None or has_bytes(value) or slots_of(kind):
+            places.append(value)
+        elif hasattr(kind, "__next__") and not issubclass(kind, io.IOBase):
+            yield value
         if is_opaque(value):
-            yield vars(value)
-            pending += vars(value).values()
+            places.append(vars(value))
+        yield from places
+        pending += [item for place in places for item in _items(place)]
 
 
-def _items(container: Any) -> list[Any]:
-    """All that a container holds, in its order; of a dict first the keys. Whatever its class makes of that."""
-    kind = _kind_of(container)
+_NOTHING = object()
+
+
+def _items(place: Any) -> list[Any]:
+    """All that a place holds, in its order; of a dict first the keys. Whatever its class makes of that."""
+    kind = _kind_of(place)
     if kind is dict:
-        return [*dict.__iter__(container), *dict.values(container)]
-    return [*kind.__iter__(container)]
+        return [*dict.__iter__(place), *dict.values(place)]
+    if kind is not None:
+        return [*kind.__iter__(place)]
+    if type(place) is types.CellType:
+        return [place.cell_contents] if is_filled(place) else []
+    if has_bytes(place):
+        return [bytes(place)]
+    return [slot.__get__(place) if is_set(slot, place) else _NOTHING for slot in slots_of(type(place))]
 
 
-def _refill(container: Any, items: list[Any]) -> None:
-    kind = _kind_of(container)
-    kind.clear(container)
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is bytes is type(other) and one == other)
+
+
+def _refill(place: Any, items: list[Any]) -> None:
+    kind = _kind_of(place)
     if kind is dict:
-        half = len(items) // 2
-        dict.update(container, zip(items[:half], items[half:]))
-    elif kind is set:
-        set.update(container, items)
+        dict.clear(place)
+        dict.update(place, zip(items[: len(items) // 2], items[len(items) // 2 :]))
+    elif kind is not None:
+        kind.clear(place)
+        (set.update if kind is set else kind.extend)(place, items)
+    elif type(place) is types.CellType:
+        place.cell_contents = items[0] if items else None
+    elif has_bytes(place):
+        memoryview(place).cast("B")[:] = items[0]
     else:
-        kind.extend(container, items)
+        for slot, item in zip(slots_of(type(place)), items):
+            if item is not _NOTHING:
+                slot.__set__(place, item)
+            elif is_set(slot, place):
+                slot.__delete__(place)

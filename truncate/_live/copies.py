@@ -18,20 +18,10 @@ from torch import nn
 
 from truncate._errors import CannotFollowError
 from truncate._graph import pairs
-from truncate._live.held import (
-    FORWARD_HOOKS,
-    HOOKS,
-    PLAIN,
-    extras,
-    is_filled,
-    is_set,
-    leads_to,
-    named_extras,
-    parts_of,
-    slots_of,
-)
+from truncate._live.held import FORWARD_HOOKS, HOOKS, PLAIN, extras, leads_to, named_extras, parts_of
 from truncate._live.module import Taps
 from truncate._live.parts import Part
+from truncate._python import has_bytes, is_filled, is_set, slots_of
 
 _REGISTRIES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 _CONTAINERS = (list, tuple, dict, set, collections.deque)
@@ -132,6 +122,8 @@ class Copies:
         if kind is weakref.ref:
             there = value()
             return weakref.ref(self.memo[id(there)]) if id(there) in self.memo else value
+        if has_bytes(value):
+            return self._remember(value, value if id(value) in self._shared else copy.copy(value))
         if self._is_state(value):
             made = self.memo[id(value)] = _another(value)
             if hasattr(value, "__dict__"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._python import closed_over, while_there
+from truncate._python import closed_over, is_set, slots_of
 
 _MODULE_STATE = frozenset((*vars(nn.Module()), "_compiled_call_impl"))  # of the last, copies have none
 HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
@@ -92,38 +92,6 @@ def parts_of(value: Any) -> Iterable[Any]:
     return [*vars(value).values(), *in_slots] if hasattr(value, "__dict__") else in_slots
 
 
-def is_set(slot: Any, value: Any) -> bool:
-    try:
-        slot.__get__(value)
-    except AttributeError:
-        return False
-    return True
-
-
-def is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
-
-
 def _slots(value: Any) -> list[Any]:
     kind: Any = type(value)
     return slots_of(kind)
-
-
-def slots_of(kind: Any) -> list[Any]:
-    """The descriptors of what instances of a class hold in slots."""
-    return [vars(kind.__mro__[position])[name] for position, name in _slot_names(kind)]
-
-
-@while_there
-def _slot_names(kind: Any) -> list[tuple[int, str]]:
-    """With the position of the class that has each: a descriptor would keep its class alive."""
-    with_slots = [(position, vars(base)) for position, base in enumerate(kind.__mro__) if "__slots__" in vars(base)]
-    return [
-        (position, name)
-        for position, held in with_slots
-        for name, each in held.items()
-        if isinstance(each, types.MemberDescriptorType)
-    ]

@@ -15,9 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from truncate._errors import TruncateError
 from truncate._graph import tensors_in
-from truncate._live.held import slots_of
 from truncate._live.parts import Part, Pass, Stop, pass_of, passes
-from truncate._python import while_used
+from truncate._python import slots_of, while_used
 from truncate._target import headline
 
 

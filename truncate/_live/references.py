@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from truncate._errors import CannotFollowError
-from truncate._live.held import is_filled, leads_to
+from truncate._live.held import leads_to
 from truncate._live.source import Source, codes_in
+from truncate._python import is_filled
 
 
 class Each(NamedTuple):

@@ -34,6 +34,7 @@ from truncate._python.frames import (
 )
 from truncate._python.reach import closed_over, globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
+from truncate._python.slots import has_bytes, is_filled, is_set, slots_of
 from truncate._python.writes import asks_for_mode, changes_given, may_call_again, may_fill, may_write
 
 __all__ = [
@@ -54,12 +55,15 @@ __all__ = [
     "compares_with_bool",
     "demanded",
     "globals_of",
+    "has_bytes",
     "has_one_outcome",
     "identity_tests",
     "is_aside",
+    "is_filled",
     "is_importing",
     "is_library",
     "is_only_asked",
+    "is_set",
     "is_theirs",
     "may_call_again",
     "may_fill",
@@ -68,6 +72,7 @@ __all__ = [
     "names_tested_for_none",
     "only_shows_text",
     "reached",
+    "slots_of",
     "source_line",
     "unpacked_items",
     "users_frame",
