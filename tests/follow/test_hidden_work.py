@@ -422,7 +422,7 @@ CASES: list[tuple[type[Three], str, str, str]] = [  # the place, and what is sai
     (KeepsATensor, "b", "keeps something in its attribute 'kept' from call to call", "the same"),
     (AssignsData, "b", BY_VALUE, "assigns to 'data' of a tensor"),
     (ReadsContentByNumpy, "b", "turns a value into a Python number", "computes with numpy, which cannot be seen"),
-    (RegistersABuffer, "b", RIGHT, RIGHT),
+    (RegistersABuffer, "b", "registers a parameter, buffer or module, for the next call to find", "the same"),
     (DrawsFromAGenerator, "b", "draws random numbers of its own, from a torch.Generator", "the same"),
     (SetsRandomState, "b", "seeds the random numbers", "the same"),
     (HidesInADeque, "b", "hides a value in a deque", "the same"),

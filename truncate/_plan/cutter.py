@@ -220,10 +220,10 @@ class Cutter:
         start = plan.forms[form].start
         self._open_ends.add(graph.open_end)
         goes_on = plan.own or plan.mutates or start is not None
-        failure = graph.failure or (graph.open_end if goes_on else None)
+        failure = graph.failure
         if failure is not None and start is None:
             failure = f"{failure}\nWith live=True the result runs the model's own Python, in each mode."
-        branch = Branch(form, graph, [], [], set(), missing=failure)
+        branch = Branch(form, graph, [], [], set(), missing=failure or (graph.open_end if goes_on else None))
         for capture in (start, *plan.captures) if start is not None else plan.captures:
             found = None if graph.failure else self.locator.locate(plan.module, plan.path, graph, capture)
             if found is None:
