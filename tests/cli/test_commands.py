@@ -75,6 +75,13 @@ def test_the_output_is_what_a_hook_captures(capsys: pytest.CaptureFixture[str]) 
         assert line == f"{name}: {'×'.join(map(str, value.shape))}, {', '.join(numbers)}"
 
 
+def test_a_branch_on_content_is_warned_of_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cut", "tiny:ByContent", "--upto", "pool", SHAPE, "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("warning: the forward of the model itself branches on the content of a tensor.")
+    assert told.count("\n") == 1
+
+
 def test_what_a_target_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "cut", "tiny:net", "--before", "act:0", "--before", "flatten", SHAPE)
     assert out.startswith("tiny:net before act:0, flatten, with its own weights\n")

@@ -259,7 +259,7 @@ def test_a_path_that_is_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
         (arguments(out="x.csv"), "cannot write 'x.csv': the output is a file that ends in .parquet, or a new folder"),
         (arguments(out="no/x.parquet"), "no folder no to write x.parquet to"),
         (arguments("--device", "cuda:99"), "cannot compute on 'cuda:99': "),
-        (arguments("--device", "gpu"), "cannot compute on 'gpu': "),
+        (arguments("--device", "gpu"), "cannot compute on 'gpu': a device is cpu, cuda, cuda:1, mps, ..."),
         (arguments("--dtype", "int8"), "Invalid value for '--dtype': 'int8' is not one of 'float32', 'bfloat16'"),
         (arguments("--pool", "average"), "'average' is not one of 'avg', 'max', 'mean', 'cls'."),
         (arguments("--pool", "avg", upto="head"), "the model does not run on a batch of 2×3×16×16: pool='avg' takes"),

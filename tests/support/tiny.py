@@ -50,6 +50,13 @@ class Branching(Net):
         return super().forward(x if x.shape[2] > 4 else x.repeat(1, 1, 2, 2))
 
 
+class ByContent(Net):
+    """Goes one way or the other, as the content says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() < 1e9 else -x)
+
+
 class ByBatch(Net):
     """Is written for one batch size."""
 

@@ -212,11 +212,13 @@ def test_a_scripted_file(part: nn.Module, tmp_path: Path) -> None:
     assert f"{path} is a scripted module and no checkpoint" in refused(part, path)
 
 
-def test_no_such_file(part: nn.Module, tmp_path: Path) -> None:
+def test_no_such_file(part: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(part, str(tmp_path / "a.pth")) == f"no file {tmp_path}/a.pth"
     safetensors(Net().state_dict(), tmp_path)
     assert refused(part, tmp_path / "a.pth") == f"no file {tmp_path}/a.pth. In {tmp_path} there is all.safetensors"
     assert refused(part, tmp_path / "b" / "a.pth") == f"no file {tmp_path}/b/a.pth: there is no folder {tmp_path}/b"
+    monkeypatch.chdir(tmp_path)
+    assert refused(part, "a.pth") == "no file a.pth. In this folder there is all.safetensors"
 
 
 def test_a_folder_without_weights(part: nn.Module, tmp_path: Path) -> None:

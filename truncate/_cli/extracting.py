@@ -143,8 +143,11 @@ def _prepared(
     options = {"pool": pool, "flatten": True} if pool else {}
     part = built.stopped(named if len(named) > 1 else next(iter(named.values())), **options)
     name = device or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    with explained(f"cannot compute on {name!r}"):
+    try:
         at = torch.device(name)
+    except RuntimeError as error:  # it names all devices that torch was ever built for
+        raise NotUsable(f"cannot compute on {name!r}: a device is cpu, cuda, cuda:1, mps, ...") from error
+    with explained(f"cannot compute on {name!r}"):
         return part.eval().to(at), at
 
 

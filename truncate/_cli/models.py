@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from truncate._api import truncate
-from truncate._errors import CannotFollowError, NotUsable, WeightsError, close, explained, need
+from truncate._cli.printing import warn
+from truncate._errors import CannotFollowError, ContentWarning, NotUsable, WeightsError, close, explained, need
 from truncate._jobs import decode
 from truncate._plan import before, targets_of
 from truncate._sandbox import example_of
@@ -89,7 +90,10 @@ class Built:
         try:
             return truncate(self.model, upto=upto, live=False, **options)
         except CannotFollowError:
-            return truncate(self.model, upto=upto, args=self.args, **options)
+            with warnings.catch_warnings():  # a line each, as the command itself warns
+                warnings.simplefilter("always", ContentWarning)
+                warnings.showwarning = lambda message, *_: warn(str(message))
+                return truncate(self.model, upto=upto, args=self.args, **options)
 
     def insist_on_trained(self, name: str, part: nn.Module, random: bool) -> str:
         """Refuses random weights in what computes features; or returns what to warn of, where they were asked for.

@@ -78,7 +78,8 @@ def _beside(folder: Path) -> str:
     if not folder.is_dir():
         return f": there is no folder {folder}"
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json", *PICKLED))
-    return f". In {folder} there is {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else ""
+    where = "this folder" if folder == Path() else folder
+    return f". In {where} there is {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else ""
 
 
 # -- several files ---------------------------------------------------------------------------------------------------
