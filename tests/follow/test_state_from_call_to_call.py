@@ -303,6 +303,18 @@ def test_what_does_not_change_is_followed(example: bool) -> None:
     assert next(model.spare) == 1
 
 
+class ReadsATable(Keeps):
+    def step(self, h: Tensor) -> Tensor:
+        return h * float(self.kept[0])
+
+
+def test_a_large_table_is_not_copied() -> None:
+    model, x = ReadsATable(), torch.randn(3, 4)
+    model.kept = numpy.ones((1 << 22) + 1, dtype=numpy.float32)
+    cut = truncate(model, "b", live=True)
+    assert torch.equal(cut(x), model.b(model.a(x))) and cut.kept is model.kept
+
+
 class Shows(Three):
     """Keeps what it never reads, for others to look at, and works with attributes that it has set before."""
 

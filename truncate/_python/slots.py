@@ -40,10 +40,13 @@ def _slot_names(kind: Any) -> list[tuple[int, str]]:
     ]
 
 
+_LARGEST = 1 << 24  # bytes of an array; a larger one, perhaps a mapped file, is taken to be a table that stays as it is
+
+
 def has_bytes(value: Any) -> bool:
     """Whether a value is an array, whose memory may be changed."""
     try:
         with memoryview(value) as view:
-            return view.c_contiguous and not view.readonly and "O" not in view.format
+            return view.c_contiguous and not view.readonly and "O" not in view.format and view.nbytes <= _LARGEST
     except (TypeError, ValueError, BufferError):
         return False
