@@ -209,6 +209,16 @@ def test_fx() -> None:
     assert type(unfreeze(traced)) is kind
 
 
+def test_the_memo_of_a_copy_knows_nothing_that_is_gone() -> None:
+    """Another object would get its id, and the copy in its place."""
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
+    freeze(model)
+    memo: dict[int, Any] = {}
+    copy.deepcopy(model, memo)
+    kept_alive = memo.pop(id(memo))
+    assert memo.keys() <= set(map(id, kept_alive))
+
+
 def test_parametrized() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
     model, x = nn.Sequential(layer, nn.BatchNorm1d(3)).eval(), torch.randn(4, 3)

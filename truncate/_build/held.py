@@ -95,7 +95,9 @@ def _plain(module: Any) -> Any:
 
 def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
     """For a class that defines how it is copied, which may depend on its bases (as in torch.fx.GraphModule)."""
-    made = memo[id(self)] = _plain(self).__deepcopy__(memo)
+    plain = _plain(self)
+    memo.setdefault(id(memo), []).append(plain)  # as `copy` does: a memo knows by its id what has been copied
+    made = memo[id(self)] = plain.__deepcopy__(memo)
     hold(made)
     return made
 
