@@ -184,7 +184,8 @@ def cause(reason: str) -> str:
     """A reason without names and numbers, so that like ones count together."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "…", reason)
     text = re.sub(r"\b[\w.]*(\.\w+)+\b(?=[ :,(])", "…", text)
-    return re.sub(r"-?\d[\d.,]*", "N", text)[:140]
+    text = re.sub(r"-?\d[\d.,]*", "N", text)
+    return text if len(text) <= 140 else f"{text[:140].rpartition(' ')[0]} …"
 
 
 def _listed(title: str, counts: Counter[str]) -> str:
