@@ -87,6 +87,13 @@ def test_what_is_recomputed(call: Callable[..., Tensor], recorded: bool, target:
     assert torch.equal(*grads)
 
 
+@pytest.mark.parametrize("example", [False, True])
+def test_what_torch_notes_on_its_own_functions_is_no_state_of_the_model(example: bool) -> None:
+    for name in [name for name in vars(checkpoint) if "dynamo" in name]:  # as before its first call in a process
+        vars(checkpoint).pop(name)
+    truncate(Recomputes(checkpoint), "block.0", args=(torch.randn(2, 4),) if example else None, live=False)
+
+
 class Branches(Recomputes):
     """The same in a forward that has to be recorded, since it branches on a size."""
 

@@ -21,7 +21,7 @@ from truncate._follow.classes import attributes_set, names_in_forward
 from truncate._follow.objects import PLAIN, is_opaque
 from truncate._follow.proxy import Proxy
 from truncate._follow.replaced import POSITION
-from truncate._python import has_bytes, is_filled, is_set, slots_of, while_there
+from truncate._python import closed_over, has_bytes, is_filled, is_library, is_set, slots_of, while_there
 
 _SEARCHED = 10_000  # places of one attribute, so that a large one costs no more
 
@@ -131,8 +131,9 @@ def _places_in(value: Any, seen: set[int]) -> Iterator[Any]:
         seen.add(id(value))
         places: list[Any] = []
         if kind is types.FunctionType:
-            places += [*(value.__closure__ or ()), vars(value)]
-            pending += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+            if not is_library(value.__code__.co_filename):  # on its own functions torch makes notes
+                places += [*(value.__closure__ or ()), vars(value)]
+            pending += [*closed_over(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
         elif kind is types.MethodType:
             pending.append(value.__self__)
         elif kind is functools.partial:
