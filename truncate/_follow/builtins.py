@@ -7,7 +7,6 @@ and the function inside a decorator, are copied too.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import sys
@@ -24,7 +23,16 @@ from truncate._follow.numbers import Traced, TracedBool
 from truncate._follow.objects import PLAIN
 from truncate._follow.proxy import Proxy, active, proxies_in
 from truncate._follow.replaced import ASKING, OWN, computed, fixing
-from truncate._python import can_be_imported, globals_of, is_theirs, names_in, reached, while_used
+from truncate._python import (
+    can_be_imported,
+    closed_over,
+    defaults_of,
+    globals_of,
+    is_theirs,
+    names_in,
+    reached,
+    while_used,
+)
 from truncate._sandbox import draws_from_numpy
 
 # Functions of torch that parse their arguments before a function mode sees the call, or that have none.
@@ -63,10 +71,7 @@ def _is_lasting(function: types.FunctionType, seen: set[types.FunctionType]) -> 
     seen.add(function)
     if getattr(sys.modules.get(function.__module__), "__dict__", None) is not function.__globals__:
         return False
-    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *vars(function).values()]
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            held.append(cell.cell_contents)
+    held = [*defaults_of(function), *vars(function).values(), *closed_over(function)]
     return all(
         value in seen or _is_lasting(value, seen)
         if isinstance(value, types.FunctionType)

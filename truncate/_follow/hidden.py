@@ -17,7 +17,7 @@ from truncate._follow.objects import PLAIN, is_opaque
 from truncate._follow.proxy import Proxy, Tracer
 from truncate._follow.replaced import POSITION
 from truncate._graph import items_of
-from truncate._python import closed_over
+from truncate._python import closed_over, defaults_of
 
 
 def holds_module(value: Any) -> bool:
@@ -41,7 +41,7 @@ def leads_to_module(value: Any, tracer: Tracer, above: tuple[Any, ...] = ()) -> 
         return leads_to_module(value.__self__, tracer, above)
     inside: list[Any] = []
     if kind is types.FunctionType:
-        inside = [*closed_over(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        inside = [*closed_over(value), *defaults_of(value)]
     elif kind is functools.partial:
         inside = [value.func, *value.args, *value.keywords.values()]
     elif is_opaque(value):

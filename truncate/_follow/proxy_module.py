@@ -44,7 +44,7 @@ class ProxyModules:
         self.changed: set[str] = set()  # paths of children on which the forward set an attribute
         self.state = OwnState(root)
         self.unseen: set[str] = set()  # attributes that lead to modules which are no proxies
-        self.containers: list[tuple[str, Any]] = []  # lists and dicts of the modules
+        self.containers: list[Any] = []  # lists and dicts of the modules
         self._paths: dict[int, str] | None = None
 
     def at(self, path: str, module: nn.Module) -> Any:
@@ -146,7 +146,7 @@ class ProxyModules:
             seen = value
         else:
             seen = map_nested(value, lambda item: item) if plain else copy.copy(value)
-        self.containers.append((path, value))
+        self.containers.append(value)
         return seen
 
     def attribute(self, name: str, value: Any) -> Any:
@@ -320,9 +320,10 @@ class ProxyModule:
         registered = any(name in state[held] for held in _REGISTRIES)
         if not path and not registered:
             proxies.state.read.add(name)
+        if name not in attributes_set(kind) or (registered and not path):
+            return super().__getattr__(name)  # type: ignore[misc]
         original = vars(descend(proxies.root, path))
-        never_set = name not in original and not proxies.tracer.was_called(path)
-        if name not in attributes_set(kind) or never_set or (registered and not path):
+        if name not in original and not proxies.tracer.was_called(path):
             return super().__getattr__(name)  # type: ignore[misc]
         if path:  # the child's own forward sets it
             return proxies.tracer.left_behind(f"{path}.{name}", original.get(name))

@@ -21,7 +21,7 @@ from truncate._follow.classes import attributes_set, names_in_forward
 from truncate._follow.objects import PLAIN, is_opaque
 from truncate._follow.proxy import Proxy
 from truncate._follow.replaced import POSITION
-from truncate._python import closed_over, has_bytes, is_filled, is_library, is_set, slots_of, while_there
+from truncate._python import closed_over, defaults_of, has_bytes, is_filled, is_library, is_set, slots_of, while_there
 
 _SEARCHED = 10_000  # places of one attribute, so that a large one costs no more
 
@@ -41,11 +41,11 @@ class OwnState:
     def watch(self, attributes: Iterable[tuple[str, Any]]) -> None:
         """Remembers what is held by all that these attributes lead to and that may change: lists, objects, closures."""
         for name, value in attributes:
-            for place in itertools.islice(_places_in(value, self._watched), _SEARCHED):
-                if hasattr(type(place), "__next__"):
+            for place, items in itertools.islice(_places_in(value, self._watched), _SEARCHED):
+                if items is None:
                     self._iterators.add(name)
                 else:
-                    self._before.append((name, place, _items(place)))
+                    self._before.append((name, place, items))
 
     @property
     def drawn_from(self) -> str | None:
@@ -110,8 +110,7 @@ def held_by_class(kind: Any) -> tuple[str, ...]:
 
 def _holds(name: str, value: Any) -> bool:
     if isinstance(value, types.FunctionType):
-        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return any(_kind_of(default) is not None for default in defaults)
+        return any(_kind_of(default) is not None for default in defaults_of(value))
     return _kind_of(value) is not None and not (name.startswith("__") and name.endswith("__"))
 
 
@@ -120,8 +119,11 @@ def _kind_of(value: Any) -> Any:
     return next((kind for kind in (list, dict, set, collections.deque) if issubclass(type(value), kind)), None)
 
 
-def _places_in(value: Any, seen: set[int]) -> Iterator[Any]:
-    """All that a value leads to, without passing through a module, and in which something may change."""
+def _places_in(value: Any, seen: set[int]) -> Iterator[tuple[Any, list[Any] | None]]:
+    """All that a value leads to, without passing through a module, and in which something may change.
+
+    Each comes with what it holds; with None, if that cannot be known without changing it: an iterator.
+    """
     pending = [value]
     while pending:
         value = pending.pop()
@@ -133,7 +135,7 @@ def _places_in(value: Any, seen: set[int]) -> Iterator[Any]:
         if kind is types.FunctionType:
             if not is_library(value.__code__.co_filename):  # on its own functions torch makes notes
                 places += [*(value.__closure__ or ()), vars(value)]
-            pending += [*closed_over(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+            pending += [*closed_over(value), *defaults_of(value)]
         elif kind is types.MethodType:
             pending.append(value.__self__)
         elif kind is functools.partial:
@@ -143,11 +145,13 @@ def _places_in(value: Any, seen: set[int]) -> Iterator[Any]:
         elif _kind_of(value) is not None or has_bytes(value) or slots_of(kind):
             places.append(value)
         elif hasattr(kind, "__next__") and not issubclass(kind, io.IOBase):
-            yield value
+            yield value, None
         if is_opaque(value):
             places.append(vars(value))
-        yield from places
-        pending += [item for place in places for item in _items(place)]
+        for place in places:
+            items = _items(place)
+            yield place, items
+            pending += items
 
 
 _NOTHING = object()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import operator
 import sys
 from collections.abc import Iterator
 from types import FrameType, NoneType
@@ -39,6 +38,7 @@ from truncate._graph import (
     map_nested,
     returns_tensor,
     tensors_in,
+    whole_of,
 )
 from truncate._python import assigned_names, is_aside, names_tested_for_none, users_frame
 from truncate._sandbox import Draws, draws_watched
@@ -233,18 +233,18 @@ class Tracer(GraphBuilder):
 
     def _may_be_none(self, node: Node) -> bool:
         """Whether the value of a node may be None, and the forward got a proxy for it."""
-        if _whole(node) in self._answered and self.structure(node) is None:
+        if whole_of(node) in self._answered and self.structure(node) is None:
             return False
         known = self.structure(node)
         return known is None or known is Known.NOTHING
 
     def _may_be_bool(self, node: Node) -> bool:
         known = self.structure(node)
-        return known in (Known.GIVEN, Known.NOTHING) or (type(known) is bool and _whole(node) not in self._answered)
+        return known in (Known.GIVEN, Known.NOTHING) or (type(known) is bool and whole_of(node) not in self._answered)
 
     def _origin(self, node: Node) -> str:
         origins = {Kind.INPUT: "is a part of an argument", Kind.CHILD: "another module returns"}
-        return origins.get(_whole(node).kind, "it computes")
+        return origins.get(whole_of(node).kind, "it computes")
 
     def structure(self, node: Node) -> Any:
         """The known structure of a value."""
@@ -253,7 +253,7 @@ class Tracer(GraphBuilder):
             found = self._children.structure(node)
         finally:
             self._functions.resume()
-        source = _whole(node)
+        source = whole_of(node)
         if source.kind is Kind.INPUT and source.known is not None:
             self._asked[source.target] = source.known()
         return found
@@ -305,7 +305,7 @@ class Tracer(GraphBuilder):
             if held is tensor:
                 return self.node(Kind.ATTRIBUTE, path)
         filled_by_others = [items_of(value) for value in users_frame().f_globals.values()]
-        filled_by_others += [value for _, value in self._proxies.containers if self._children.is_shared(value)]
+        filled_by_others += [value for value in self._proxies.containers if self._children.is_shared(value)]
         found_there = any(tensor is other for other in tensors_in(filled_by_others))
         if self._has_hooks_below or tensor.grad_fn is not None or found_there:
             raise self.fail(
@@ -372,13 +372,6 @@ class Tracer(GraphBuilder):
         if type(structure) is Known:
             raise self.fail("asks for the type of a value with isinstance")
         return isinstance(structure, classes)
-
-
-def _whole(node: Node) -> Node:
-    """The value that a value was taken out of, through any number of items and attributes."""
-    while node.target in (getattr, operator.getitem) and type(node.args[0]) is Node:
-        node = node.args[0]
-    return node
 
 
 def _flat(classes: Any) -> Iterator[type]:

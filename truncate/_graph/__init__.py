@@ -21,6 +21,7 @@ from truncate._graph.graph import (
     Shape,
     containers_in,
     descend,
+    has_forward,
     is_container,
     is_dataclass_value,
     is_made_for_child,
@@ -32,6 +33,7 @@ from truncate._graph.graph import (
     observed_in,
     pairs,
     tensors_in,
+    whole_of,
 )
 from truncate._graph.memory import memory_of
 from truncate._graph.operations import (
@@ -79,6 +81,7 @@ __all__ = [
     "default_containers",
     "descend",
     "fill",
+    "has_forward",
     "is_container",
     "is_dataclass_value",
     "is_known",
@@ -103,4 +106,5 @@ __all__ = [
     "returns_tensor",
     "structure_of",
     "tensors_in",
+    "whole_of",
 ]

@@ -98,6 +98,18 @@ def descend(module: nn.Module, path: str) -> nn.Module:
     return module
 
 
+def has_forward(module: nn.Module) -> bool:
+    """Whether a module can be called: a list of layers cannot."""
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
+
+
+def whole_of(node: Node) -> Node:
+    """The value that a value was taken out of, through any number of items and attributes."""
+    while node.target in (getattr, operator.getitem) and type(node.args[0]) is Node:
+        node = node.args[0]
+    return node
+
+
 def join(path: str, name: str) -> str:
     """The dotted path of `name` inside `path`."""
     if path:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from truncate._python import closed_over, is_set, slots_of
+from truncate._python import closed_over, defaults_of, is_set, slots_of
 
 _MODULE_STATE = frozenset((*vars(nn.Module()), "_compiled_call_impl"))  # of the last, copies have none
 HOOKS = tuple(name for name in _MODULE_STATE if "hooks" in name)
@@ -82,12 +82,7 @@ def parts_of(value: Any) -> Iterable[Any]:
     if isinstance(value, weakref.ref):
         return (value(),)
     if isinstance(value, types.FunctionType):
-        return (
-            *closed_over(value),
-            *(value.__defaults__ or ()),
-            *(value.__kwdefaults__ or {}).values(),
-            *vars(value).values(),
-        )
+        return (*closed_over(value), *defaults_of(value), *vars(value).values())
     in_slots = [slot.__get__(value) for slot in _slots(value) if is_set(slot, value)]
     return [*vars(value).values(), *in_slots] if hasattr(value, "__dict__") else in_slots
 

@@ -14,10 +14,11 @@ from typing import Any
 from torch import nn
 
 from truncate._errors import CannotFollowError
+from truncate._graph import has_forward
 from truncate._live.held import extras, leads_to
 from truncate._live.parts import Once, Unless
 from truncate._live.reading import Reading
-from truncate._live.references import MANY, calls_of_graph, has_forward, has_own_call, runs_in_turn
+from truncate._live.references import MANY, calls_of_graph, has_own_call, runs_in_turn
 from truncate._live.source import source_of
 
 

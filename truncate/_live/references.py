@@ -251,7 +251,3 @@ def calls_of_graph(module: Any) -> list[str] | None:
 def has_own_call(module: nn.Module) -> bool:
     """Whether the class of a module overrides ``__call__``, but for those that torch writes from a graph."""
     return type(module).__call__ is not nn.Module.__call__ and calls_of_graph(module) is None
-
-
-def has_forward(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward or "forward" in vars(module)

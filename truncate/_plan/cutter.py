@@ -9,7 +9,6 @@ before that and is read after it crosses, as an argument. A `Plan` is only bookk
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import nn
 
 from truncate._errors import CannotFollowError, CrossingError, NoPythonError, NotReachedError, TruncateError
 from truncate._follow import has_own_call
-from truncate._graph import Call, Graph, Kind, Node, descend, join, nodes_in
+from truncate._graph import Call, Graph, Kind, Node, descend, join, nodes_in, whole_of
 from truncate._live import calls_itself, runs_once
 from truncate._plan.crossing import unclean
 from truncate._plan.effects import Effects, State
@@ -291,10 +290,8 @@ def _asks_object(plan: Plan, child: int) -> bool:
     """Whether the forward calls a method, which no tensor has, of what a child returns, or of a part of it."""
     for node in (node for branch in plan.branches for node in branch.graph.nodes):
         if node.kind is Kind.METHOD and not hasattr(torch.Tensor, node.target):
-            whole = node.args[0]
-            while type(whole) is Node and whole.target in (getattr, operator.getitem):
-                whole = whole.args[0]
-            if type(whole) is Node and whole.kind is Kind.CHILD and plan.child_id(whole) == child:
+            whole = whole_of(node.args[0]) if type(node.args[0]) is Node else None
+            if whole is not None and whole.kind is Kind.CHILD and plan.child_id(whole) == child:
                 return True
     return False
 

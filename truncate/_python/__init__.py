@@ -32,7 +32,7 @@ from truncate._python.frames import (
     source_line,
     users_frame,
 )
-from truncate._python.reach import closed_over, globals_of, is_theirs, reached
+from truncate._python.reach import closed_over, defaults_of, globals_of, is_theirs, reached
 from truncate._python.remembered import can_be_imported, while_there, while_used
 from truncate._python.slots import has_bytes, is_filled, is_set, slots_of
 from truncate._python.writes import asks_for_mode, changes_given, may_call_again, may_fill, may_write
@@ -53,6 +53,7 @@ __all__ = [
     "compared_device_type",
     "compares_two",
     "compares_with_bool",
+    "defaults_of",
     "demanded",
     "globals_of",
     "has_bytes",

@@ -35,6 +35,11 @@ def closed_over(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
 
 
+def defaults_of(function: types.FunctionType) -> list[Any]:
+    """What a function takes for arguments that are left out."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
 def reached(functions: Iterable[types.FunctionType]) -> set[types.FunctionType]:
     """These functions and all that they reach, except those of torch, of Python itself and of this package."""
     found = set(functions)

@@ -23,6 +23,7 @@ from truncate._graph import (
     call_of_node,
     call_of_signature,
     descend,
+    has_forward,
     is_container,
     join,
     map_nested,
@@ -135,7 +136,7 @@ class Traces:
                 f"{name} is a {type(module).__name__}, which wraps a model. Cut what it wraps, "
                 f"{' or '.join(repr(join(path, child)) for child in module._modules)}, and wrap the result"
             )
-        if type(module).forward is nn.Module.forward and "forward" not in vars(module):
+        if not has_forward(module):
             held = ", ".join(join(path, child) for child in module._modules) or "nothing"
             raise NoPythonError(
                 f"{name} ({type(module).__name__}) has no forward of its own. Cut what it holds, by name: {held}"

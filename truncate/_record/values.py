@@ -133,7 +133,7 @@ class Values(GraphBuilder, Guards):
 
         What is put there by the next call may be another value: a Dropout returns what it is given in one mode alone.
         """
-        containers = [value for _, value in self.proxies.containers]
+        containers = self.proxies.containers.copy()
         before = [set(map(id, items_of(value))) for value in containers]
         yield
         for value, known in zip(containers, before):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from truncate._errors import TruncateError, UnknownTargetError, require_module
-from truncate._graph import join
+from truncate._graph import has_forward, join
 from truncate._target.items import Keys
 from truncate._target.label import BEFORE
 
@@ -99,7 +99,7 @@ def resolve(model: nn.Module, written: Any) -> Target:
             return Target(written, ".".join(found), module, None, call, items=tuple(rest))
         if name is None:
             held = step in module._parameters or step in module._buffers
-            runs = type(module).forward is not nn.Module.forward or "forward" in vars(module)
+            runs = has_forward(module)
             if None not in rest[1:] and rest[0] is None and step.isidentifier() and runs and not held:
                 # Perhaps an operation: known once its forward is followed.
                 return Target(written, ".".join(found), module, step, call, items=tuple(rest[1:]))
@@ -181,7 +181,7 @@ def _child_name(module: nn.Module, step: str) -> str | None:
 
 def only_holds_layers(written: str, path: str, module: nn.Module) -> str | None:
     """Why a target is never run, if that is because it has no forward: it is a list or dict of layers."""
-    if type(module).forward is not nn.Module.forward or "forward" in vars(module):
+    if has_forward(module):
         return None
     instead = f". Stop at one of them, such as {f'{path}.{[*module._modules][-1]}'!r}" if module._modules else ""
     return f"{written!r} is never run: it is a {type(module).__name__}, which only holds layers{instead}"
